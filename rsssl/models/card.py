@@ -1,0 +1,62 @@
+"""The sensor card: what the numbers in the pixels mean. It travels with every pack and every weight file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DTYPES = ("uint8", "uint16", "int16", "float32")
+
+
+@dataclass(frozen=True)
+class SensorCard:
+    """Bands, valid range and statistics of one dataset's images.
+
+    `low` and `high` are in the pixels' own units; a pixel x of band b means (x - low[b]) / (high[b] - low[b]), clipped
+    to 0..1, unless it equals `nodata`. `mean` and `std` are of the valid pixels in those 0..1 units; the std of a
+    constant band is recorded as 1, so that dividing by it is harmless.
+    """
+
+    name: str
+    bands: tuple[str, ...]
+    dtype: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    nodata: float | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    size: tuple[int, int]  # (height, width) in pixels
+    gsd: float | None = None  # ground sampling distance, metres per pixel
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        for field in ("low", "high", "mean", "std"):
+            if len(getattr(self, field)) != len(self.bands):
+                raise ValueError(f"{field} has {len(getattr(self, field))} values for {len(self.bands)} bands")
+        if any(hi <= lo for lo, hi in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"valid range is empty: low {self.low}, high {self.high}")
+        if any(not s > 0 for s in self.std):
+            raise ValueError(f"std must be positive: {self.std}")
+
+    @property
+    def n_bands(self) -> int:
+        """Number of bands."""
+        return len(self.bands)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, ready for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SensorCard:
+        """The inverse of `to_dict`; unknown keys raise ValueError."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        unknown = set(values) - names
+        if unknown:
+            raise ValueError(f"not a sensor card: unknown keys {sorted(unknown)}")
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
+        return cls(**fields)

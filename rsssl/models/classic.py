@@ -1,0 +1,103 @@
+"""The paper's backbones that timm lacks: AlexNet, GoogLeNet, and stems for small images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+NAMES = ("alexnet", "alexnet_small", "googlenet")
+
+
+WINDOW = 3
+
+
+class FittingMaxPool(nn.MaxPool2d):
+    """Max pooling that leaves alone a map too small for its window, so that 32 px tiles pass through AlexNet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if min(x.shape[-2:]) < WINDOW else super().forward(x)
+
+
+class AlexNet(nn.Module):
+    """(B, C, H, W) -> (B, 256): the five convolutions of AlexNet, averaged over the image.
+
+    Layers are numbered as in torchvision, so its weights load by name (Krizhevsky, "One weird trick for parallelizing
+    convolutional neural networks", 2014). The fully connected layers, 94 % of the original's parameters and tied to
+    224 px, are left out. `small` replaces the 11x11 stride 4 stem by 3x3 stride 1: overall stride 8 instead of 32.
+    """
+
+    num_features = 256
+
+    def __init__(self, in_chans: int = 3, small: bool = False) -> None:
+        super().__init__()
+        stem = nn.Conv2d(in_chans, 64, 3, padding=1) if small else nn.Conv2d(in_chans, 64, 11, stride=4, padding=2)
+        self.features = nn.Sequential(
+            stem,
+            nn.ReLU(inplace=True),
+            FittingMaxPool(WINDOW, stride=2),
+            nn.Conv2d(64, 192, 5, padding=2),
+            nn.ReLU(inplace=True),
+            FittingMaxPool(WINDOW, stride=2),
+            nn.Conv2d(192, 384, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            FittingMaxPool(WINDOW, stride=2),
+        )
+        self.apply(init_conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x).mean(dim=(2, 3))
+
+
+def init_conv(module: nn.Module) -> None:
+    """He initialisation (arXiv 1502.01852, equation 10): activations keep their size through layers without a norm."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def googlenet(in_chans: int = 3) -> nn.Module:
+    """torchvision's GoogLeNet with batch normalisation, without auxiliary heads: (B, C, H, W) -> (B, 1024).
+
+    Its ImageNet weights expect inputs scaled by (x - 0.5) / 0.5.
+    """
+    from torchvision.models import googlenet as torchvision_googlenet
+
+    model = torchvision_googlenet(weights=None, aux_logits=False, transform_input=False, init_weights=False)
+    old = model.conv1.conv
+    model.conv1.conv = nn.Conv2d(in_chans, 64, old.kernel_size, stride=old.stride, padding=old.padding, bias=False)
+    model.dropout = nn.Identity()
+    model.fc = nn.Identity()
+    model.apply(init_conv)
+    model.num_features = 1024
+    return model
+
+
+def build_classic(name: str, in_chans: int) -> nn.Module:
+    """One of NAMES."""
+    return googlenet(in_chans) if name == "googlenet" else AlexNet(in_chans, small=name == "alexnet_small")
+
+
+def small_stem(model: nn.Module, in_chans: int) -> nn.Module:
+    """A timm ResNet whose 7x7 stem and max pooling become one 3x3 stride 1 convolution (arXiv 2002.05709, B.9).
+
+    The overall stride falls from 32 to 8: for tiles of 32 to 64 px.
+    """
+    stem = getattr(model, "conv1", None)
+    if not (isinstance(stem, nn.Conv2d) and hasattr(model, "maxpool")):
+        raise ValueError("a small stem needs a ResNet with one convolution `conv1` and a `maxpool`")
+    model.conv1 = nn.Conv2d(in_chans, stem.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's other convolutions
+    model.maxpool = nn.Identity()
+    return model
+
+
+def torchvision_state(name: str) -> dict[str, Tensor]:
+    """The ImageNet weights of `name`, fetched (and cached) by torchvision, their checksum checked."""
+    from torchvision.models import get_model_weights
+
+    weights = next(iter(get_model_weights(name)))
+    return dict(weights.get_state_dict(progress=True, check_hash=True))
