@@ -1,0 +1,80 @@
+"""Blur, separable, with reflected edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rsssl.augment.ops import Params, PixelOperation, Pixels, interval, rows_of
+from rsssl.errors import UserError
+from rsssl.rng import uniform
+
+
+class Blur(PixelOperation):
+    """A mean or Gaussian blur of kernel x kernel pixels, for some of the samples.
+
+    kernel: odd; null means a tenth of the view's size (SimCLR, Chen et al. 2020, appendix A), the nearest odd from 3.
+    kind: "mean", or "gaussian" with a standard deviation in pixels uniform in sigma, as torchvision's gaussian_blur.
+    """
+
+    mixes = False
+
+    def __init__(
+        self, kernel: int | None = 3, kind: str = "mean", sigma: Sequence[float] = (0.1, 2.0), p: float = 1.0
+    ) -> None:
+        super().__init__(p)
+        if kind not in ("mean", "gaussian"):
+            raise UserError(f"augment: Blur(kind={kind!r}) is not known; write kind: mean or kind: gaussian")
+        if kernel is not None and (not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0):
+            raise UserError(f"augment: Blur(kernel={kernel!r}) is not an odd number of pixels; write kernel: 3")
+        self.kernel, self.kind = kernel, kind
+        self.sigma = interval(self, "sigma", sigma, 0.0, 1000.0, "[0.1, 2.0]")
+
+    def draw(self, key: int, ids: Tensor, bands: int, height: int, width: int) -> Params:
+        u = uniform(key, ids, 2)
+        return {"on": u[:, 0] < self.p, "sigma": self.sigma[0] + (self.sigma[1] - self.sigma[0]) * u[:, 1]}
+
+    def apply(self, x: Tensor, params: Params, size: int) -> Tensor:
+        weights = self._weights(params["sigma"], size)  # (B, k)
+        b, c, h, w = x.shape
+        pad = weights.shape[1] // 2
+        y = F.pad(x, (pad, pad, pad, pad), mode="reflect").reshape(1, b * c, h + 2 * pad, w + 2 * pad)
+        kernel = weights[:, :, None] * weights[:, None, :]  # (B, k, k)
+        y = F.conv2d(y, kernel.repeat_interleave(c, 0)[:, None], groups=b * c).view(x.shape)
+        return torch.where(params["on"][:, None, None, None], y, x)
+
+    def fuse(self, pixels: Pixels, params: Params) -> None:
+        if not bool(params["on"].any()):
+            return
+        rows = rows_of(params["on"])
+        sigma = pixels.put(params["sigma"] if rows is None else params["sigma"][rows])
+        rows = rows if rows is None else pixels.put(rows)
+        x = pixels.values if rows is None else pixels.values[rows]
+        # weights that sum to one commute with what is still to be done to the values
+        pixels.blend_values(_separable(x, self._weights(sigma, x.shape[-1])), rows)
+
+    def _weights(self, sigma: Tensor, size: int) -> Tensor:
+        k = self.kernel or max(3, round((size / 10 - 1) / 2) * 2 + 1)
+        if k // 2 >= size:
+            raise UserError(f"augment: Blur(kernel={k}) is too wide for views of {size} px; write kernel: 3")
+        if self.kind == "mean":
+            return sigma.new_full((len(sigma), k), 1 / k)
+        at = torch.arange(k, device=sigma.device, dtype=torch.float32) - k // 2
+        density = torch.exp(-0.5 * (at / sigma[:, None]) ** 2)
+        return density / density.sum(1, keepdim=True)
+
+
+def _separable(x: Tensor, weights: Tensor) -> Tensor:
+    """x (n, C, S, S) along its rows, then its columns, with each sample's own weights (n, k)."""
+    k, size = weights.shape[1], x.shape[-1]
+    w = weights[:, :, None, None, None]
+    x = F.pad(x, (k // 2,) * 4, mode="reflect")
+    for dim in (2, 3):
+        y = x.narrow(dim, 0, size) * w[:, 0]
+        for i in range(1, k):
+            y.addcmul_(x.narrow(dim, i, size), w[:, i])
+        x = y
+    return x

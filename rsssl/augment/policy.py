@@ -1,0 +1,152 @@
+"""A policy is a list of operations; here it is run in as few passes over the pixels as it can be.
+
+    stored values -> [one resampling: resize, crop, flip, turn] -> [hue, blur: only the samples drawn]
+                  -> [one matrix and bias per sample: brightness, contrast, saturation, grayscale, standardisation]
+                  -> clamp
+
+The values are clamped to 0..1 once, at the end (torchvision clamps after every operation: the two differ only where
+an intermediate value leaves 0..1, e.g. a bright pixel made brighter, then darker again, which keeps its value here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rsssl.augment.geometry import RandomAreaCrop, Resize, Symmetry
+from rsssl.augment.ops import Operation, Params, PixelOperation, Pixels
+from rsssl.augment.resample import Converter, Frame, resample
+from rsssl.errors import UserError
+from rsssl.rng import fold
+
+Numbers = Tensor | Sequence[float]
+_CHUNK_BYTES = {"cpu": 4 << 20}  # of floats at a time, best of 0.5 to 100 MiB measured; 1 GiB on an accelerator
+
+
+class Policy:
+    """Operations in order, by name (a mapping, as in YAML) or as a list. An empty policy resizes and standardises.
+
+    A sample's draws depend on (key, its id, the operation's name) only: not on its batch, its place in it, the device
+    or the other operations. Resize comes first, then RandomAreaCrop (at most one each), then the rest in any order.
+    """
+
+    def __init__(self, operations: Mapping[str, Operation] | Sequence[Operation] = ()) -> None:
+        self.operations = _named(operations)
+        for i, op in enumerate(self.operations.values()):
+            earlier = list(self.operations.values())[:i]
+            late_crop = isinstance(op, RandomAreaCrop) and any(not isinstance(o, Resize) for o in earlier)
+            if late_crop or (isinstance(op, Resize) and earlier):
+                raise UserError(
+                    f"augment: {type(op).__name__} comes after {type(earlier[-1]).__name__}; list Resize first, "
+                    "then one RandomAreaCrop, then the other operations"
+                )
+        self._pixel_ops = {n: o for n, o in self.operations.items() if isinstance(o, PixelOperation)}
+        self._resize = next((o for o in self.operations.values() if isinstance(o, Resize)), None)
+
+    def draw(self, key: int, ids: Tensor, bands: int, height: int, width: int, size: int) -> dict[str, Params]:
+        """The parameters of every operation for samples ids (B,), on the CPU."""
+        if self._resize is not None:
+            height = width = size + self._resize.extra
+        ids = ids.to("cpu", torch.int64)
+        return {name: op.draw(fold(key, name), ids, bands, height, width) for name, op in self.operations.items()}
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        key: int,
+        size: int,
+        mean: Numbers,
+        std: Numbers,
+        to_unit: Converter | None = None,
+    ) -> Tensor:
+        """Views of x (B, C, H, W) for samples ids (B,) int64 -> float32 (B, C, size, size), (value - mean) / std.
+
+        x holds floats in 0..1, bytes (taken as n / 255), or what `to_unit` converts to floats in 0..1. mean and std:
+        (C,), in 0..1 units. On a CPU, bytes of images over about 64 px are rounded to bytes again by the resampling.
+        """
+        b, c, height, width = x.shape
+        params = self.draw(key, ids, c, height, width, size)
+        out = torch.empty((b, c, size, size), device=x.device)
+        step = max(1, _CHUNK_BYTES.get(x.device.type, 1 << 30) // (4 * c * max(size * size, height * width)))
+        with torch.autocast(x.device.type, enabled=False):
+            for start in range(0, b, step):
+                rows = slice(start, min(start + step, b))
+                part = {name: {k: v[rows] for k, v in op.items()} for name, op in params.items()}
+                self._render(x[rows], part, size, mean, std, to_unit, out[rows])
+        return out
+
+    def _render(
+        self,
+        x: Tensor,
+        params: dict[str, Params],
+        size: int,
+        mean: Numbers,
+        std: Numbers,
+        to_unit: Converter | None,
+        out: Tensor,
+    ) -> None:
+        height, width = x.shape[-2:]
+        first = None if self._resize is None else size + self._resize.extra
+        frame = Frame.full(len(x), first or height, first or width)
+        for name, op in self.operations.items():
+            if isinstance(op, (RandomAreaCrop, Symmetry)):
+                frame = op.frame(params[name], frame)
+        scale = 1 / 255 if to_unit is None and not x.is_floating_point() else 1.0
+        pixels = Pixels(resample(x, frame, size, first, to_unit), scale)
+        for name, pixel_op in self._pixel_ops.items():
+            pixel_op.fuse(pixels, params[name])
+        mean, std = as_bands(mean, out), as_bands(std, out)
+        pixels.gain((1 / std)[None], (-mean / std)[None])
+        if any(op.mixes for op in self._pixel_ops.values()):
+            y = torch.baddbmm(pixels.bias[:, :, None], pixels.matrix, pixels.values.flatten(2)).view(out.shape)
+        else:
+            gain = pixels.matrix.diagonal(dim1=1, dim2=2)[:, :, None, None]
+            y = (pixels.values * gain).add_(pixels.bias[:, :, None, None])
+        # clamped to 0..1, in standardised units; two calls, because clamp with bounds per band is 4 times slower
+        y = torch.maximum(y, (-mean / std)[:, None, None], out=y)
+        torch.minimum(y, ((1 - mean) / std)[:, None, None], out=out)
+
+    @torch.no_grad()
+    def plain(self, x: Tensor, ids: Tensor, key: int, size: int, mean: Numbers, std: Numbers) -> Tensor:
+        """What `__call__` computes, one operation after another: the definition. x holds floats in 0..1."""
+        params = self.draw(key, ids, x.shape[1], x.shape[2], x.shape[3], size)
+        for name, op in self.operations.items():
+            x = op.apply(x, {k: v.to(x.device) for k, v in params[name].items()}, size)
+        if x.shape[-2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        mean, std = as_bands(mean, x), as_bands(std, x)
+        return (x.clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
+
+    def __repr__(self) -> str:
+        return f"Policy({', '.join(f'{name}={op!r}' for name, op in self.operations.items())})"
+
+
+def as_bands(values: Numbers, like: Tensor) -> Tensor:
+    """Numbers per band as a float32 tensor (C,) on the device of `like` (B, C, ...)."""
+    tensor = torch.as_tensor(values, dtype=torch.float32).to(like.device)
+    if tensor.shape != (like.shape[1],):
+        raise ValueError(f"{like.shape[1]} bands need as many means and standard deviations, not {tuple(tensor.shape)}")
+    return tensor
+
+
+def _named(operations: Mapping[str, Operation] | Sequence[Operation]) -> dict[str, Operation]:
+    if isinstance(operations, Mapping):
+        named = {str(name): op for name, op in operations.items() if op is not None}  # null drops an inherited one
+    else:
+        named = {}
+        for op in operations:
+            base = type(op).__name__
+            same = sum(name.split("#")[0] == base for name in named)
+            named[f"{base}#{same}" if same else base] = op
+    for name, op in named.items():
+        if not isinstance(op, (Resize, RandomAreaCrop, Symmetry, PixelOperation)):
+            raise UserError(
+                f"augment: {name} is {op!r}, not an operation (your own extend rsssl.augment.PixelOperation); "
+                "give it a _target_, e.g. _target_: rsssl.augment.Grayscale"
+            )
+    return named

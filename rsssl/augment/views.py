@@ -1,0 +1,104 @@
+"""From stored pixels to views: the object that the `augment` configs compose into, and the path of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rsssl.augment.ops import Operation
+from rsssl.augment.policy import Numbers, Policy
+from rsssl.errors import UserError
+from rsssl.rng import fold
+
+if TYPE_CHECKING:
+    from rsssl.models.card import SensorCard
+
+Operations = Mapping[str, Operation] | Sequence[Operation]
+
+
+class Views:
+    """Random views of images: one policy for all of them (operations), or one for each in turn (views).
+
+    In YAML, operations have names of the user's choice, so that `augment.operations.crop.p=0.5` and
+    `~augment.operations.blur` work on the command line:
+
+        _target_: rsssl.augment.Views
+        operations:
+          crop: {_target_: rsssl.augment.RandomAreaCrop, area: [0.4, 1.0], p: 0.8}
+          flip: {_target_: rsssl.augment.Symmetry}
+
+    or `views:` with a list of such mappings. View v uses policy v modulo their number.
+    """
+
+    def __init__(self, operations: Operations | None = None, views: Sequence[Operations] | None = None) -> None:
+        lists = [operations] if operations is not None else list(views or [])
+        if not lists or (operations is not None and views is not None):
+            raise UserError(
+                "augment: give either operations (all views alike) or views (a list, one for each view in turn); "
+                "for no augmentation write augment=none"
+            )
+        self.policies = [Policy(ops) for ops in lists]
+
+    def render(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        card: SensorCard,
+        *,
+        seed: int,
+        epoch: int,
+        view: int,
+        size: int,
+        mean: Numbers,
+        std: Numbers,
+    ) -> Tensor:
+        """View number `view` of stored pixels x (B, C, H, W) of samples ids (B,) -> float32 (B, C, size, size).
+
+        x as in the pack (uint8, uint16, int16 or float32), on any device; ids int64, best on the CPU. Values go to 0..1
+        by the card's valid range, through the policy, and out as (value - mean) / std; mean and std (C,) in 0..1 units.
+        A sample's view depends on (seed, epoch, view, its id) and its own pixels only.
+        """
+        policy = self.policies[view % len(self.policies)]
+        return policy(x, ids, fold(seed, epoch, view), size, mean, std, _converter(x, card))
+
+    def __repr__(self) -> str:
+        return f"Views({self.policies})"
+
+
+_AS_IT_IS = Policy()
+
+
+def prepare(x: Tensor, card: SensorCard, size: int, mean: Numbers, std: Numbers) -> Tensor:
+    """The path of evaluation, nothing random: stored x (B, C, H, W) -> float32 (B, C, size, size), standardised.
+
+    To 0..1 by the card's valid range, antialiased bilinear resize where the size differs, (value - mean) / std.
+    """
+    ids = torch.zeros(len(x), dtype=torch.int64)
+    return _AS_IT_IS(x, ids, 0, size, mean, std, _converter(x, card))
+
+
+def to_unit(x: Tensor, card: SensorCard) -> Tensor:
+    """Stored values (B, C, H, W) -> float32 in 0..1 by the card's valid range; nodata becomes the band's mean."""
+    if x.shape[1] != len(card.low):
+        raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {len(card.low)}")
+    y = x.to(torch.float32)
+    missing = None
+    if card.nodata is not None and card.nodata == card.nodata:
+        missing = y == torch.tensor(card.nodata, dtype=torch.float32, device=x.device)
+    if x.is_floating_point():
+        missing = y.isnan() if missing is None else missing | y.isnan()
+    low, high, mean = (
+        torch.tensor(v, dtype=torch.float32, device=x.device)[:, None, None] for v in (card.low, card.high, card.mean)
+    )
+    y = ((y - low) / (high - low)).clamp_(0.0, 1.0)
+    return y if missing is None else torch.where(missing, mean, y)
+
+
+def _converter(x: Tensor, card: SensorCard) -> partial[Tensor] | None:
+    """None for plain bytes, whose conversion is left to the end (a factor of the colour matrix)."""
+    whole = card.nodata is None and all(v == 0 for v in card.low) and all(v == 255 for v in card.high)
+    return None if x.dtype == torch.uint8 and whole and x.shape[1] == len(card.low) else partial(to_unit, card=card)
