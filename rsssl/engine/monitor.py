@@ -1,0 +1,88 @@
+"""Watching the embedding while pre-training: a loss can fall steadily while all images end up in one place."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def embedding_std(z: Tensor) -> float:
+    """Spread of embeddings z (n, D): the mean over dimensions of the std of L2-normalised rows, times sqrt(D).
+
+    1 is the spread of directions drawn at random, 0 a full collapse (Chen and He 2021, SimSiam, section 4.1). nan
+    where z is not finite.
+    """
+    unit = normalize(z.float(), dim=1)
+    return float(unit.std(0, unbiased=False).mean()) * math.sqrt(z.shape[1])
+
+
+@torch.no_grad()
+def effective_rank(z: Tensor) -> float:
+    """Number of dimensions that embeddings z (n, D) make use of, between 1 and min(n, D).
+
+    The exponential of the entropy of the singular values' shares (RankMe: Garrido et al. 2023, equation 1; z is not
+    centred, as there). nan where z is not finite; 0 for z = 0.
+    """
+    wide = z.float()
+    if not torch.isfinite(wide).all():
+        return float("nan")
+    share = torch.linalg.svdvals(wide)
+    total = share.sum()
+    if total == 0:
+        return 0.0
+    share = share / total
+    return float(torch.special.entr(share).sum().exp())
+
+
+class CollapseMonitor:
+    """Warns, loudly and once, when the embedding has collapsed.
+
+    Feed it each check's figures (or the embeddings: `check`). After `patience` checks in a row below a threshold, or
+    not finite, it logs a warning and returns it; it is silent until the embedding has recovered and collapsed again.
+
+    Args:
+        min_std: of `embedding_std`. min_rank: of `effective_rank`.
+        patience: checks in a row.
+    """
+
+    def __init__(self, min_std: float = 0.05, min_rank: float = 3.0, patience: int = 3) -> None:
+        self.min_std, self.min_rank, self.patience = min_std, min_rank, patience
+        self.below = 0
+
+    def check(self, z: Tensor, step: int) -> tuple[float, float, str | None]:
+        """Measure embeddings z (n, D): (std, rank, warning or None)."""
+        std, rank = embedding_std(z), effective_rank(z)
+        return std, rank, self.update(std, rank, step)
+
+    def update(self, std: float, rank: float, step: int) -> str | None:
+        """Note one check's figures; the warning when this is the check that confirms a collapse."""
+        if std >= self.min_std and rank >= self.min_rank:  # false for nan
+            self.below = 0
+            return None
+        self.below += 1
+        if self.below != self.patience:
+            return None
+        message = self._message(std, rank, step)
+        log.warning(message)
+        return message
+
+    def _message(self, std: float, rank: float, step: int) -> str:
+        if not (math.isfinite(std) and math.isfinite(rank)):
+            what = "holds NaN or infinity"
+        elif std < self.min_std:
+            what = f"has collapsed: all images are mapped to nearly the same point (std {std:.4f}; 1 is healthy)"
+        else:
+            what = f"has collapsed into {rank:.1f} dimensions (effective rank; at least {self.min_rank:g} is asked for)"
+        return (
+            f"COLLAPSE at step {step}: the embedding {what}, for {self.patience} checks in a row. The loss may go on "
+            "falling, but these weights will classify no better than random ones. Stop this run (Ctrl-C) and start "
+            "again with a smaller learning rate, for example pretrain.lr=1e-4, a warm-up (schedule.warmup=0.1) or a "
+            "larger pretrain.batch_size."
+        )

@@ -1,0 +1,127 @@
+"""The artefact store: every stage's result under a hash of what went into it, worked out once.
+
+    <store>/<stage>/<hash>/            the artefact's files
+    <store>/<stage>/<hash>/done.json   written last: what went in, and when it was finished
+
+A stage is a pure function of its inputs. A folder without `done.json` is unfinished work, which the stage may resume.
+Two processes that want the same artefact take a file lock: one works, the other waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rsssl.engine.distributed import broadcast, rank, world_size
+from rsssl.engine.files import explain_os_error, write_json
+
+log = logging.getLogger(__name__)
+
+
+def digest(inputs: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for `inputs` (JSON values; the order of keys does not matter)."""
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: its folder, its hash, and whether it was there already."""
+
+    folder: Path
+    hash: str
+    reused: bool
+    seconds: float
+
+
+class Store:
+    """Artefacts below one root folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().resolve()
+
+    def folder(self, stage: str, inputs: Mapping[str, Any]) -> Path:
+        return self.root / stage / digest(inputs)
+
+    def get(
+        self, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], object], together: bool = False
+    ) -> Artifact:
+        """The artefact of `stage` for `inputs`, built by `build(folder)` unless it is finished already.
+
+        `build` may find the remains of an interrupted attempt in its folder, and resumes or overwrites them. Under torchrun
+        rank 0 builds and the others wait, or, when `together`, all ranks call `build` at the same time.
+        """
+        if world_size() == 1:
+            return self._get(stage, inputs, build)
+        return self._get_under_torchrun(stage, inputs, build, together)
+
+    def _get_under_torchrun(
+        self, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], object], together: bool
+    ) -> Artifact:
+        if rank() == 0:
+
+            def build_all(folder: Path) -> None:
+                if together:
+                    broadcast("build")
+                build(folder)
+
+            artifact = self._get(stage, inputs, build_all)
+            broadcast(artifact)
+            return artifact
+        word = broadcast(None)
+        if word == "build":
+            build(self.folder(stage, inputs))
+            word = broadcast(None)
+        return word
+
+    def _get(self, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], object]) -> Artifact:
+        folder = self.folder(stage, inputs)
+        done = folder / "done.json"
+        if done.is_file():
+            log.info("%s %s: reused", stage, folder.name)
+            return Artifact(folder, folder.name, True, json.loads(done.read_text())["seconds"])
+        with self.locked(stage, folder.name):
+            if done.is_file():
+                log.info("%s %s: reused (another process has just finished it)", stage, folder.name)
+                return Artifact(folder, folder.name, True, json.loads(done.read_text())["seconds"])
+            log.info("%s %s: working", stage, folder.name)
+            begin = time.monotonic()
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise explain_os_error(error, folder) from error
+            build(folder)
+            seconds = time.monotonic() - begin
+            write_json(done, {"stage": stage, "inputs": inputs, "seconds": seconds, "finished": time.time()})
+            log.info("%s %s: done in %.0f s", stage, folder.name, seconds)
+            return Artifact(folder, folder.name, False, seconds)
+
+    @contextmanager
+    def locked(self, stage: str, name: str) -> Iterator[None]:
+        """An exclusive lock on one artefact; says so when it has to wait for another process."""
+        path = self.root / stage / f".{name}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, path.parent) from error
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0.2)
+        except Timeout:
+            log.info("%s %s: another process is working on it; waiting", stage, name)
+            lock.acquire()
+        except OSError as error:
+            raise explain_os_error(error, path) from error
+        try:
+            yield
+        finally:
+            lock.release()

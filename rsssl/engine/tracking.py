@@ -1,0 +1,74 @@
+"""Where numbers go while training: `metrics.csv` always, TensorBoard when asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+from rsssl.engine.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Appends rows of numbers to `<folder>/metrics.csv` and mirrors them to TensorBoard.
+
+    A resumed run first drops the rows after its checkpoint (`rewind`), so no step stands twice.
+
+    Args:
+        tensorboard: also write event files to `<folder>/tensorboard`.
+    """
+
+    COLUMNS = ("step", "epoch", "name", "value")
+
+    def __init__(self, tensorboard: bool = True) -> None:
+        self.tensorboard = tensorboard
+        self._folder: Path | None = None
+        self._writer: Any = None
+
+    def open(self, folder: Path, step: int = 0) -> Tracker:
+        """Starts, or goes on after `step` steps, in `folder`."""
+        self._folder = folder
+        self.path = folder / "metrics.csv"
+        rows = [r for r in read_metrics(self.path) if int(r["step"]) <= step] if step else []
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.path, text.getvalue().encode())
+        self._file = open(self.path, "a", newline="")  # noqa: SIM115 - closed in close()
+        self._csv = csv.DictWriter(self._file, self.COLUMNS, lineterminator="\n")
+        if self.tensorboard:
+            try:
+                from torch.utils.tensorboard.writer import SummaryWriter
+
+                self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            except ImportError:
+                log.warning("TensorBoard is not installed: pip install tensorboard, or type tracker=csv")
+        return self
+
+    def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._csv.writerow({"step": step, "epoch": epoch, "name": name, "value": f"{value:.6g}"})
+            if self._writer is not None:
+                self._writer.add_scalar(name, value, step)
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._folder is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a `metrics.csv`; a last line cut short by a kill is left out."""
+    if not path.is_file():
+        return []
+    text = path.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return [row for row in csv.DictReader(lines) if row.get("value") not in (None, "")]

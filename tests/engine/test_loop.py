@@ -1,0 +1,103 @@
+"""The loop: it trains, it resumes to the same weights, it stops on a loss that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rsssl.engine.checkpoint import Checkpoints
+from rsssl.engine.loop import Batch, Fit, pick_device
+from rsssl.engine.tracking import Tracker, read_metrics
+from rsssl.errors import UserError
+from rsssl.optim import AdamW, Cosine, parameter_groups
+
+
+class Numbers:
+    """Batches that depend on the cursor alone, and can stop as a killed process would."""
+
+    def __init__(self, total_steps: int = 12, stop_at: int | None = None) -> None:
+        self.total_steps, self.steps_per_epoch, self.stop_at = total_steps, 4, stop_at
+
+    def start(self, cursor: int) -> Iterator[Batch]:
+        for step in range(cursor, self.total_steps):
+            if step == self.stop_at:
+                raise KeyboardInterrupt
+            generator = torch.Generator().manual_seed(step)
+            x = torch.randn(8, 1, 4, 4, generator=generator)
+            yield Batch(torch.arange(8), step // 4, [x])
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.calls = 0
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        x = batch.views[0]
+        return {"loss": (self.net(x) - x.mean((1, 2, 3), keepdim=False)[:, None]).square().mean()}
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        self.calls += 1
+
+
+def fit(folder: Path, batches: Numbers, model: nn.Module | None = None, **kwargs: object) -> tuple[nn.Module, Fit]:
+    model = model or Toy()
+    optimizer = AdamW(parameter_groups(model), lr=1e-2)
+    run = Fit(model, batches, optimizer, Cosine(warmup=0.1), torch.device("cpu"), tracker=Tracker(tensorboard=False),
+              checkpoints=Checkpoints(folder), checkpoint_minutes=0, log_every=1, **kwargs)  # type: ignore[arg-type] # fmt: skip
+    run.run()
+    return model, run
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, _ = fit(tmp_path / "a", Numbers())
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "b", Numbers(stop_at=7))
+    resumed, _ = fit(tmp_path / "b", Numbers())
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    steps = {
+        p: [(r["step"], r["value"]) for r in read_metrics(tmp_path / p / "metrics.csv") if r["name"] == "loss"]
+        for p in "ab"
+    }
+    assert steps["a"] == steps["b"] and len(steps["a"]) == 12
+
+
+def test_it_learns_and_follows_the_schedule(tmp_path: Path) -> None:
+    _, run = fit(tmp_path, Numbers(200))
+    rows = read_metrics(tmp_path / "metrics.csv")
+    losses = [float(r["value"]) for r in rows if r["name"] == "loss"]
+    assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
+    factors = [float(r["value"]) for r in rows if r["name"] == "lr_factor"]
+    schedule = Cosine(warmup=0.1)
+    assert factors == pytest.approx([schedule(s, 200) for s in range(200)], rel=1e-4)
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * schedule(199, 200))
+
+
+def test_probes_are_spread_evenly_and_the_last_is_at_the_end(tmp_path: Path) -> None:
+    fit(tmp_path, Numbers(12), probe=lambda: {"probe_oa": 0.5}, probes=3)
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.csv") if r["name"] == "probe_oa"] == ["4", "8", "12"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    class Bad(Toy):
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            return {"loss": super().forward(batch)["loss"] * float("nan")}
+
+    with pytest.raises(UserError, match=r"pretrain\.lr"):
+        fit(tmp_path, Numbers(), Bad())
+    assert Checkpoints(tmp_path).load() is None
+
+
+def test_an_unknown_device_is_named() -> None:
+    with pytest.raises(UserError, match="device=cpu"):
+        pick_device("abacus")
+    assert pick_device("cpu") == torch.device("cpu")
