@@ -1,0 +1,191 @@
+"""Fetching a publisher's archive: resumable, checked against its checksum, unpacked without trusting it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from ..errors import UserError
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
+MAX_BYTES = 200 << 30  # of one archive, unpacked
+MAX_RATIO = 200  # unpacked to packed; imagery is far below
+_LENGTHS = {32: "md5", 40: "sha1", 64: "sha256"}
+
+
+def fetch_and_extract(url: str, checksum: str, root: Path) -> None:
+    """Fetch `url` and unpack it into `root`, which appears whole or not at all. Raises UserError."""
+    from filelock import FileLock
+
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.parent / f".{root.name}.lock"):
+            if root.exists():
+                return  # another process has just fetched it
+            archive = root.parent / url.rsplit("/", 1)[-1]
+            fetch(url, checksum, archive)
+            part = root.parent / f".{root.name}.unpacking"
+            shutil.rmtree(part, ignore_errors=True)
+            extract(archive, part)
+            part.rename(root)
+            archive.unlink()
+    except OSError as error:
+        raise UserError(f"{url} cannot be fetched into {root.parent}: {error}. Check space and permissions, or type "
+                        "dataset.root=FOLDER") from error  # fmt: skip
+
+
+def fetch(url: str, checksum: str, target: Path) -> Path:
+    """Download `url` to `target` unless it is there; take up a `.part` file where it ended; compare the checksum.
+
+    checksum: hexadecimal MD5, SHA-1 or SHA-256, told apart by length.
+    Raises UserError when the server does not answer or the checksum differs (the file is then removed).
+    """
+    from filelock import FileLock
+
+    if len(checksum) not in _LENGTHS:
+        raise ValueError(f"checksum {checksum!r} is neither MD5 nor SHA-1 nor SHA-256")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    with FileLock(f"{target}.lock"):
+        if target.is_file() and digest(target, checksum) == checksum.lower():
+            return target
+        for attempt in range(3):
+            try:
+                _download(url, part)
+                break
+            except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+                if attempt == 2 or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
+                    raise UserError(f"{url} cannot be fetched: {error}. What came so far is kept; run the same command "
+                                    f"again, or fetch it and save it as {target}") from error  # fmt: skip
+                log.warning("the download broke off (%s); going on", error)
+        found = digest(part, checksum)
+        if found != checksum.lower():
+            part.unlink()
+            raise UserError(f"{url} is not the file it should be: its checksum is {found}, expected {checksum}. It "
+                            "was removed; run the same command again, or fetch it and type dataset.root=FOLDER")  # fmt: skip
+        os.replace(part, target)
+    return target
+
+
+def digest(path: Path, like: str) -> str:
+    """The hexadecimal checksum of a file, by the method that `like` is one of."""
+    method = hashlib.new(_LENGTHS[len(like)], usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            method.update(block)
+    return method.hexdigest()
+
+
+def _download(url: str, part: Path) -> None:
+    from tqdm import tqdm
+
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left to send: the checksum decides
+            return
+        raise
+    with answer:
+        if have and answer.status != 206:  # a server without ranges sends everything again
+            have = 0
+        left = int(answer.headers.get("Content-Length") or 0)
+        bar = tqdm(total=have + left or None, initial=have, unit="B", unit_scale=True, desc=part.stem)
+        with bar, open(part, "ab" if have else "wb") as file:
+            got = 0
+            while block := answer.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+                got += len(block)
+        if got < left:
+            raise ConnectionError(f"{got} of {left} bytes came")
+
+
+class _Member(NamedTuple):
+    name: str
+    size: int
+    kind: str  # "file", "folder" or what else it is
+    source: zipfile.ZipInfo | tarfile.TarInfo
+
+
+def extract(archive: Path, into: Path, max_bytes: int = MAX_BYTES) -> None:
+    """Unpack a zip or tar file. Nothing is written before every name and size has been looked at.
+
+    Refused, with UserError: absolute names, `..`, links, devices, more than `max_bytes` or `MAX_RATIO` times the
+    archive's size, and RAR files, which need another program.
+    """
+    with open(archive, "rb") as file:
+        start = file.read(8)
+    if start.startswith(b"Rar!"):
+        raise UserError(f"{archive} is a RAR archive, which cannot be unpacked here. Unpack it yourself, e.g. with "
+                        f"`unar '{archive}'`, and type dataset.root=FOLDER")  # fmt: skip
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                members = [_Member(i.filename, i.file_size, _zip_kind(i), i) for i in packed.infolist()]
+                _unpack(archive, members, into, max_bytes, lambda m: packed.open(m.source))  # type: ignore[arg-type]
+        else:
+            with tarfile.open(archive) as tar:
+                members = [_Member(i.name, i.size, _tar_kind(i), i) for i in tar]
+                _unpack(archive, members, into, max_bytes, lambda m: tar.extractfile(m.source))  # type: ignore[arg-type,return-value]
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise UserError(f"{archive} cannot be unpacked: {error}. Remove it and run the same command again: "
+                        f"rm '{archive}'") from error  # fmt: skip
+
+
+def _zip_kind(info: zipfile.ZipInfo) -> str:
+    mode = info.external_attr >> 16
+    if info.is_dir():
+        return "folder"
+    return "file" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "link"
+
+
+def _tar_kind(info: tarfile.TarInfo) -> str:
+    return "folder" if info.isdir() else "file" if info.isreg() else "link"
+
+
+def _unpack(
+    archive: Path, members: list[_Member], into: Path, max_bytes: int, opened: Callable[[_Member], IO[bytes]]
+) -> None:
+    total = 0
+    for member in members:
+        path = PurePosixPath(member.name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or member.kind == "link":
+            raise UserError(f"{archive} is not safe to unpack: it holds {member.name!r} ({member.kind}), which would "
+                            "write outside the folder. Unpack it yourself and type dataset.root=FOLDER")  # fmt: skip
+        total += member.size
+    if total > min(max_bytes, max(MAX_RATIO * archive.stat().st_size, 64 << 20)):
+        raise UserError(f"{archive} claims to unpack to {total / 1e9:,.1f} GB, more than is believable. Unpack it "
+                        "yourself and type dataset.root=FOLDER")  # fmt: skip
+    for member in members:
+        target = into / PurePosixPath(member.name.replace("\\", "/"))
+        if member.kind == "folder":
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened(member) as source, open(target, "wb") as file:
+            _copy(source, file, member.size, archive)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int, archive: Path) -> None:
+    """Copy what the directory promised and not a byte more: headers can lie."""
+    while block := source.read(BLOCK):
+        size -= len(block)
+        if size < 0:
+            raise UserError(f"{archive} holds more than its directory says. Unpack it yourself and type "
+                            "dataset.root=FOLDER")  # fmt: skip
+        target.write(block)

@@ -1,0 +1,191 @@
+"""From packed images to batches of views: the pool, the epoch's order, and one prefetching thread.
+
+The order of an epoch is a permutation f(split hash, seed, epoch) and a batch a slice of it, so all the loader's state is one
+integer, the number of batches taken (the cursor).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsssl import rng
+from rsssl.data.pack import Pack
+from rsssl.engine.distributed import rank, world_size
+from rsssl.engine.loop import Batch
+from rsssl.errors import UserError
+
+if TYPE_CHECKING:
+    from rsssl.augment import Views
+
+PREFETCH = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of one pack that take part."""
+
+    pack: Pack
+    indices: np.ndarray  # (n,) int64 rows of the pack, sorted
+
+
+Part = tuple[np.ndarray, Source, Tensor]  # positions in the batch, where from, the images (n, C, H, W) as stored
+
+
+class Pool:
+    """Images of one pack, or of several with the same bands, numbered 0 to N-1 in the order of the sources.
+
+    Raises:
+        UserError: when the sources' bands differ, or nothing is left to train on.
+    """
+
+    def __init__(self, sources: Sequence[Source], labels: np.ndarray | None = None) -> None:
+        self.sources = list(sources)
+        self.starts = np.cumsum([0, *(len(s.indices) for s in self.sources)])
+        self.labels = labels
+        if len(self) == 0:
+            raise UserError("there are no images to train on: look at the dataset with rsssl-run task=pack")
+        first = self.sources[0].pack.card
+        for source in self.sources[1:]:
+            card = source.pack.card
+            if card.n_bands != first.n_bands:
+                raise UserError(
+                    f"{first.name} has {first.n_bands} bands and {card.name} has {card.n_bands}: datasets that are joined need "
+                    f"the same bands, type pretrain.dataset={first.name} or pretrain.dataset={card.name}"
+                )
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def gather(self, ids: np.ndarray) -> list[Part]:
+        """The images of `ids` as stored, by source: (positions in the batch, source, (n, C, H, W) integers)."""
+        which = np.searchsorted(self.starts, ids, side="right") - 1
+        parts = []
+        for k in np.unique(which):
+            positions = np.flatnonzero(which == k)
+            source = self.sources[k]
+            rows = source.indices[ids[positions] - self.starts[k]]
+            parts.append((positions, source, to_tensor(source.pack.images[rows])))
+        return parts
+
+
+def to_tensor(array: np.ndarray) -> Tensor:
+    """A tensor of the same numbers; uint16, which few torch operations take, becomes int32."""
+    return torch.from_numpy(array.astype(np.int32) if array.dtype == np.uint16 else np.ascontiguousarray(array))
+
+
+class PoolBatches:
+    """Batches of augmented views of a pool, in an order that depends on `order_key` and `seed` alone.
+
+    Args:
+        pool: where images come from.
+        views: the augmentation; `n_views` views of each image are rendered.
+        batch_size: images a step; the whole pool when it is smaller.
+        epochs: passes over the pool; the last incomplete batch of a pass is left out.
+        size_at: (step, total_steps) -> size in pixels of the rendered views.
+        mean, std: per band, in units of 0 to 1, of the standardisation.
+        seed: of the order and of the augmentation.
+        order_key: text that names the data (the split's hash).
+    """
+
+    def __init__(
+        self, pool: Pool, views: Views, n_views: int, batch_size: int, epochs: int,
+        size_at: Callable[[int, int], int], mean: Sequence[float], std: Sequence[float],
+        seed: int, order_key: str, device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
+        self.pool, self.views, self.n_views = pool, views, n_views
+        self.batch_size = min(batch_size, len(pool)) // world_size() * world_size()
+        if self.batch_size == 0:
+            raise UserError(
+                f"{len(pool)} images are too few for {world_size()} processes: type torchrun --nproc-per-node=1"
+            )
+        self.steps_per_epoch = len(pool) // self.batch_size
+        self.total_steps = self.steps_per_epoch * epochs
+        self.size_at, self.mean, self.std = size_at, mean, std
+        self.seed, self.order_key, self.device = seed, order_key, torch.device(device)
+
+    def ids(self, cursor: int) -> tuple[int, np.ndarray]:
+        """(epoch, this rank's ids) of the global batch number `cursor`: rank r of W takes every W-th of the slice."""
+        epoch, number = divmod(cursor, self.steps_per_epoch)
+        batch = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
+        return epoch, batch[rank() :: world_size()]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_cached", (None,))[0] != epoch:
+            key = rng.fold(self.order_key, self.seed, "order", epoch)
+            self._cached: tuple[int | None, np.ndarray] = (epoch, rng.permutation(key, len(self.pool)))
+        return self._cached[1]
+
+    def start(self, cursor: int) -> Iterator[Batch]:
+        """Batches from number `cursor` on; images are read ahead by one thread."""
+        for epoch, ids, parts, step in prefetched(self._read(cursor)):
+            yield self._render(epoch, ids, parts, step)
+
+    def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Part], int]]:
+        for step in range(cursor, self.total_steps):
+            epoch, ids = self.ids(step)
+            yield epoch, ids, self.pool.gather(ids), step
+
+    def _render(self, epoch: int, ids: np.ndarray, parts: list[Part], step: int) -> Batch:
+        size = self.size_at(step, self.total_steps)
+        parts = [(positions, source, x.to(self.device, non_blocking=True)) for positions, source, x in parts]
+        views = [self._view(epoch, ids, parts, view, size) for view in range(self.n_views)]
+        labels = self.pool.labels
+        return Batch(
+            torch.from_numpy(ids), epoch, views,
+            None if labels is None else torch.from_numpy(labels[ids]).to(self.device),
+        )  # fmt: skip
+
+    def _view(self, epoch: int, ids: np.ndarray, parts: list[Part], view: int, size: int) -> Tensor:
+        """One view (B, C, size, size) of the whole batch, each source's images by their own card."""
+        rendered = [
+            self.views.render(
+                x, torch.from_numpy(ids[positions]), source.pack.card,
+                seed=self.seed, epoch=epoch, view=view, size=size, mean=self.mean, std=self.std,
+            )
+            for positions, source, x in parts
+        ]  # fmt: skip
+        if len(rendered) == 1:
+            return rendered[0]
+        order = np.argsort(np.concatenate([positions for positions, _, _ in parts]))
+        return torch.cat(rendered)[torch.from_numpy(order).to(self.device)]
+
+
+def prefetched(items: Iterator) -> Iterator:
+    """The same items, produced up to PREFETCH ahead in a thread; an exception there is raised here."""
+    ready: queue.Queue = queue.Queue(PREFETCH)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for item in items:
+                while not stop.is_set():
+                    try:
+                        ready.put((item, None), timeout=0.1)
+                        break
+                    except queue.Full:
+                        continue
+                if stop.is_set():
+                    return
+            ready.put((None, StopIteration()))
+        except BaseException as error:  # handed over, not swallowed
+            ready.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()

@@ -1,0 +1,62 @@
+"""Chunks done by several processes at once."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Generator
+from typing import Any
+
+from .chunks import Plan, do_chunk
+from .worker import Died, Worker
+
+log = logging.getLogger(__name__)
+
+Chunk = tuple[int, int]
+
+
+def run_chunks(plan: Plan, todo: list[Chunk], workers: int) -> Generator[dict[str, Any], None, None]:
+    """Do the chunks on `workers` processes (1, or little to do: in this one), and yield their records as they end.
+
+    A chunk whose worker dies is done in this process. Raises the OSError or UserError of a worker.
+    """
+    workers = min(workers, len(todo) // 2)  # starting a process costs about as much as a chunk
+    if workers <= 1:
+        yield from (do_chunk(plan, *chunk) for chunk in todo)
+        return
+    waiting: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+    results: queue.SimpleQueue[dict[str, Any] | Exception | Chunk] = queue.SimpleQueue()
+    for chunk in todo:
+        waiting.put(chunk)
+    team = [Worker(plan) for _ in range(workers)]
+    for worker in team:
+        threading.Thread(target=_drive, args=(worker, waiting, results), daemon=True).start()
+    try:
+        for _ in todo:
+            result = results.get()
+            if isinstance(result, Exception):
+                raise result
+            if isinstance(result, tuple):
+                log.warning("A decoding process died; its images are decoded in the main process")
+                result = do_chunk(plan, *result)
+            yield result
+    finally:
+        for worker in team:
+            worker.close()
+
+
+def _drive(worker: Worker, waiting: queue.SimpleQueue[Chunk], results: queue.SimpleQueue[Any]) -> None:
+    """Feed one worker until nothing waits; a dead worker hands its chunks back for the main process."""
+    while True:
+        try:
+            chunk = waiting.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            results.put(worker.do(*chunk))
+        except Died:
+            results.put(chunk)
+        except Exception as error:
+            results.put(error)
+            return

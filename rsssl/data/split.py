@@ -1,0 +1,94 @@
+"""Which images test, and which of the others lend their labels: fixed by the paths and a seed, by nothing else.
+
+Every image has its own hash of (seed, path), and a class is ranked by these hashes. So the order in which the file
+system lists files does not matter, and the choice is stratified and nested: the 5 images of a class are the first 5 of
+its 10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import UserError
+from ..rng import fold, hash64_numpy
+
+
+class Split(NamedTuple):
+    """test and pool: int64 indices, ascending, disjoint, together all images. hash: sha256 of who is where."""
+
+    test: np.ndarray
+    pool: np.ndarray
+    hash: str
+
+
+def _ranked(paths: Sequence[str], indices: np.ndarray, key: int) -> np.ndarray:
+    """`indices` in the order of the images' hashes; files that differ only in their suffix are ordered by it.
+
+    The suffix is not hashed: the editions of a dataset (EuroSAT's JPEGs and its 13-band GeoTIFFs) share their test scenes.
+    """
+    names = [os.fsencode(paths[i]) for i in indices.tolist()]
+    ids = [hashlib.sha256(os.path.splitext(name)[0]).digest()[:8] for name in names]
+    hashes = hash64_numpy(key, np.frombuffer(b"".join(ids), dtype="<i8")).tolist()
+    return indices[sorted(range(len(names)), key=lambda i: (hashes[i], names[i]))]
+
+
+def _round(x: float) -> int:
+    return math.floor(x + 0.5)  # half up: what a reader expects, unlike round()
+
+
+def split(paths: Sequence[str], labels: np.ndarray, split_seed: int, test_fraction: float = 0.2) -> Split:
+    """Set aside `test_fraction` of every class (at least 1 image, and at least 1 left) as the test set.
+
+    paths: N distinct names; labels: (N,), -1 = unlabelled, which goes to the pool, as does the only image of a class.
+    """
+    labels = np.asarray(labels)
+    key = fold("split", split_seed)
+    test: list[np.ndarray] = []
+    for label in np.unique(labels[labels >= 0]):
+        members = np.flatnonzero(labels == label)
+        n = min(max(_round(test_fraction * len(members)), 1), len(members) - 1)
+        test.append(_ranked(paths, members, key)[:n])
+    chosen = np.sort(np.concatenate(test)) if test else np.empty(0, np.int64)
+    pool = np.setdiff1d(np.arange(len(labels)), chosen)
+    digest = hashlib.sha256()
+    for part, indices in (("test", chosen), ("pool", pool)):
+        lines = sorted(os.fsencode(paths[i]) + b"\0" + str(labels[i]).encode() for i in indices.tolist())
+        digest.update(part.encode() + b"\n" + b"\n".join(lines) + b"\n")
+    return Split(chosen.astype(np.int64), pool.astype(np.int64), digest.hexdigest())
+
+
+def labelled_subset(
+    labels: np.ndarray, paths: Sequence[str], pool: np.ndarray, ts: int | float | str, seed: int
+) -> np.ndarray:
+    """The pool images whose labels may be used: int64 indices, ascending.
+
+    ts: an int is that many of every class, a float in (0, 1] that fraction of each (half up, at least 1), "all" the
+      pool. For one seed the smaller subsets lie inside the larger ones.
+    Raises UserError when a class has fewer images in the pool than asked, ValueError for another `ts`.
+    """
+    labels, pool = np.asarray(labels), np.asarray(pool)
+    present = np.unique(labels[labels >= 0])
+    pool = pool[labels[pool] >= 0]
+    if ts == "all":
+        return np.sort(pool).astype(np.int64)
+    if isinstance(ts, bool | str) or ts <= 0 or (isinstance(ts, float) and ts > 1):
+        raise ValueError(f"ts {ts!r} is neither a count, nor a fraction in (0, 1], nor 'all'")
+    key = fold("labels", seed)
+    chosen: list[np.ndarray] = []
+    for label in present:
+        members = pool[labels[pool] == label]
+        n = max(1, _round(ts * len(members))) if isinstance(ts, float) else int(ts)
+        if n > len(members):
+            folder = paths[int(np.flatnonzero(labels == label)[0])].split("/")[0]
+            fewest = min(int((labels[pool] == c).sum()) for c in present)
+            most = f"at most ts={fewest}" if fewest else "another dataset.split_seed"
+            raise UserError(f"ts={ts} asks for {n} labelled images per class, and class {folder} has {len(members)} in "
+                            f"the pool (its other images are the test set). Type {most}, or ts=all")  # fmt: skip
+        chosen.append(_ranked(paths, members, key)[:n])
+    return np.sort(np.concatenate(chosen)).astype(np.int64) if chosen else np.empty(0, np.int64)

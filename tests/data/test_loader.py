@@ -1,0 +1,119 @@
+"""The pool and its batches: each image once an epoch, an order that depends on the key alone, sources kept apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rsssl.augment import Symmetry, Views, prepare
+from rsssl.data import Dataset
+from rsssl.data.loader import Pool, PoolBatches, Source, prefetched, to_tensor
+from rsssl.data.pack import Pack, pack
+from rsssl.errors import UserError
+
+
+def packed(folder: Path, n: int, size: int, bands: str = "RGB", seed: int = 0) -> Pack:
+    rng = np.random.default_rng(seed)
+    (folder / "images" / "a").mkdir(parents=True)
+    for i in range(n):
+        pixels = rng.integers(0, 256, (size, size, 3) if bands == "RGB" else (size, size), np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / "a" / f"{i:03}.png")
+    dataset = Dataset(name=folder.name, root=str(folder / "images"), bands=["r", "g", "b"] if bands == "RGB" else ["pan"])
+    pack(dataset, folder / "pack", workers=1)
+    return Pack.open(folder / "pack")
+
+
+def batches(pool: Pool, **changes: object) -> PoolBatches:
+    arguments: dict = {
+        "n_views": 2, "batch_size": 4, "epochs": 3, "size_at": lambda step, total: 16, "mean": (0.5,) * 3, "std": (0.25,) * 3,
+        "seed": 0, "order_key": "split",
+    }  # fmt: skip
+    return PoolBatches(pool, Views(operations=[Symmetry()]), **(arguments | changes))
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return packed(tmp_path_factory.mktemp("one"), 11, 24)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return packed(tmp_path_factory.mktemp("two"), 6, 40, seed=1)
+
+
+def test_every_epoch_is_another_permutation_and_the_cursor_is_the_whole_state(one: Pack) -> None:
+    loader = batches(Pool([Source(one, np.arange(11))]))
+    assert (loader.steps_per_epoch, loader.total_steps) == (2, 6)
+    seen = [(b.epoch, b.ids.tolist()) for b in loader.start(0)]
+    assert [e for e, _ in seen] == [0, 0, 1, 1, 2, 2]
+    for epoch in range(3):
+        ids = seen[2 * epoch][1] + seen[2 * epoch + 1][1]
+        assert len(set(ids)) == 8 and set(ids) <= set(range(11))
+    assert seen[0][1] != seen[2][1]
+    later = batches(Pool([Source(one, np.arange(11))]))
+    for whole, resumed in zip(list(loader.start(0))[3:], later.start(3), strict=True):
+        assert whole.ids.tolist() == resumed.ids.tolist()
+        assert all(torch.equal(a, b) for a, b in zip(whole.views, resumed.views, strict=True))
+
+
+def test_the_order_depends_on_seed_and_split(one: Pack) -> None:
+    pool = Pool([Source(one, np.arange(11))])
+    first = next(batches(pool).start(0)).ids.tolist()
+    assert first == next(batches(pool).start(0)).ids.tolist()
+    assert first != next(batches(pool, seed=1).start(0)).ids.tolist()
+    assert first != next(batches(pool, order_key="other").start(0)).ids.tolist()
+
+
+def test_joined_sources_of_different_sizes_keep_their_images(one: Pack, two: Pack) -> None:
+    """With no augmentation, sample i of a joined pool is exactly the image it stands for, resized."""
+    pool = Pool([Source(one, np.array([2, 5, 7])), Source(two, np.array([0, 4]))])
+    assert len(pool) == 5
+    half, quarter = (0.5,) * 3, (0.25,) * 3
+    loader = PoolBatches(pool, Views(operations=[Symmetry(p=0.0)]), 1, 5, 1, lambda step, total: 16, half, quarter, 0, "k")
+    batch = next(loader.start(0))
+    where = [(one, 2), (one, 5), (one, 7), (two, 0), (two, 4)]
+    for i, view in zip(batch.ids.tolist(), batch.views[0], strict=True):
+        source, row = where[i]
+        expected = prepare(to_tensor(source.images[[row]]), source.card, 16, (0.5,) * 3, (0.25,) * 3)[0]
+        torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
+
+
+def test_ranks_share_the_global_batch(one: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool([Source(one, np.arange(11))])
+    whole = [batches(pool).ids(c)[1] for c in range(4)]
+    parts = []
+    for rank in range(2):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", str(rank))
+        parts.append([batches(pool).ids(c)[1] for c in range(4)])
+    for c in range(4):
+        assert sorted(np.concatenate([parts[0][c], parts[1][c]])) == sorted(whole[c])
+
+
+def test_a_pool_smaller_than_a_batch_is_one_batch(one: Pack) -> None:
+    loader = batches(Pool([Source(one, np.arange(3))]), batch_size=64)
+    assert loader.batch_size == 3 and loader.steps_per_epoch == 1
+
+
+def test_no_images_and_other_bands_are_refused(one: Pack, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="task=pack"):
+        Pool([Source(one, np.arange(0))])
+    grey = packed(tmp_path, 2, 24, bands="L")
+    with pytest.raises(UserError, match=r"pretrain\.dataset="):
+        Pool([Source(one, np.arange(2)), Source(grey, np.arange(2))])
+
+
+def test_an_error_while_reading_ahead_reaches_the_loop() -> None:
+    def items():  # type: ignore[no-untyped-def]
+        yield 1
+        raise OSError("disk gone")
+
+    seen = []
+    with pytest.raises(OSError, match="disk gone"):
+        for item in prefetched(items()):
+            seen.append(item)
+    assert seen == [1]

@@ -1,0 +1,140 @@
+"""The reader and the GeoTIFF writer, against GDAL and Pillow."""
+
+from __future__ import annotations
+
+import builtins
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsssl.data import geotiff, raster
+from rsssl.data.raster import BadImage, read, write_geotiff
+from rsssl.errors import UserError
+
+CORNER = (500000.0, 10.0, 0.0, 5400000.0, 0.0, -10.0)
+
+
+def noise(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 200, shape)
+    return (values - 100 if dtype in ("int16", "float32") else values).astype(dtype)
+
+
+@pytest.mark.parametrize("compress", ["deflate", None])
+@pytest.mark.parametrize(("dtype", "bands"), [("uint8", 3), ("uint8", 1), ("uint16", 13), ("int16", 2), ("float32", 4)])
+def test_what_is_written_gdal_reads(tmp_path: Path, dtype: str, bands: int, compress: str | None) -> None:
+    gdal = pytest.importorskip("osgeo.gdal")
+    gdal.UseExceptions()
+    array = noise((bands, 300, 470), dtype)  # several strips
+    names = [f"band {i}" for i in range(bands)]
+    write_geotiff(tmp_path / "a.tif", array, CORNER, "EPSG:32632", 7.0, names, compress)
+    source = gdal.Open(str(tmp_path / "a.tif"))
+    assert np.array_equal(np.frombuffer(source.ReadRaster(), dtype).reshape(array.shape), array)
+    assert source.GetGeoTransform() == CORNER
+    assert source.GetSpatialRef().GetAuthorityCode(None) == "32632"
+    assert [source.GetRasterBand(i + 1).GetDescription() for i in range(bands)] == names
+    assert source.GetRasterBand(bands).GetNoDataValue() == 7.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["TILED=YES", "BLOCKXSIZE=32", "BLOCKYSIZE=16", "COMPRESS=DEFLATE", "PREDICTOR=2"],
+        ["INTERLEAVE=BAND", "COMPRESS=DEFLATE", "ENDIANNESS=BIG"],
+        ["INTERLEAVE=BAND", "TILED=YES", "BLOCKXSIZE=16", "BLOCKYSIZE=16"],
+    ],
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_what_gdal_writes_is_read_without_gdal(tmp_path: Path, dtype: str, options: list[str]) -> None:
+    gdal = pytest.importorskip("osgeo.gdal")
+    kinds = {"uint8": gdal.GDT_Byte, "uint16": gdal.GDT_UInt16, "int16": gdal.GDT_Int16}
+    array = noise((4, 75, 53), dtype)
+    target = gdal.GetDriverByName("GTiff").Create(str(tmp_path / "a.tif"), 53, 75, 4, kinds[dtype], options)
+    target.WriteRaster(0, 0, 53, 75, array.tobytes())
+    target.GetRasterBand(1).SetNoDataValue(3)
+    target = None
+    image = geotiff.read(tmp_path / "a.tif")
+    assert image.pixels.dtype == dtype and np.array_equal(image.pixels, array) and image.nodata == 3
+
+
+def test_a_round_trip_without_gdal(tmp_path: Path) -> None:
+    array = noise((13, 64, 64), "uint16")
+    geotiff.write(tmp_path / "a.tif", array, CORNER, 32632, None, [f"B{i}" for i in range(13)])
+    image = geotiff.read(tmp_path / "a.tif")
+    assert np.array_equal(image.pixels, array)
+    assert image.geotransform == CORNER and image.epsg == 32632 and image.names[12] == "B12"
+
+
+def test_the_real_tiles_read_the_same_with_and_without_gdal(shared_data: Path) -> None:
+    pytest.importorskip("osgeo.gdal")
+    for path in sorted((shared_data / "EuroSAT_MS" / "River").glob("*.tif"))[:3]:
+        assert np.array_equal(geotiff.read(path).pixels, read(path).pixels)
+
+
+def test_gdal_missing_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_gdal(name: str, *rest: object) -> object:
+        if name.startswith("osgeo"):
+            raise ImportError(name)
+        return real(name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_gdal)
+    raster.has_gdal.cache_clear()
+    try:
+        write_geotiff(tmp_path / "plain.tif", noise((3, 9, 9), "uint8"))
+        assert read(tmp_path / "plain.tif").pixels.shape == (3, 9, 9)
+        (tmp_path / "a.jp2").write_bytes(b"whatever")
+        with pytest.raises(UserError, match=r"apt-get install.*libgdal-dev"):
+            read(tmp_path / "a.jp2")
+    finally:
+        raster.has_gdal.cache_clear()
+
+
+@pytest.mark.parametrize(("mode", "as_rgb"), [("L", "grey"), ("P", "palette"), ("CMYK", "CMYK"), ("RGBA", "alpha")])
+def test_pictures_of_other_modes_become_rgb(tmp_path: Path, mode: str, as_rgb: str) -> None:
+    picture = Image.fromarray(noise((20, 20, 3), "uint8")).convert(mode)
+    path = tmp_path / ("a.jpg" if mode in ("L", "CMYK") else "a.png")
+    picture.save(path)
+    image = read(path, 3)
+    assert image.converted == as_rgb and image.pixels.shape == (3, 20, 20)
+    assert np.array_equal(image.pixels.transpose(1, 2, 0), np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_grey_stays_grey_where_one_band_is_expected(tmp_path: Path) -> None:
+    Image.fromarray(noise((20, 20), "uint8")).save(tmp_path / "a.png")
+    assert read(tmp_path / "a.png", 1).pixels.shape == (1, 20, 20)
+
+
+def test_16_bit_png_is_not_cut_to_8_bits(tmp_path: Path) -> None:
+    grey = (noise((20, 20), "uint16") * 300).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    image = read(tmp_path / "a.png", 3)
+    assert image.pixels.dtype == np.uint16 and np.array_equal(image.pixels[0], grey)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_damaged_files_are_told_apart(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"")
+    with pytest.raises(BadImage, match=r"empty"):
+        read(path)
+    path.write_bytes(b"just some words, and no picture at all")
+    with pytest.raises((BadImage, UserError), match=r"not an image|GDAL"):
+        read(path)
+    if name == "a.tif":
+        write_geotiff(path, noise((3, 64, 64), "uint8"), compress=None)
+    else:
+        Image.fromarray(noise((64, 64, 3), "uint8")).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(BadImage, match=r"damaged|cut short|not an image"):
+        read(path)
+
+
+def test_importing_the_data_package_is_cheap() -> None:
+    code = "import sys, rsssl.data; print(sorted({'torch', 'PIL', 'osgeo', 'tqdm'} & {m.split('.')[0] for m in sys.modules}))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
