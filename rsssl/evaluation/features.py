@@ -1,0 +1,129 @@
+"""Frozen features, each computed once: a bank on disk that fills as rows are asked for.
+
+Whatever labelled subset, seed, classifier or regularisation strength asks, the features of an image under given weights are the
+same; so they are kept in the store, and a second sweep over the same backbone costs seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rsssl.augment import prepare, symmetries
+from rsssl.data.loader import to_tensor
+from rsssl.data.pack import Pack
+from rsssl.engine.files import explain_os_error, write_atomic, write_json
+from rsssl.engine.loop import autocast, on_device
+
+log = logging.getLogger(__name__)
+CHUNK = 256
+
+Extract = Callable[[np.ndarray], Tensor]  # rows of a pack -> (n, D) float32 features
+
+
+class FeatureBank:
+    """Features of a pack's images in `folder`, by row.
+
+    Args:
+        folder: `features.bin` (N, D) float32, `rows.bin` (N,) uint8 (1 where computed), `bank.json`.
+        n_rows: images in the pack.
+        extract: computes the features of rows that are missing.
+        title: for the progress bar.
+    """
+
+    def __init__(self, folder: Path, n_rows: int, extract: Extract, title: str = "features") -> None:
+        self.folder, self.n_rows, self.extract, self.title = folder, n_rows, extract, title
+
+    def get(self, rows: np.ndarray) -> Tensor:
+        """(len(rows), D) float32, on the CPU; what is missing is computed and kept."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, self.folder) from error
+        with FileLock(self.folder / ".lock"):
+            known = self._known()
+            missing = np.unique(rows[~known[rows]])
+            if len(missing):
+                try:
+                    self._compute(missing, known)
+                except OSError as error:
+                    raise explain_os_error(error, self.folder) from error
+            bank = np.memmap(self.folder / "features.bin", np.float32, "r", shape=(self.n_rows, self._dim()))
+            return torch.from_numpy(np.array(bank[rows]))
+
+    def _dim(self) -> int:
+        return json.loads((self.folder / "bank.json").read_text())["dim"]
+
+    def _known(self) -> np.ndarray:
+        file, bank = self.folder / "rows.bin", self.folder / "features.bin"
+        if not file.is_file() or not bank.is_file() or bank.stat().st_size != self.n_rows * self._dim() * 4:
+            return np.zeros(self.n_rows, bool)
+        return np.frombuffer(file.read_bytes(), np.uint8).astype(bool)
+
+    def _compute(self, missing: np.ndarray, known: np.ndarray) -> None:
+        bank = None
+        for start in tqdm(range(0, len(missing), CHUNK), desc=self.title, unit="batch", leave=False, disable=None):
+            rows = missing[start : start + CHUNK]
+            features = self.extract(rows).float().cpu().numpy()
+            if bank is None:
+                file = self.folder / "features.bin"
+                if not (self.folder / "bank.json").is_file():
+                    write_json(self.folder / "bank.json", {"dim": features.shape[1], "rows": self.n_rows})
+                shape = (self.n_rows, features.shape[1])
+                claim(file, 4 * self.n_rows * features.shape[1])
+                bank = np.memmap(file, np.float32, "r+", shape=shape)
+            bank[rows] = features
+        assert bank is not None
+        bank.flush()  # the rows are marked as known only once their numbers are on disk
+        known = known.copy()
+        known[missing] = True
+        write_atomic(self.folder / "rows.bin", known.astype(np.uint8).tobytes())
+
+
+def claim(file: Path, size: int) -> None:
+    """Makes the file that large, with its disk space: a full disk is an error now, and not a crash while mapping it."""
+    with open(file, "ab") as handle:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle.fileno(), 0, size)
+        handle.truncate(size)
+
+
+class Extractor:
+    """Features of a frozen backbone in evaluation mode.
+
+    Args:
+        build: gives the backbone; called when the first feature is needed.
+        pack: the images.
+        size: pixels; images are resized (antialiased bilinear) when they differ.
+        mean, std: per band in 0..1 units, those the weights were trained with.
+        symmetry: which of the eight flips and quarter turns the images are seen under; 0 is as they are.
+    """
+
+    def __init__(
+        self, build: Callable[[], nn.Module], pack: Pack, size: int, mean: tuple[float, ...], std: tuple[float, ...],
+        device: torch.device, symmetry: int = 0,
+    ) -> None:  # fmt: skip
+        self.build, self.pack, self.size, self.mean, self.std = build, pack, size, mean, std
+        self.device, self.symmetry = device, symmetry
+        self._model: nn.Module | None = None
+
+    @torch.inference_mode()
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        if self._model is None:
+            self._model = on_device(self.build(), self.device)
+        self._model.eval()  # the online probe's backbone is put back into training between two calls
+        x = to_tensor(self.pack.images[rows]).to(self.device)
+        x = prepare(x, self.pack.card, self.size, self.mean, self.std)
+        if self.symmetry:
+            x = symmetries(x)[self.symmetry]
+        with autocast(self.device):
+            return self._model(x)

@@ -1,0 +1,113 @@
+"""The linear probe: logistic regression on frozen features, its strength chosen inside the labelled images only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsssl.evaluation.linear import fit_linear
+from rsssl.evaluation.standardise import Standardise, check_training_set
+from rsssl.rng import fold, permutation
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
+
+
+class LinearProbe:
+    """Multinomial logistic regression with an L2 penalty on standardised features.
+
+    The strength (scikit-learn's C for samples of unit mean square norm, so that it means the same for any D) is chosen
+    by stratified cross-validation among the labelled images; the images that are tested on are never looked at. With
+    five labels per class the accuracy there is mostly chance, and following it costs 1 to 3 points of test accuracy
+    against a fixed strength; so the choice is held back: the strength with the most images right wins, after
+    0.5 ln(strength / default)^2 images are taken off (a tenfold change must gain 2.7 images), which matters for 50
+    images and not for 1,000. Where no class has two labels there is nothing to validate on: the default is used.
+
+    Args:
+        strengths: the candidates. default_strength: where the choice starts, and all there is at one label a class.
+        folds: of the cross-validation; fewer when the largest class has fewer labels.
+        max_cross_validated: with more labelled images than this, one fold is held out in place of rotating them all.
+        standardise: see `Standardise`.
+    """
+
+    def __init__(
+        self,
+        strengths: Sequence[float] = STRENGTHS,
+        default_strength: float = 100.0,
+        folds: int = 5,
+        max_cross_validated: int = 5000,
+        standardise: str = "partial",
+    ) -> None:
+        if not strengths or min(strengths) <= 0 or default_strength <= 0:
+            raise ValueError(f"strengths must be positive numbers: {list(strengths)}, default {default_strength}")
+        if folds < 2:
+            raise ValueError(f"folds must be at least 2, not {folds}")
+        self.strengths = sorted(float(s) for s in strengths)
+        self.default_strength = float(default_strength)
+        self.folds = folds
+        self.max_cross_validated = max_cross_validated
+        self.standardise = standardise
+        self.details: dict[str, Any] = {}
+
+    def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int) -> LinearProbe:
+        """Fit to features (n, D) and labels (n,) int64; the seed deals the images to the folds.
+
+        Raises:
+            UserError: NaN or infinity among the features.
+        """
+        check_training_set(features, labels, n_classes)
+        self._scaler = Standardise(self.standardise).fit(features)
+        x = self._scaler(features)
+        present, y = torch.unique(labels, return_inverse=True)
+        self.details = {"standardise": self.standardise}
+        strength = self._choose(x, y, seed)
+        fit = fit_linear(x, y, [strength], tolerance=1e-4, max_iterations=500)
+        # a class without labels is never predicted: its log-probability is minus infinity
+        self.weight = x.new_zeros(n_classes, x.shape[1])  # (K, D)
+        self.bias = x.new_full((n_classes,), -torch.inf)
+        self.weight[present], self.bias[present] = fit.weight[0, 0].float(), fit.bias[0, 0].float()
+        self.details |= {"strength": strength, "iterations": fit.iterations}
+        return self
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Features (m, D) to log-probabilities (m, n_classes) float32; -inf for classes without labels."""
+        return (self._scaler(features) @ self.weight.T + self.bias).log_softmax(1)
+
+    def _choose(self, x: Tensor, y: Tensor, seed: int) -> float:
+        fold_of = deal_folds(y, self.folds, seed)
+        used = int(fold_of.max()) + 1
+        self.details["chosen_by"] = "default"
+        if used < 2 or len(self.strengths) < 2:
+            return self.default_strength
+        rounds = used if len(y) <= self.max_cross_validated else 1
+        train = torch.stack([fold_of != r for r in range(rounds)])  # (F, n)
+        # single precision and a loose optimum: this only ranks the strengths
+        fit = fit_linear(x, y, self.strengths, masks=train, tolerance=5e-3, max_iterations=100, dtype=torch.float32)
+        hit = (fit.logits.argmax(-1) == y).transpose(1, 2)[~train].double()  # (held out, S)
+        moved = (torch.tensor(self.strengths, dtype=torch.float64) / self.default_strength).log()
+        merit = hit.sum(0).cpu() - moved.square() / 2
+        self.details["chosen_by"] = f"{rounds} of {used} folds"
+        self.details["cv_accuracy"] = [round(float(a), 4) for a in hit.mean(0)]
+        self.details["strengths"] = self.strengths
+        return self.strengths[int(merit.argmax())]
+
+
+def deal_folds(y: Tensor, folds: int, seed: int) -> Tensor:
+    """Deal samples y (n,) to stratified folds: (n,) int64, -1 for a sample that is never held out.
+
+    Each class is shuffled by the seed and dealt round, starting where the class before stopped, so that folds differ
+    by one sample at most. There are no more folds than the largest class has samples, and the only sample of a class
+    is never held out.
+    """
+    sizes = torch.bincount(y)
+    folds = min(folds, int(sizes.max()))
+    fold_of = torch.full_like(y, -1)
+    start = 0
+    for c in torch.nonzero(sizes > 1)[:, 0].tolist():
+        members = torch.nonzero(y == c)[:, 0]
+        order = torch.from_numpy(permutation(fold(seed, "folds", c), len(members))).to(y.device)
+        fold_of[members[order]] = (start + torch.arange(len(members), device=y.device)) % folds
+        start += len(members)
+    return fold_of

@@ -1,0 +1,81 @@
+"""Ridge regression on one-hot labels: a linear probe in closed form, its strength chosen by exact leave-one-out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsssl.evaluation.linear import principal_axes
+from rsssl.evaluation.standardise import Standardise, check_training_set
+
+PENALTIES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+
+
+class RidgeProbe:
+    """Least squares on one-hot targets with an L2 penalty and a free intercept.
+
+        min_W  ||Y - X W - 1 b'||^2 + penalty * n * ||W||^2        (X standardised, rows of unit mean square)
+
+    Solved in the principal axes of the samples, min(n, D) of them, for all penalties at once. The penalty is the
+    one of least squared leave-one-out error, which is known without refitting (Allen's PRESS: residual / (1 -
+    leverage)). With one label per class leaving one out leaves a class unknown: then `default_penalty` is used.
+
+    Args:
+        penalties: the candidates. default_penalty: used when no class has two labels.
+        standardise: see `Standardise`.
+    """
+
+    def __init__(
+        self,
+        penalties: Sequence[float] = PENALTIES,
+        default_penalty: float = 0.03,
+        standardise: str = "partial",
+    ) -> None:
+        if not penalties or min(penalties) <= 0:
+            raise ValueError(f"penalties must be positive numbers, not {list(penalties)}")
+        self.penalties = [float(p) for p in penalties]
+        self.default_penalty = float(default_penalty)
+        self.standardise = standardise
+        self.details: dict[str, Any] = {}
+
+    def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int) -> RidgeProbe:
+        """Fit to features (n, D) and labels (n,); nothing is random, the seed is not used."""
+        check_training_set(features, labels, n_classes)
+        self._scaler = Standardise(self.standardise).fit(features)
+        x = self._scaler(features).double()  # (n, D)
+        n = len(x)
+        y = torch.nn.functional.one_hot(labels, n_classes).double()  # (n, K)
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        z, axes, energy = principal_axes(x - mean_x)
+        target = z.T @ (y - mean_y)  # (r, K)
+        several = bool(torch.bincount(labels, minlength=n_classes).max() > 1)
+        errors = []
+        if several:
+            errors = [self._leave_one_out(z, energy, target, y - mean_y, p * n) for p in self.penalties]
+        penalty = self.penalties[min(range(len(errors)), key=errors.__getitem__)] if errors else self.default_penalty
+        self.weight = axes @ (target / (energy + penalty * n)[:, None])  # (D, K)
+        self.bias = mean_y - mean_x @ self.weight
+        self.bias[mean_y == 0] = -torch.inf  # a class without labels is never predicted
+        self.details = {
+            "penalty": penalty,
+            "chosen_by": "leave-one-out" if errors else "default",
+            "penalties": self.penalties,
+            "loo_errors": errors,
+            "standardise": self.standardise,
+        }
+        return self
+
+    @staticmethod
+    def _leave_one_out(z: Tensor, energy: Tensor, target: Tensor, y: Tensor, penalty: float) -> float:
+        """Mean squared leave-one-out residual; the intercept is refitted too (its leverage is 1 / n)."""
+        damped = 1 / (energy + penalty)  # (r,)
+        leverage = 1 / len(z) + (z * z) @ damped  # (n,)
+        residual = y - z @ (target * damped[:, None])  # (n, K)
+        return float((residual / (1 - leverage).clamp_min(1e-9)[:, None]).square().sum(1).mean())
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Features (m, D) to scores (m, n_classes) float32, regressed one-hot targets; -inf for unlabelled classes."""
+        return (self._scaler(features).double() @ self.weight + self.bias).float()
