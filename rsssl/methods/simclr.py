@@ -1,0 +1,49 @@
+"""SimCLR: two or more views of an image agree, and differ from all other images of the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rsssl.engine.distributed import gather
+from rsssl.engine.loop import Batch
+from rsssl.errors import UserError
+from rsssl.methods.base import Method
+from rsssl.methods.losses import nt_xent
+from rsssl.models import projector
+
+
+class SimCLR(Method):
+    """A simple framework for contrastive learning (Chen et al. 2020, arXiv 2002.05709).
+
+    Args:
+        backbone: images to features.
+        views: views of an image in a step; 2 is the published method, more use each pass over the data better.
+        temperature: of the NT-Xent loss.
+        hidden: width of the projector's hidden layers.
+        out: dimensions of the embedding that is compared.
+        layers: linear layers of the projector.
+        bn_last: batch norm after the projector's last layer too.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        views: int = 2,
+        temperature: float = 0.2,
+        hidden: int = 512,
+        out: int = 128,
+        layers: int = 2,
+        bn_last: bool = False,
+    ) -> None:
+        super().__init__(backbone, views)
+        if temperature <= 0 or views < 2:
+            raise UserError(f"ssl.temperature={temperature} ssl.views={views} cannot be: type ssl.temperature=0.1 ssl.views=2")
+        self.temperature = temperature
+        self.projector = projector(self.num_features, hidden, out, layers, bn_last)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        features = self.backbone(torch.cat(batch.views))  # (V * B, D)
+        z = self.projector(features).unflatten(0, (len(batch.views), -1))  # (V, B, out)
+        loss = nt_xent(gather(z, dim=1), self.temperature)
+        return {"loss": loss, "embedding": features}
