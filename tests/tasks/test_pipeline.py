@@ -1,0 +1,238 @@
+"""The main job from end to end, as a user types it, on small imagery made here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rsssl.data.raster import write_geotiff
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = ["backbone=resnet18", "backbone.name=resnet10t", "pretrain.epochs=2", "pretrain.batch_size=32", "pretrain.image_size=32",
+        "pretrain.probes=2", "ssl.views=2", "tracker=csv"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 30 tiles, 4 bands, uint16: stripes one way, blobs, noise; all of the same mean colour."""
+    root = tmp_path_factory.mktemp("tiles")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:40, :40]
+    for name in ("stripes", "blobs", "noise"):
+        (root / name).mkdir()
+        for i in range(30):
+            phase = rng.uniform(0, 6.3, 2)
+            texture = {"stripes": np.sin(x + phase[0]), "blobs": np.sin(x / 4 + phase[0]) * np.sin(y / 4 + phase[1]),
+                       "noise": rng.normal(size=(40, 40))}[name]  # fmt: skip
+            gains = rng.uniform(300, 600, (4, 1, 1))
+            write_geotiff(root / name / f"{i}.tif", np.clip(2000 + gains * texture, 1, 9000).astype(np.uint16))
+    return root
+
+
+def start(store: Path, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RSSSL_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "rsssl.run", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, cwd=cwd, env=environment)  # fmt: skip
+
+
+def rsssl_run(store: Path, cwd: Path, *arguments: str, code: int = 0) -> str:
+    process = start(store, cwd, *arguments)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == code, err[-4000:]
+    return out + err
+
+
+def results(folder: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted(folder.rglob("results.json"))]
+
+
+def test_a_sweep_pre_trains_once_and_leaves_a_table(tiles: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    command = [
+        "--multirun",
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        *TINY,
+        "ts=2,5",
+        "seed=0,1",
+        "hydra.sweep.dir=sweep",
+    ]
+    text = rsssl_run(store, tmp_path, *command)
+    assert len(list((store / "pretrain").glob("*/done.json"))) == 1
+    found = results(tmp_path / "sweep")
+    assert [(r["ts"], r["seed"]) for r in found] == [(2, 0), (2, 1), (5, 0), (5, 1)]
+    assert [r["pretrain"]["reused"] for r in found] == [False, True, True, True]
+    assert text.count("reused") >= 3
+    for r in found:
+        matrix = np.array(r["confusion"])
+        assert matrix.shape == (3, 3) and matrix.sum() == r["n_test"] == 18
+        assert r["n_train"] == 3 * r["ts"] and r["n_classes"] == 3
+        assert r["oa"] == pytest.approx(np.trace(matrix) / matrix.sum())
+        assert r["aa"] == pytest.approx(np.mean(np.diag(matrix) / matrix.sum(1)))
+        assert set(r["baselines"]) == {"random_init", "image_statistics"}
+    assert len({r["split_hash"] for r in found}) == 1
+    assert len({r["config_hash"] for r in found}) == 4
+    run = tmp_path / "sweep" / "0"
+    assert yaml.safe_load((run / "config.yaml").read_text())["dataset"]["root"] == str(tiles)
+    names = {line.split(",")[2] for line in (run / "metrics.csv").read_text().splitlines()[1:]}
+    assert {"loss", "probe_oa", "embedding_std", "effective_rank", "images_per_second", "data_share"} <= names
+
+    again = rsssl_run(
+        store, tmp_path, "dataset=folder", f"dataset.root={tiles}", *TINY, "ts=2", "seed=1", "hydra.run.dir=again"
+    )
+    assert "reused" in again
+    assert results(tmp_path / "again")[0]["confusion"] == found[1]["confusion"]
+
+    taken = rsssl_run(store, tmp_path, "task=evaluate", "dataset=folder", f"dataset.root={tiles}", "checkpoint=again",
+                      "evaluate=knn", "ts=5", "hydra.run.dir=knn", "tta=true")  # fmt: skip
+    assert "knn" in taken and results(tmp_path / "knn")[0]["evaluate"] == "knn"
+
+    report = subprocess.run([sys.executable, "-m", "rsssl.tasks.report", "sweep"], capture_output=True, text=True,
+                            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True)  # fmt: skip
+    mean = 100 * np.mean([r["oa"] for r in found if r["ts"] == 5])
+    assert f"{mean:.1f}" in report.stdout
+    assert (tmp_path / "sweep" / "label_efficiency.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("protocol", ["clean", "paper"])
+@pytest.mark.parametrize("evaluate", ["ridge", "finetune", "scratch"])
+def test_every_evaluation_gives_results(
+    tiles: Path, tmp_path_factory: pytest.TempPathFactory, evaluate: str, protocol: str
+) -> None:
+    shared = tmp_path_factory.getbasetemp() / "shared-store"
+    folder = tmp_path_factory.mktemp("run")
+    rsssl_run(shared, folder, "dataset=folder", f"dataset.root={tiles}", *TINY, f"evaluate={evaluate}", f"protocol={protocol}",
+              "ts=5", "finetune.epochs=2", "hydra.run.dir=run")  # fmt: skip
+    (found,) = results(folder)
+    assert 0 <= found["oa"] <= 1 and found["protocol"] == protocol
+    assert (found["pretrain"] is None) == (evaluate == "scratch")
+    if protocol == "paper" and evaluate != "ridge":
+        assert found["details"]["epoch_chosen_on_test_images"]
+
+
+def test_a_killed_pre_training_goes_on_to_the_same_weights(tiles: Path, tmp_path: Path) -> None:
+    command = ["task=pretrain", "dataset=folder", f"dataset.root={tiles}", *TINY, "pretrain.epochs=30",
+               "pretrain.checkpoint_minutes=0", "pretrain.probes=0"]  # fmt: skip
+    rsssl_run(tmp_path / "whole", tmp_path, *command)
+    process = start(tmp_path / "killed", tmp_path, *command)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "killed").glob("pretrain/*/checkpoint-*9.pt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list((tmp_path / "killed").glob("pretrain/*/done.json")), "it was killed too late"
+    text = rsssl_run(tmp_path / "killed", tmp_path, *command)
+    assert "resumed at step" in text
+    whole, resumed = (load_file(next((tmp_path / s).glob("pretrain/*/backbone.safetensors"))) for s in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_a_dataset_without_a_root_says_where_to_put_the_data(tmp_path: Path) -> None:
+    text = rsssl_run(tmp_path / "store", tmp_path, "dataset=aid", "ssl=simclr", code=2)
+    assert "data/AID" in text and "dataset.root=" in text and "Traceback" not in text
+
+
+def test_pre_training_on_two_datasets_of_different_sizes(tiles: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    rng = np.random.default_rng(1)
+    for i in range(40):
+        path = other / "all" / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_geotiff(path, rng.integers(1, 9000, (4, 56, 56)).astype(np.uint16))
+    text = rsssl_run(
+        tmp_path / "store", tmp_path, "dataset=folder", f"dataset.root={tiles}", *TINY, "ts=2", "hydra.run.dir=run",
+        "dataset.test_fraction=0.5", "pretrain.dataset=[folder,folder]", f"pretrain.root=[{tiles},{other}]",
+    )  # fmt: skip
+    assert "simclr" in text
+    # half of the evaluated folder is its test set and is never trained on, though the folder is named a second time
+    assert results(tmp_path / "run")[0]["pretrain"]["images"] == 45 + 40
+
+
+def test_too_few_labels_names_the_class_before_any_training(tiles: Path, tmp_path: Path) -> None:
+    text = rsssl_run(tmp_path / "store", tmp_path, "dataset=folder", f"dataset.root={tiles}", *TINY, "ts=25", code=2)
+    assert "24" in text and any(c in text for c in ("stripes", "blobs", "noise"))
+    assert not (tmp_path / "store" / "pretrain").exists()
+
+
+def test_two_processes_of_torchrun_train_one_model(tiles: Path, tmp_path: Path) -> None:
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "RSSSL_STORE": str(tmp_path / "store"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rsssl.run", "dataset=folder",
+         f"dataset.root={tiles}", *TINY, "ts=2", "hydra.run.dir=run"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert len(results(tmp_path / "run")) == 1 and len(list(tmp_path.rglob("results.json"))) == 1
+
+
+def test_the_validation_protocol_keeps_the_test_set_closed(tiles: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for protocol in ("clean", "validation"):
+        rsssl_run(store, tmp_path, "dataset=folder", f"dataset.root={tiles}", "ssl=none", "tracker=csv", "ts=2", "evaluate=ridge",
+                  "backbone.name=resnet10t", f"protocol={protocol}", f"hydra.run.dir={protocol}")  # fmt: skip
+    (clean,), (validation,) = results(tmp_path / "clean"), results(tmp_path / "validation")
+    assert clean["n_test"] == 3 * 6 and validation["n_test"] == 3 * 5  # a fifth of 30, and a fifth of the other 24
+    assert clean["split_hash"] != validation["split_hash"]
+    splits = [set(json.loads(p.read_text())["test"]) for p in store.glob("pack/*/split-*.json")]
+    assert len(splits) == 2 and not splits[0] & splits[1]
+
+
+METHOD = """
+from torch import nn
+from rsssl.methods import Method
+
+class Mine(Method):
+    def __init__(self, backbone, weight: float = 1.0):
+        super().__init__(backbone, views=2)
+        self.head, self.weight = nn.Linear(self.num_features, 8), weight
+
+    def forward(self, batch):
+        a, b = (self.head(self.backbone(v)) for v in batch.views)
+        return {"loss": self.weight * (a - b).square().mean() - a.std(0).mean(), "embedding": a}
+"""
+
+
+def test_a_method_of_the_users_own_is_one_yaml_and_one_file_and_an_edit_is_another_method(tiles: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "ssl").mkdir(parents=True)
+    (mine / "ssl" / "mine.yaml").write_text("_target_: my_method.Mine\nweight: 2.0\n")
+    command = ["--config-dir", str(mine), "task=pretrain", "dataset=folder", f"dataset.root={tiles}",
+               *(t for t in TINY if t != "ssl.views=2"), "ssl=mine"]  # fmt: skip
+    store = tmp_path / "store"
+    for code, artefacts in ((METHOD, 1), (METHOD, 1), (METHOD.replace("8)", "9)"), 2)):
+        (mine / "my_method.py").write_text(code)
+        rsssl_run(store, tmp_path, *command)
+        assert len(list((store / "pretrain").glob("*/done.json"))) == artefacts
+
+
+def test_a_file_in_the_working_folder_does_not_take_a_packages_place(tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text("raise SystemExit('the wrong hydra')")
+    script = "import sys; sys.path.remove(''); sys.argv = ['rsssl-run', '--cfg', 'job']; import rsssl.run; rsssl.run.main()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "pretrain:" in done.stdout, done.stderr
+
+
+def test_fine_tuning_under_torchrun_is_refused_with_what_to_type(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RSSSL_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rsssl.run",
+         "evaluate=finetune", "hydra.run.dir=run"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0 and "type task=pretrain under torchrun" in done.stderr

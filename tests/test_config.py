@@ -1,0 +1,137 @@
+"""The command line: what composes, what is refused, how fast, and that the suggestion is the right one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rsssl.compose import Composer, composed, precheck
+from rsssl.errors import UserError
+from rsssl.groups import GROUPS
+from rsssl.run import help_text, split_arguments
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EVERY = [(g, p.relative_to(REPOSITORY / "conf" / g).with_suffix("").as_posix())
+         for g in GROUPS for p in sorted((REPOSITORY / "conf" / g).rglob("*.yaml"))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "option"), EVERY, ids=[f"{g}={o}" for g, o in EVERY])
+def test_every_option_composes_and_its_file_is_short(group: str, option: str) -> None:
+    root = ["dataset.root=somewhere"] if group == "dataset" else []
+    with Composer() as composer:
+        composed(composer, [f"{group}={option}", *root])
+    text = (REPOSITORY / "conf" / group / f"{option}.yaml").read_text()
+    assert text.startswith("#"), "the first line says what the file is"
+    assert len(text.splitlines()) <= (24 if group == "experiment" else 20)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("datset=aid", "Type dataset=aid"),
+        ("dataset=aidd", "Type dataset=aid"),
+        ("dataset.rot=/data", "Type dataset.root=/data"),
+        ("pretrain.epoch=3", "Type pretrain.epochs=3"),
+        ("ssl.temprature=0.1", "Type ssl.temperature=0.1"),
+        ("ssl=simclrr", "Type ssl=simclr"),
+        ("optimizer=adamW2", "Type optimizer=adamw"),
+        ("pretrain.epochs=many", "pretrain.epochs=many"),
+        ("ssl.temperature=hot", "a number"),
+        ("ssl.views=2.5", "a whole number"),
+        ("tta=perhaps", "tta=perhaps"),
+        ("ts=0", "ts=5"),
+        ("ts=1.5", "ts=0.1"),
+        ("ts=5,20", "--multirun ts=5,20"),
+        ("protocol=dirty", "protocol=clean"),
+        ("pretrain.batch_size=0", "pretrain.batch_size=1"),
+        ("dataset.on_error=ignore", "dataset.on_error=skip"),
+        ("dataset.test_fraction=1.5", "dataset.test_fraction=0.2"),
+        ("pretrain.progressive=[[0.8]]", "pretrain.progressive='[[0.8,0.5]]'"),
+        ("pretrain.progressive=[[0.8,0.5],[0.5,1]]", "shares must rise"),
+        ("pretrain.dataset=nwpu", "nwpu_resisc45"),
+        ("finetune.augment=d5", "d4"),
+        ("experiment=paper/simclrr", "paper/simclr"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_what_was_meant(override: str, expected: str) -> None:
+    with Composer() as composer, pytest.raises(UserError) as error:
+        composed(composer, [override])
+    assert expected in str(error.value)
+    assert override.split("=")[0].split(".")[-1] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["backbone.pretrained=true", "backbone.weights=x.pth"], "backbone.pretrained=false"),
+        (["dataset=eurosat_ms", "dataset.select=[B04,B99]"], "B99"),
+        (["dataset=eurosat_ms", "pretrain.dataset=eurosat_rgb"], "bands"),
+        (["backbone.name=swin_tiny_patch4_window7_224", "pretrain.progressive=[[0.5,0.5]]"], "pretrain.progressive=[]"),
+    ],
+)
+def test_an_impossible_pair_is_refused(overrides: list[str], expected: str) -> None:
+    with Composer() as composer, pytest.raises(UserError, match=expected.replace("[", r"\[")):
+        composed(composer, overrides)
+
+
+def test_every_value_of_a_sweep_is_checked_before_the_first_job() -> None:
+    precheck(["ts=5,20", "seed=0,1,2"], None, multirun=True)
+    with pytest.raises(UserError, match="ts=0"):
+        precheck(["ts=5,20,0", "seed=0,1"], None, multirun=True)
+    with pytest.raises(UserError, match="dataset=aid"):
+        precheck(["dataset=synthetic,aidd"], None, multirun=True)
+
+
+def test_a_users_own_folder_of_configs_joins_the_groups(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "augment").mkdir()
+    own = {"_target_": "rsssl.data.Dataset", "name": "mine", "root": str(tmp_path), "bands": ["pan"]}
+    (tmp_path / "dataset" / "mine.yaml").write_text(yaml.safe_dump(own))
+    (tmp_path / "augment" / "mine.yaml").write_text((REPOSITORY / "conf/augment/d4.yaml").read_text())
+    with Composer(tmp_path) as composer:
+        cfg = composed(composer, ["dataset=mine", "augment=mine", "ssl=simclr"])
+        assert cfg.dataset.bands == ["pan"]
+        with pytest.raises(UserError, match="Type dataset=mine"):
+            composed(composer, ["dataset=mien"])
+
+
+def test_arguments_are_told_from_flags() -> None:
+    overrides, flags = split_arguments(["-m", "ts=5,20", "--config-dir", "my", "--cfg=job", "seed=0"])
+    assert overrides == ["ts=5,20", "seed=0"]
+    assert flags == {"-m": "", "--config-dir": "my", "--cfg": "job"}
+
+
+def test_the_help_names_every_group_and_option() -> None:
+    text = help_text()
+    for group, option in EVERY:
+        assert option in text, f"{group}={option}"
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run([sys.executable, "-X", "importtime", "-m", "rsssl.run", *arguments], capture_output=True, text=True,
+                          cwd=cwd, env=environment, timeout=120, check=False)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "job"], ["--version"], ["datset=aid"], ["dataset=aid", "ts=-1"]]
+)
+def test_light_commands_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == (2 if arguments[0].startswith("d") else 0), done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "rsssl.run" in done.stderr or "rsssl" in imported
+    assert not {"torch", "numpy", "timm", "torchvision", "PIL"} & imported
+    if arguments == ["--cfg", "job"]:
+        assert yaml.safe_load(done.stdout)["dataset"]["name"] == "synthetic"
+
+
+def test_multirun_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = command("--multirun", "ts=5,20", cwd=tmp_path)
+    assert done.returncode == 2 and "without torchrun" in done.stderr

@@ -1,0 +1,35 @@
+"""What setup.cfg installs is what the repository holds."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+from importlib import resources
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_every_package_is_listed() -> None:
+    listed = set(_setup()["options"]["packages"].split()) - {"#"}
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in ROOT.glob("rsssl/**/__init__.py")}
+    assert listed == found | {"rsssl.conf"}
+
+
+def test_configs_are_found_as_the_package_rsssl_conf() -> None:
+    conf = resources.files("rsssl.conf")
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert conf.joinpath(path.relative_to(ROOT / "conf").as_posix()).read_text() == path.read_text()
+
+
+def test_console_scripts_exist() -> None:
+    scripts = _setup()["options.entry_points"]["console_scripts"].strip().splitlines()
+    targets = [line.split("=")[1].strip().split(":") for line in scripts]
+    assert [line.split("=")[0].strip() for line in scripts] == ["rsssl-run", "rsssl-report"]
+    assert all(callable(getattr(importlib.import_module(module), function)) for module, function in targets)
