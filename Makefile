@@ -1,0 +1,66 @@
+# make demo: pre-train and evaluate on made-up imagery, a few minutes.   make test: ruff, mypy, pytest.   make lint
+# Each first installs what is missing: GDAL, a compiler and the venv module by apt, the rest into .venv by pip.
+PYTHON ?= python3
+PYTEST_ARGS ?= -n auto
+SHELL := /bin/bash
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test lint install
+.DELETE_ON_ERROR:
+
+demo: install
+	$(BIN)/rsssl-run --multirun experiment=demo ts=5,20 seed=0,1,2 hydra.sweep.dir=runs/demo
+	$(BIN)/rsssl-report runs/demo
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+define INSTALL
+set -euo pipefail
+say() { printf 'rsssl: %s\n' "$$*"; }
+fail() { printf 'rsssl: %s\n' "$$*" >&2; exit 1; }
+has() { command -v "$$1" >/dev/null 2>&1; }
+
+has $(PYTHON) || fail "there is no $(PYTHON) here; type: apt-get install python3"
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+  || fail "$(PYTHON) is older than Python 3.10; type: make $(MAKECMDGOALS) PYTHON=python3.11"
+
+missing=()
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+  || missing+=(python3-dev)
+has g++ || missing+=(g++)
+has gdal-config || missing+=(libgdal-dev)
+if (( $${#missing[@]} )); then
+  has apt-get || fail "missing here: $${missing[*]} (Debian's names); install them with your system's package manager"
+  sudo=()
+  if (( $$(id -u) != 0 )); then
+    has sudo || fail "missing here: $${missing[*]}; as root type: apt-get install $${missing[*]}"
+    sudo=(sudo)
+  fi
+  say "installing $${missing[*]} with apt-get"
+  "$${sudo[@]}" apt-get update -q || say "apt-get update failed; trying with the package lists at hand"
+  "$${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}" \
+    || fail "apt-get failed; type: $${sudo[*]} apt-get install $${missing[*]}"
+fi
+
+[ -x $(BIN)/pip ] || { say "creating .venv"; $(PYTHON) -m venv --clear .venv; }
+say "installing rsssl and what it needs into .venv; torch alone is some GB, so this takes minutes the first time"
+$(BIN)/pip install --disable-pip-version-check -e '.[test]'
+version=$$(gdal-config --version)
+say "building the Python bindings of GDAL $$version"
+$(BIN)/pip install --disable-pip-version-check --use-pep517 "gdal==$$version" \
+  || fail "the bindings of GDAL $$version did not build; the lines above say why"
+touch $(INSTALLED)
+endef
+export INSTALL
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@bash -c "$$INSTALL"
