@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError, nearest
+from rsssl.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 

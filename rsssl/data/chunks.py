@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .conform import Form, conform, valid_mask
-from .raster import BadImage
+from rsssl.data.conform import Form, conform, valid_mask
+from rsssl.data.raster import BadImage
 
 CHUNK_BYTES = 8 << 20
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..rng import permutation
-from .catalog import Catalog
-from .dataset import Dataset
-from .raster import BadImage, Raster, read
+from rsssl.data.catalog import Catalog
+from rsssl.data.dataset import Dataset
+from rsssl.data.raster import BadImage, Raster, read
+from rsssl.errors import UserError
+from rsssl.rng import permutation
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from .catalog import Catalog, scan, source_listing
+from rsssl.data.catalog import Catalog, scan, source_listing
+from rsssl.errors import UserError
 
 
 @dataclass
@@ -74,14 +74,14 @@ class Dataset:
             raise UserError(f"dataset={self.name} needs the folder of the images: type dataset.root=/path/to/images")
         root = Path(self.root).expanduser()
         if self.generate is not None:
-            from .synthetic import ensure
+            from rsssl.data.synthetic import ensure
 
             root = ensure(root, **self.generate)
         elif self.download and not root.exists():
             if not self.url or not self.md5:
                 raise UserError(f"dataset={self.name} has no download: its publisher offers none that a program may "
                                 f"fetch. {self.hint()}")  # fmt: skip
-            from .download import fetch_and_extract
+            from rsssl.data.download import fetch_and_extract
 
             fetch_and_extract(self.url, self.md5, root)
         return scan(root, self.classes, hint=self.hint())

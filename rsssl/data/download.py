@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from ..errors import UserError
+from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..models.card import SensorCard
-from .catalog import Catalog, source_listing
-from .chunks import Plan, read_progress
-from .conform import find_form
-from .dataset import Dataset
-from .parallel import run_chunks
+from rsssl.data.catalog import Catalog, source_listing
+from rsssl.data.chunks import Plan, read_progress
+from rsssl.data.conform import find_form
+from rsssl.data.dataset import Dataset
+from rsssl.data.parallel import run_chunks
+from rsssl.errors import UserError
+from rsssl.models.card import SensorCard
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Generator
 from typing import Any
 
-from .chunks import Plan, do_chunk
-from .worker import Died, Worker
+from rsssl.data.chunks import Plan, do_chunk
+from rsssl.data.worker import Died, Worker
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
-from . import geotiff
+from rsssl.data import geotiff
+from rsssl.errors import UserError
 
 INSTALL_GDAL = (
     "Install GDAL: on Debian or Ubuntu `apt-get install gdal-bin libgdal-dev python3-dev g++` and then "

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
-from ..rng import fold, hash64_numpy
+from rsssl.errors import UserError
+from rsssl.rng import fold, hash64_numpy
 
 
 class Split(NamedTuple):

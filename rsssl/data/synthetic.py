@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..rng import fold, hash64_numpy
-from .raster import write_geotiff
-from .textures import CLASSES, Draws, Structure, fractal
+from rsssl.data.raster import write_geotiff
+from rsssl.data.textures import CLASSES, Draws, Structure, fractal
+from rsssl.errors import UserError
+from rsssl.rng import fold, hash64_numpy
 
 log = logging.getLogger(__name__)
 

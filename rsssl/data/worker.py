@@ -14,8 +14,8 @@ import subprocess
 import sys
 from typing import Any
 
-from ..errors import UserError
-from .chunks import Plan, do_chunk
+from rsssl.data.chunks import Plan, do_chunk
+from rsssl.errors import UserError
 
 
 class Died(Exception):
