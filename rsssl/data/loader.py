@@ -101,6 +101,11 @@ class PoolBatches:
         seed: int, order_key: str, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.pool, self.views, self.n_views = pool, views, n_views
+        if batch_size % world_size():
+            raise UserError(
+                f"pretrain.batch_size={batch_size} is not a multiple of the {world_size()} processes: "
+                f"type pretrain.batch_size={world_size() * max(1, batch_size // world_size())}"
+            )
         self.batch_size = min(batch_size, len(pool)) // world_size() * world_size()
         if self.batch_size == 0:
             raise UserError(

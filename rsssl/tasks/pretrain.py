@@ -80,8 +80,6 @@ def plan(cfg: DictConfig, store: Store) -> Pretraining:
         inputs["weights"] = file_hash(cfg.backbone.weights)
     if code := own_code(inputs):
         inputs["code"] = code
-    if distributed.world_size() > 1:  # batch norm's statistics are each rank's own on CPUs
-        inputs["processes"] = distributed.world_size()
     return Pretraining(parts, indices, size, mean, std, lr, inputs)
 
 

@@ -94,6 +94,12 @@ def test_ranks_share_the_global_batch(one: Pack, monkeypatch: pytest.MonkeyPatch
         assert sorted(np.concatenate([parts[0][c], parts[1][c]])) == sorted(whole[c])
 
 
+def test_a_batch_that_the_ranks_cannot_share_evenly_is_refused(one: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match=r"pretrain\.batch_size=3"):
+        batches(Pool([Source(one, np.arange(11))]), batch_size=4)
+
+
 def test_a_pool_smaller_than_a_batch_is_one_batch(one: Pack) -> None:
     loader = batches(Pool([Source(one, np.arange(3))]), batch_size=64)
     assert loader.batch_size == 3 and loader.steps_per_epoch == 1
