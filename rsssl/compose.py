@@ -125,8 +125,8 @@ def check_named(composer: Composer, cfg: DictConfig) -> None:
             )
 
 
-def precheck(overrides: list[str], config_dir: str | None, multirun: bool) -> None:
-    """Checks a whole command line, sweeps included, before anything else happens."""
+def precheck(overrides: list[str], config_dir: str | None, multirun: bool, data: bool = False) -> None:
+    """Checks a whole command line, sweeps included, before anything else happens; with `data`, that the folders are there."""
     with Composer(config_dir) as composer:
         try:
             parsed = OverridesParser.create().parse_overrides(overrides)
@@ -135,7 +135,18 @@ def precheck(overrides: list[str], config_dir: str | None, multirun: bool) -> No
                 f"{error}\nAn override is typed key=value, for example ts=5 or dataset.root=/data"
             ) from None
         for line in expand(parsed) if multirun else [overrides]:
-            composed(composer, line)
+            cfg = composed(composer, line)
+            if data:
+                locate(cfg)
+
+
+def locate(cfg: DictConfig) -> None:
+    """Raises UserError when the dataset's folder is missing: said now, not after torch has been loaded."""
+    from rsssl.data import Dataset
+
+    fields = OmegaConf.to_container(cfg.dataset, resolve=True)
+    assert isinstance(fields, dict)
+    Dataset(**{str(k): v for k, v in fields.items() if k != "_target_"}).located()
 
 
 def explain(composer: Composer, overrides: list[str], error: HydraException) -> str:

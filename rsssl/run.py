@@ -101,7 +101,7 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
     from rsssl.compose import CONFIG_MODULE, ROOT, precheck
 
     if "--info" not in flags and "-i" not in flags and "--config-name" not in flags and "-cn" not in flags:
-        precheck(overrides, config_dir, multirun)
+        precheck(overrides, config_dir, multirun, data="--cfg" not in flags and "-c" not in flags)
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()

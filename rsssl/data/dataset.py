@@ -65,14 +65,21 @@ class Dataset:
             text += "; to fetch them from their publisher, type dataset.download=true"
         return text
 
+    def located(self) -> Path:
+        """The root folder; UserError when there is none and none will be made, naming where to put the data."""
+        if not self.root:
+            raise UserError(f"dataset={self.name} needs the folder of the images: type dataset.root=/path/to/images")
+        root = Path(self.root).expanduser()
+        if not root.exists() and self.generate is None and not self.download:
+            raise UserError(f"The image folder {root} does not exist. {self.hint()}")
+        return root
+
     def catalog(self) -> Catalog:
         """The images found under the root; makes the synthetic dataset, or downloads, when that is asked for.
 
         Raises UserError when there is no root, naming where to put the data and what to type.
         """
-        if not self.root:
-            raise UserError(f"dataset={self.name} needs the folder of the images: type dataset.root=/path/to/images")
-        root = Path(self.root).expanduser()
+        root = self.located()
         if self.generate is not None:
             from rsssl.data.synthetic import ensure
 
