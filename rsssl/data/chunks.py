@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,16 @@ class Plan:
     form: Form
     images: str  # file of pixels, (N, C, H, W) of form.dtype
     moments: str  # file of float64 (N, C, 3): valid pixels, sum, sum of squares, in 0..1 units
+
+    def to_json(self) -> str:
+        """One line of text that `from_json` reads back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        fields = json.loads(text)
+        form: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["form"].items()}
+        return cls(**(fields | {"paths": tuple(fields["paths"]), "form": Form(**form)}))
 
     @property
     def shape(self) -> tuple[int, int, int]:

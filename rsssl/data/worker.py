@@ -1,4 +1,4 @@
-"""A decoding process: the plan (pickled) on standard input, then "start stop" lines; a line of JSON back for each.
+"""A decoding process: the plan on standard input as a line of JSON, then "start stop" lines; a line of JSON back for each.
 
 Plain subprocesses instead of multiprocessing: the parent's main script is not imported again (it may hold torch),
 scripts need no `__main__` guard, and a worker whose parent was killed sees its input end and leaves.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import subprocess
 import sys
 from typing import Any
@@ -29,7 +28,7 @@ class Worker:
         env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
         self._process = subprocess.Popen([sys.executable, "-m", __name__], env=env,
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
-        self._plan: bytes | None = pickle.dumps(plan)
+        self._plan: bytes | None = (plan.to_json() + "\n").encode()
 
     def do(self, start: int, stop: int) -> dict[str, Any]:
         """`do_chunk` in the worker. Raises what it raised, or Died."""
@@ -63,7 +62,7 @@ def main() -> None:
     """The worker's end."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
-    plan = pickle.load(sys.stdin.buffer)
+    plan = Plan.from_json(sys.stdin.buffer.readline().decode())
     for line in sys.stdin.buffer:
         start, stop = map(int, line.split())
         record: dict[str, Any]
