@@ -15,7 +15,7 @@ from rsssl.groups import GROUPS, group_options
 HELP = """\
 rsssl-run: pre-train a backbone on unlabelled imagery, then classify scenes from a few labels per class.
 
-  rsssl-run                                              the built-in synthetic dataset, start to finish
+  rsssl-run                                              the built-in synthetic dataset (add experiment=demo: 2 minutes)
   rsssl-run dataset=folder dataset.root=/my/tiles ts=5   your own imagery, one folder a class, 5 labels per class
   rsssl-run --multirun dataset=aid ssl=simclr ts=5,20 seed=0,1,2     a sweep; the pre-training is done once
   rsssl-report multirun/...                              one table and its figures from any runs
@@ -33,6 +33,7 @@ Keys people use, as key=value:
   pretrain.batch_size=256   images a step
   pretrain.lr=0.001         peak learning rate (null: the optimizer's own)
   backbone.name=convnext_tiny   any timm model
+  checkpoint=DIR            evaluate weights that exist: a run folder, or what task=pretrain printed
   paths.store=DIR           where packed data, pre-trained weights and features are kept (RSSSL_STORE)
 
 Flags: --multirun (-m) sweeps comma-separated values; --cfg job prints the composed configuration;

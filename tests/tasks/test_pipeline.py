@@ -66,9 +66,10 @@ def test_a_sweep_pre_trains_once_and_leaves_a_table(tiles: Path, tmp_path: Path)
         *TINY,
         "ts=2,5",
         "seed=0,1",
-        "hydra.sweep.dir=sweep",
     ]
     text = rsssl_run(store, tmp_path, *command)
+    (sweep,) = (tmp_path / "multirun").glob("*/*")  # where a sweep goes when nothing says otherwise
+    sweep.rename(tmp_path / "sweep")
     assert len(list((store / "pretrain").glob("*/done.json"))) == 1
     found = results(tmp_path / "sweep")
     assert [(r["ts"], r["seed"]) for r in found] == [(2, 0), (2, 1), (5, 0), (5, 1)]
