@@ -17,6 +17,7 @@ from rsssl.errors import UserError
 # clean: nothing is chosen on the test set. validation: for tuning, a part of the pool plays the test set, which stays closed.
 # paper: the published code's choice of the best epoch on half of the test images.
 PROTOCOLS = ("clean", "validation", "paper")
+COMPILE = ("default", "reduce-overhead", "max-autotune")  # the modes of torch.compile; the second is CUDA graphs
 
 
 # OmegaConf resolves annotations at run time: `Optional` spelled as in Python 3.10 works, forward references do not.
@@ -123,6 +124,7 @@ class Config:
     baselines: bool = True
     checkpoint: str | None = None
     device: str = "auto"
+    compile: str | None = None
     workers: int | None = None
 
 
@@ -162,6 +164,8 @@ def check(cfg: Any) -> None:
         cfg, "pretrain.images", "pretrain.epochs", "pretrain.batch_size", "pretrain.image_size", "pretrain.lr",
         "pretrain.log_every", "finetune.epochs", "finetune.batch_size", "finetune.lr", "dataset.size",
     )  # fmt: skip
+    if cfg.compile is not None and cfg.compile not in COMPILE:
+        raise UserError(f"compile={cfg.compile} is unknown: type compile={' or compile='.join(COMPILE)} or compile=null")
     if cfg.protocol not in PROTOCOLS:
         raise UserError(f"protocol={cfg.protocol} is unknown: type protocol={' or protocol='.join(PROTOCOLS)}")
     if cfg.dataset.on_error not in ("raise", "skip"):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsssl.augment.ops import Params, PixelOperation, Pixels, interval, rows_of
+from rsssl.augment.ops import Params, PixelOperation, Pixels, interval, kernels, rows_of
 from rsssl.errors import UserError
 from rsssl.rng import uniform
 
@@ -50,10 +50,16 @@ class Blur(PixelOperation):
         if not bool(params["on"].any()):
             return
         rows = rows_of(params["on"])
+        # weights that sum to one commute with what is still to be done to the values
+        if compiled := kernels(pixels.values.device):
+            which = torch.arange(len(pixels.values)) if rows is None else rows
+            weights = self._weights(params["sigma"][which], pixels.values.shape[-1])
+            compiled.over_samples(compiled.blur, len(which), pixels.arrays()[0], which.numpy(), weights.numpy())
+            pixels.blend_values(pixels.values, None)
+            return
         sigma = pixels.put(params["sigma"] if rows is None else params["sigma"][rows])
         rows = rows if rows is None else pixels.put(rows)
         x = pixels.values if rows is None else pixels.values[rows]
-        # weights that sum to one commute with what is still to be done to the values
         pixels.blend_values(_separable(x, self._weights(sigma, x.shape[-1])), rows)
 
     def _weights(self, sigma: Tensor, size: int) -> Tensor:

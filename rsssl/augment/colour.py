@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsssl.augment.ops import LUMA, Params, PixelOperation, Pixels, number, rows_of
+from rsssl.augment.ops import LUMA, Params, PixelOperation, Pixels, kernels, number
 from rsssl.rng import uniform
 
 
@@ -74,12 +74,13 @@ class Colour(PixelOperation):
             pixels.mix(s * eye + (1 - s) * gray_matrix(bands, s.device))
         if self.hue and bands != 3:
             pixels.gain(pixels.put(params["gain"]))
-        elif self.hue and bool((params["hue"] != 0).any()):
-            # not linear: the samples concerned are settled first, the others keep waiting
-            rows = rows_of(params["hue"] != 0)
-            turns = pixels.put(params["hue"] if rows is None else params["hue"][rows])
-            rows = rows if rows is None else pixels.put(rows)
-            pixels.replace(hue_rotated(pixels.settled(rows), turns), rows)
+        elif self.hue and (compiled := kernels(pixels.values.device)):
+            values, matrix, bias = pixels.arrays()
+            pixel_rows = values.reshape(len(values), bands, -1)  # a view
+            compiled.over_samples(compiled.rotate_hue, len(values), pixel_rows, matrix, bias, params["hue"].numpy())
+            pixels.replace(pixels.values)
+        elif self.hue:  # not linear: what was still to be done is done first
+            pixels.replace(hue_rotated(pixels.settled(), pixels.put(params["hue"])))
 
 
 class BandGain(PixelOperation):

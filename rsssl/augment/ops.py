@@ -7,16 +7,35 @@ batch. `apply` is the plain form, one operation after another, readable beside i
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rsssl.errors import UserError
 
+log = logging.getLogger(__name__)
 Params = dict[str, Tensor]  # each (B, ...) on the CPU
 
 LUMA = (0.2989, 0.587, 0.114)  # the weights of torchvision's rgb_to_grayscale
+
+
+def kernels(device: torch.device) -> Any:
+    """The module of compiled loops for this device, or None where torch's own operations are to be used."""
+    return _compiled() if device.type == "cpu" else None
+
+
+@cache
+def _compiled() -> Any:
+    try:
+        return importlib.import_module("rsssl.augment.kernels")
+    except ImportError as error:
+        log.warning("views are made several times slower on this CPU (%s): type pip install numba", error)
+        return None
 
 
 class Operation:
@@ -58,13 +77,18 @@ class Pixels:
     C x C matrices each, and one pass over the pixels in the end.
     """
 
-    def __init__(self, values: Tensor, scale: float = 1.0) -> None:
-        """`scale` brings the values to 0..1 units, e.g. 1/255 for the bytes themselves."""
+    def __init__(self, values: Tensor, scale: float = 1.0, means: Tensor | None = None) -> None:
+        """`scale` brings the values to 0..1 units, e.g. 1/255 for the bytes themselves; means: of the values, (B, C)."""
         b, c = values.shape[:2]
         self.values = values
         self.matrix = torch.eye(c, device=values.device).mul_(scale).repeat(b, 1, 1)  # (B, C, C)
         self.bias = torch.zeros(b, c, device=values.device)
-        self._means: Tensor | None = None
+        self._means = means
+
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """values (B, C, S, S), matrix and bias as arrays on the same memory, for a kernel to work on in place."""
+        self.values = self.values.contiguous()
+        return self.values.numpy(), self.matrix.contiguous().numpy(), self.bias.contiguous().numpy()
 
     def put(self, value: Tensor) -> Tensor:
         return value.to(self.values.device, non_blocking=True)

@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsssl.augment.geometry import RandomAreaCrop, Resize, Symmetry
-from rsssl.augment.ops import Operation, Params, PixelOperation, Pixels
-from rsssl.augment.resample import Converter, Frame, resample
+from rsssl.augment.ops import Operation, Params, PixelOperation, Pixels, kernels
+from rsssl.augment.resample import Frame, Numbers, ToUnit, resample
 from rsssl.errors import UserError
 from rsssl.rng import fold
 
-Numbers = Tensor | Sequence[float]
-_CHUNK_BYTES = {"cpu": 4 << 20}  # of floats at a time, best of 0.5 to 100 MiB measured; 1 GiB on an accelerator
+PART = 256 << 20  # bytes of views made at a time
 
 
 class Policy:
@@ -53,63 +52,68 @@ class Policy:
         ids = ids.to("cpu", torch.int64)
         return {name: op.draw(fold(key, name), ids, bands, height, width) for name, op in self.operations.items()}
 
-    @torch.no_grad()
     def __call__(
-        self,
-        x: Tensor,
-        ids: Tensor,
-        key: int,
-        size: int,
-        mean: Numbers,
-        std: Numbers,
-        to_unit: Converter | None = None,
+        self, x: Tensor, ids: Tensor, key: int, size: int, mean: Numbers, std: Numbers, to_unit: ToUnit | None = None
     ) -> Tensor:
-        """Views of x (B, C, H, W) for samples ids (B,) int64 -> float32 (B, C, size, size), (value - mean) / std.
+        """One view of each image of x: `views` with one key, (B, C, size, size)."""
+        return self.views(x, ids, [key], size, mean, std, to_unit)[0]
 
-        x holds floats in 0..1, bytes (taken as n / 255), or what `to_unit` converts to floats in 0..1. mean and std:
-        (C,), in 0..1 units. On a CPU, bytes of images over about 64 px are rounded to bytes again by the resampling.
+    @torch.no_grad()
+    def views(
+        self, x: Tensor, ids: Tensor, keys: Sequence[int], size: int, mean: Numbers, std: Numbers,
+        to_unit: ToUnit | None = None,
+    ) -> Tensor:  # fmt: skip
+        """A view for each of V keys of x (B, C, H, W), samples ids (B,) int64 -> float32 (V, B, C, size, size).
+
+        x holds floats in 0..1, bytes (taken as n / 255), or what `to_unit` converts to floats in 0..1. The views are
+        (value - mean) / std; mean and std (C,) in 0..1 units.
         """
         b, c, height, width = x.shape
-        params = self.draw(key, ids, c, height, width, size)
-        out = torch.empty((b, c, size, size), device=x.device)
-        step = max(1, _CHUNK_BYTES.get(x.device.type, 1 << 30) // (4 * c * max(size * size, height * width)))
+        draws = [self.draw(key, ids, c, height, width, size) for key in keys]
+        params = {name: {k: torch.cat([d[name][k] for d in draws]) for k in draws[0][name]} for name in self.operations}
+        index = torch.arange(b).repeat(len(keys))
+        out = torch.empty((len(index), c, size, size), device=x.device)
+        parts = -(-4 * out.numel() // PART)
         with torch.autocast(x.device.type, enabled=False):
-            for start in range(0, b, step):
-                rows = slice(start, min(start + step, b))
-                part = {name: {k: v[rows] for k, v in op.items()} for name, op in params.items()}
-                self._render(x[rows], part, size, mean, std, to_unit, out[rows])
-        return out
+            for part in range(parts):
+                rows = slice(len(index) * part // parts, len(index) * (part + 1) // parts)
+                mine = {name: {k: v[rows] for k, v in op.items()} for name, op in params.items()}
+                self._render(x, index[rows], mine, mean, std, to_unit, out[rows])
+        return out.unflatten(0, (len(keys), b))
 
     def _render(
-        self,
-        x: Tensor,
-        params: dict[str, Params],
-        size: int,
-        mean: Numbers,
-        std: Numbers,
-        to_unit: Converter | None,
+        self, x: Tensor, index: Tensor, params: dict[str, Params], mean: Numbers, std: Numbers, to_unit: ToUnit | None,
         out: Tensor,
-    ) -> None:
-        height, width = x.shape[-2:]
+    ) -> None:  # fmt: skip
+        """Views of images index (n,) of x into out (n, C, size, size)."""
+        (n, bands, size), (height, width) = out.shape[:3], x.shape[-2:]
         first = None if self._resize is None else size + self._resize.extra
-        frame = Frame.full(len(x), first or height, first or width)
+        frame = Frame.full(n, first or height, first or width)
         for name, op in self.operations.items():
             if isinstance(op, (RandomAreaCrop, Symmetry)):
                 frame = op.frame(params[name], frame)
-        scale = 1 / 255 if to_unit is None and not x.is_floating_point() else 1.0
-        pixels = Pixels(resample(x, frame, size, first, to_unit), scale)
+        values, means = resample(x, index, frame, first, to_unit, out)
+        pixels = Pixels(values, 1 / 255 if to_unit is None and not x.is_floating_point() else 1.0, means)
         for name, pixel_op in self._pixel_ops.items():
             pixel_op.fuse(pixels, params[name])
         mean, std = as_bands(mean, out), as_bands(std, out)
         pixels.gain((1 / std)[None], (-mean / std)[None])
-        if any(op.mixes for op in self._pixel_ops.values()):
+        low, high = -mean / std, (1 - mean) / std  # of 0 and 1, in standardised units
+        mixes = any(op.mixes for op in self._pixel_ops.values())
+        if compiled := kernels(x.device):
+            y, matrix, bias = pixels.arrays()
+            compiled.over_samples(
+                compiled.finish, n, y.reshape(n, bands, -1), matrix, bias, mixes, low.numpy(), high.numpy()
+            )
+            if pixels.values.data_ptr() != out.data_ptr():
+                out.copy_(pixels.values)
+            return
+        if mixes:
             y = torch.baddbmm(pixels.bias[:, :, None], pixels.matrix, pixels.values.flatten(2)).view(out.shape)
         else:
             gain = pixels.matrix.diagonal(dim1=1, dim2=2)[:, :, None, None]
             y = (pixels.values * gain).add_(pixels.bias[:, :, None, None])
-        # clamped to 0..1, in standardised units; two calls, because clamp with bounds per band is 4 times slower
-        y = torch.maximum(y, (-mean / std)[:, None, None], out=y)
-        torch.minimum(y, ((1 - mean) / std)[:, None, None], out=out)
+        torch.clamp(y, low[:, None, None], high[:, None, None], out=out)
 
     @torch.no_grad()
     def plain(self, x: Tensor, ids: Tensor, key: int, size: int, mean: Numbers, std: Numbers) -> Tensor:

@@ -1,20 +1,22 @@
 """Crop, flip, turn and resize in one antialiased bilinear resampling.
 
 The filter is the triangle of PyTorch's `interpolate(mode="bilinear", antialias=True)`, cut at the edges of the crop, so
-the result equals "crop, then resize, then flip and turn". Two ways of computing it, chosen by measured rule: see
-`use_products`.
+the result equals "crop, then resize, then flip and turn". A CPU sums the few pixels under each triangle (kernels.py); an
+accelerator takes two dense matrix products for all samples, as a launch for each costs more than the arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Converter = Callable[[Tensor], Tensor]  # stored values -> floats in 0..1
+from rsssl.augment.ops import kernels
+
+Numbers = Tensor | Sequence[float]
 
 
 class Frame(NamedTuple):
@@ -33,48 +35,59 @@ class Frame(NamedTuple):
         zero, no = torch.zeros(b, dtype=torch.int64), torch.zeros(b, dtype=torch.bool)
         return Frame(zero, zero, zero + height, zero + width, no, no, no)
 
-    def rows(self, which: slice) -> Frame:
-        return Frame(*(field[which] for field in self))
+    def code(self) -> Tensor:
+        """The symmetry of each view as `turn` numbers them, (B,) int64."""
+        return self.transpose * 4 + self.flip_v * 2 + self.flip_h * 1
 
 
-def use_products(height: int, width: int, size: int, device: torch.device) -> bool:
-    """Whether two dense matrix products beat a call of `interpolate` for each sample.
+class ToUnit:
+    """Stored values to floats in 0..1: (value - low) / (high - low) per band, clamped; nodata and NaN become the mean.
 
-    On accelerators always (a launch for each sample costs more than the arithmetic). On a CPU up to about 64 -> 64:
-    on one thread, 3 bands, uint8, a sample takes 0.02 ms against 0.06 (64 -> 32), 0.08 against 0.07 (64 -> 64),
-    0.5 against 0.06 (128 -> 96), 3.9 against 0.2 (256 -> 224).
+    low, high, mean: (C,) numbers, the first two in stored units, mean in 0..1 units. nodata: a stored value, or None.
     """
-    return device.type != "cpu" or height * width * size + height * size * size <= 600_000
+
+    def __init__(self, low: Numbers, high: Numbers, mean: Numbers, nodata: float | None) -> None:
+        self.low, self.high, self.mean = (torch.as_tensor(v, dtype=torch.float32) for v in (low, high, mean))
+        self.nodata = torch.nan if nodata is None else float(nodata)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) of any type -> float32."""
+        y = x.to(torch.float32)
+        low, high, mean = (v.to(x.device)[:, None, None] for v in (self.low, self.high, self.mean))
+        missing = (y == torch.tensor(self.nodata, device=x.device)) | y.isnan()
+        return torch.where(missing, mean, ((y - low) / (high - low)).clamp_(0.0, 1.0))
 
 
-def resample(x: Tensor, frame: Frame, size: int, first: int | None, to_unit: Converter | None) -> Tensor:
-    """x (B, C, H, W) -> float32 (B, C, size, size) by `frame`.
+def resample(
+    x: Tensor, index: Tensor, frame: Frame, first: int | None, to_unit: ToUnit | None, out: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Images index (n,) of x (B, C, H, W) by `frame`, (n, C, size, size) float32; and the bands' means (n, C) if at hand.
 
-    first: resize the image to (first, first) before; `frame` is then in the pixels of that. to_unit converts the
-    stored values before anything else; None for floats, and for bytes that are resampled as they are. On the
-    `interpolate` path those come out rounded to whole numbers, as from torchvision, and 1.5 to 2.5 times sooner than
-    floats. Never returns the memory of x.
+    first: resize the image to (first, first) before; `frame` is then in the pixels of that. to_unit converts the stored
+    values; None leaves them as they are. out (n, C, size, size) may be used for the result; the memory of x never is.
     """
-    height, width = x.shape[-2:]
-    if first is None:
-        whole = (frame.height == height) & (frame.width == width)
-        if height == width == size and bool(whole.all()):
-            return turned(x.to(torch.float32, copy=True) if to_unit is None else to_unit(x), frame)
-    if use_products(height, width, size, x.device):
-        return _by_products((to_unit or _float)(x), frame, size, first)
-    if first is not None:
-        x = F.interpolate((to_unit or _bytes)(x), (first, first), mode="bilinear", antialias=True)
-        to_unit = None
-    return _by_samples(x, frame, size, to_unit)
+    if compiled := kernels(x.device):
+        return out, _by_kernel(compiled, x, index, frame, first or 0, to_unit, out)
+    x = x[index.to(x.device)]
+    x = x.to(torch.float32) if to_unit is None else to_unit(x)
+    return _by_products(x, frame, out.shape[-1], first), None
 
 
-def _float(x: Tensor) -> Tensor:
-    return x.to(torch.float32)
-
-
-def _bytes(x: Tensor) -> Tensor:
-    # torch has a fast path for bytes of up to four bands; its general one for bytes is slower than floats
-    return x if x.dtype == torch.uint8 and x.shape[1] <= 4 else x.to(torch.float32)
+def _by_kernel(
+    compiled: Any, x: Tensor, index: Tensor, frame: Frame, first: int, to_unit: ToUnit | None, out: Tensor
+) -> Tensor:
+    n, bands = out.shape[:2]
+    means, zero, one = torch.empty(n, bands), torch.zeros(bands), torch.ones(bands)
+    low, gain, fill = (
+        (zero, one, zero) if to_unit is None else (to_unit.low, 1 / (to_unit.high - to_unit.low), to_unit.mean)
+    )
+    missing = np.float32(torch.nan if to_unit is None else to_unit.nodata)
+    boxes = torch.stack(list(frame[:4]), 1)
+    compiled.over_samples(
+        compiled.resample, n, x.contiguous().numpy(), index.numpy(), boxes.numpy(), frame.code().numpy(), first,
+        low.numpy(), gain.numpy(), to_unit is not None, missing, fill.numpy(), out.numpy(), means.numpy(),
+    )  # fmt: skip
+    return means
 
 
 def _by_products(x: Tensor, frame: Frame, size: int, first: int | None) -> Tensor:
@@ -110,30 +123,6 @@ def _weights(start: Tensor, length: Tensor, flip: Tensor, n: int, size: int, dev
     distance = ((pixel / reach)[:, None, :] - ((out + 0.5) * scale / reach)[:, :, None]).abs_()  # (B, size, n)
     weights = torch.sub(cap, distance, out=distance).clamp_min_(0.0)
     return weights.div_(weights.sum(2, keepdim=True))
-
-
-def _by_samples(x: Tensor, frame: Frame, size: int, to_unit: Converter | None) -> Tensor:
-    convert = to_unit or _bytes
-    boxes = torch.stack(list(frame[:4]), 1).tolist()
-    parts = []
-    for i, (top, left, h, w) in enumerate(boxes):
-        crop = convert(x[i : i + 1, :, top : top + h, left : left + w])
-        if h != size or w != size:
-            if crop.dtype == torch.uint8:  # interleaved bytes are the fastest of all
-                crop = crop.contiguous(memory_format=torch.channels_last)
-            crop = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)
-        parts.append(crop)
-    return turned(torch.cat(parts).to(torch.float32, memory_format=torch.contiguous_format), frame)
-
-
-def turned(x: Tensor, frame: Frame) -> Tensor:
-    """x (B, C, S, S) with each sample's own symmetry; in place where it can."""
-    code = frame.transpose.to(torch.int64) * 4 + frame.flip_v.to(torch.int64) * 2 + frame.flip_h.to(torch.int64)
-    for symmetry in range(1, 8):
-        rows = (code == symmetry).nonzero()[:, 0].to(x.device)
-        if len(rows):
-            x[rows] = turn(x[rows], symmetry)
-    return x
 
 
 def turn(x: Tensor, symmetry: int) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rsssl.augment.ops import Operation
-from rsssl.augment.policy import Numbers, Policy
+from rsssl.augment.policy import Policy
+from rsssl.augment.resample import Numbers, ToUnit
 from rsssl.errors import UserError
 from rsssl.rng import fold
 
@@ -44,26 +44,21 @@ class Views:
         self.policies = [Policy(ops) for ops in lists]
 
     def render(
-        self,
-        x: Tensor,
-        ids: Tensor,
-        card: SensorCard,
-        *,
-        seed: int,
-        epoch: int,
-        view: int,
-        size: int,
-        mean: Numbers,
+        self, x: Tensor, ids: Tensor, card: SensorCard, *, seed: int, epoch: int, views: int, size: int, mean: Numbers,
         std: Numbers,
-    ) -> Tensor:
-        """View number `view` of stored pixels x (B, C, H, W) of samples ids (B,) -> float32 (B, C, size, size).
+    ) -> Tensor:  # fmt: skip
+        """Views 0 to views - 1 of stored pixels x (B, C, H, W) of samples ids (B,) -> float32 (views, B, C, size, size).
 
         x as in the pack (uint8, uint16, int16 or float32), on any device; ids int64, best on the CPU. Values go to 0..1
         by the card's valid range, through the policy, and out as (value - mean) / std; mean and std (C,) in 0..1 units.
-        A sample's view depends on (seed, epoch, view, its id) and its own pixels only.
+        A sample's view depends on (seed, epoch, the view's number, its id) and its own pixels only.
         """
-        policy = self.policies[view % len(self.policies)]
-        return policy(x, ids, fold(seed, epoch, view), size, mean, std, _converter(x, card))
+        kinds, convert = len(self.policies), _converter(x, card)
+        if kinds == 1:
+            keys = [fold(seed, epoch, view) for view in range(views)]
+            return self.policies[0].views(x, ids, keys, size, mean, std, convert)
+        made = [self.policies[v % kinds](x, ids, fold(seed, epoch, v), size, mean, std, convert) for v in range(views)]
+        return torch.stack(made)
 
     def __repr__(self) -> str:
         return f"Views({self.policies})"
@@ -85,20 +80,12 @@ def to_unit(x: Tensor, card: SensorCard) -> Tensor:
     """Stored values (B, C, H, W) -> float32 in 0..1 by the card's valid range; nodata becomes the band's mean."""
     if x.shape[1] != len(card.low):
         raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {len(card.low)}")
-    y = x.to(torch.float32)
-    missing = None
-    if card.nodata is not None and card.nodata == card.nodata:
-        missing = y == torch.tensor(card.nodata, dtype=torch.float32, device=x.device)
-    if x.is_floating_point():
-        missing = y.isnan() if missing is None else missing | y.isnan()
-    low, high, mean = (
-        torch.tensor(v, dtype=torch.float32, device=x.device)[:, None, None] for v in (card.low, card.high, card.mean)
-    )
-    y = ((y - low) / (high - low)).clamp_(0.0, 1.0)
-    return y if missing is None else torch.where(missing, mean, y)
+    return ToUnit(card.low, card.high, card.mean, card.nodata)(x)
 
 
-def _converter(x: Tensor, card: SensorCard) -> partial[Tensor] | None:
+def _converter(x: Tensor, card: SensorCard) -> ToUnit | None:
     """None for plain bytes, whose conversion is left to the end (a factor of the colour matrix)."""
+    if x.shape[1] != len(card.low):
+        raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {len(card.low)}")
     whole = card.nodata is None and all(v == 0 for v in card.low) and all(v == 255 for v in card.high)
-    return None if x.dtype == torch.uint8 and whole and x.shape[1] == len(card.low) else partial(to_unit, card=card)
+    return None if x.dtype == torch.uint8 and whole else ToUnit(card.low, card.high, card.mean, card.nodata)

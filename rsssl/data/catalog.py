@@ -45,8 +45,9 @@ class Catalog:
 def source_listing(catalog: Catalog) -> str:
     """sha256 over every file's path, size and modification time: when it changes, the source was changed."""
     digest = hashlib.sha256()
+    root = os.path.join(catalog.root, "")
     for path in catalog.paths:
-        stat = os.stat(catalog.root / path)
+        stat = os.stat(root + path)
         digest.update(os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -119,7 +120,9 @@ def _build(
         label = names.index(name) if names else -1
         for folder in folders:
             before = len(found)
-            found += [(os.fsencode(p.relative_to(root).as_posix()), label) for p in _images(folder, extensions)]
+            inside = folder.relative_to(root).as_posix()
+            above = "" if inside == "." else inside + "/"
+            found += [(os.fsencode(above + path), label) for path in _images(folder, extensions)]
             if names and len(found) == before:
                 raise UserError(f"The class folder {folder} holds no image. Put images into it, or remove it: "
                                 f"rmdir '{folder}'")  # fmt: skip
@@ -170,14 +173,16 @@ def _is_image(entry: os.DirEntry[str], extensions: frozenset[str]) -> bool:
 
 
 def _images(
-    folder: Path, extensions: frozenset[str], above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[Path]:
+    folder: str | Path, extensions: frozenset[str], above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """POSIX paths, relative to `folder`, of the images in it and below."""
     stat = os.stat(folder)
     if (stat.st_dev, stat.st_ino) in above:
         return  # a symbolic link to a folder that we are inside of
     above |= {(stat.st_dev, stat.st_ino)}
     for entry in os.scandir(folder):
         if _is_image(entry, extensions):
-            yield folder / entry.name
+            yield entry.name
         elif entry.is_dir() and not entry.name.startswith((".", "__MACOSX")):
-            yield from _images(folder / entry.name, extensions, above)
+            for path in _images(entry.path, extensions, above):
+                yield f"{entry.name}/{path}"

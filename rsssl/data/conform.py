@@ -39,7 +39,7 @@ class Form:
     high: tuple[float, ...]
 
 
-def conform(path: Path, form: Form) -> tuple[np.ndarray, str]:
+def conform(path: str | Path, form: Form) -> tuple[np.ndarray, str]:
     """Read one image and bring it into `form`: (C, H, W), and what was done to it ("", "grey", "resized", ...).
 
     Raises BadImage, saying what was found and what was expected.
@@ -64,7 +64,7 @@ def conform(path: Path, form: Form) -> tuple[np.ndarray, str]:
     return pixels, "+".join(done)
 
 
-def _common_nodata(path: Path, pixels: np.ndarray, declared: float | None, form: Form) -> np.ndarray:
+def _common_nodata(path: str | Path, pixels: np.ndarray, declared: float | None, form: Form) -> np.ndarray:
     """One value for all that means nothing: the form's nodata."""
     if form.dtype == "float32":
         missing = ~np.isfinite(pixels)

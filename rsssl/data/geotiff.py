@@ -2,7 +2,8 @@
 
 Writes classic TIFF 6.0: band-interleaved strips, deflate or raw, with the georeferencing tags of the GeoTIFF 1.1
 standard (OGC 19-008r4) for one EPSG code, and GDAL's tags for band names and nodata. Reads what it writes, and more
-generally strips or tiles, pixel- or band-interleaved, raw or deflate, with or without the horizontal predictor.
+generally strips or tiles, pixel- or band-interleaved, raw or deflate, with or without the horizontal predictor. For
+small tiles it is several times quicker than GDAL, so plain files are read with it everywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, SAMPLES, ROWS, STR
 PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, EXTRA, FORMAT = (
     284, 317, 322, 323, 324, 325, 338, 339)  # fmt: skip
 PIXEL_SCALE, TIE_POINT, GEO_KEYS, GDAL_METADATA, GDAL_NODATA = 33550, 33922, 34735, 42112, 42113
-_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
+FILL_ORDER, DESCRIPTION = 266, 270
+_READ = frozenset((
+    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, SAMPLES, ROWS, STRIP_BYTES, PLANAR, PREDICTOR, TILE_WIDTH,
+    TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, FORMAT, PIXEL_SCALE, TIE_POINT, GEO_KEYS, GDAL_METADATA, GDAL_NODATA, FILL_ORDER,
+    DESCRIPTION,
+))  # fmt: skip
+_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "Q", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
 _SAMPLE = {"u": 1, "i": 2, "f": 3}
 
 
@@ -114,7 +121,8 @@ def read(path: str | Path) -> GeoTiff:
 
     Raises Unsupported for what is left to GDAL, ValueError for a damaged file, OSError as `open` does.
     """
-    data = Path(path).read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        data = file.read()
     if data[:4] not in (b"II*\0", b"MM\0*"):
         raise Unsupported("not a classic TIFF")
     order = "<" if data[:1] == b"I" else ">"
@@ -138,15 +146,15 @@ def _tags(data: bytes, order: str) -> dict[int, Any]:
     (start,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, start)
     tags: dict[int, Any] = {}
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind, n = struct.unpack_from(order + "HHI", data, entry)
-        if kind not in _TYPES:
+    entries = struct.iter_unpack(order + "HHI4s", data[start + 2 : start + 2 + 12 * count])
+    for tag, kind, n, field in entries:
+        if tag not in _READ or kind not in _TYPES:
             continue
-        layout = f"{order}{n}s" if kind == 2 else order + _TYPES[kind] * n
-        where = entry + 8
+        layout = f"{order}{n}{_TYPES[kind]}"
         if struct.calcsize(layout) > 4:
-            (where,) = struct.unpack_from(order + "I", data, where)
-        values = struct.unpack_from(layout, data, where)
+            values = struct.unpack_from(layout, data, *struct.unpack(order + "I", field))
+        else:
+            values = struct.unpack_from(layout, field)
         tags[tag] = values[0].rstrip(b"\0").decode("utf-8", "replace") if kind == 2 else values
     return tags
 
@@ -154,14 +162,17 @@ def _tags(data: bytes, order: str) -> dict[int, Any]:
 def _pixels(data: bytes, order: str, tags: dict[int, Any]) -> np.ndarray:
     w, h, c = tags[WIDTH][0], tags[HEIGHT][0], tags.get(SAMPLES, (1,))[0]
     bits, kind = set(tags.get(BITS, (1,))), set(tags.get(FORMAT, (1,)))
-    compression, predictor = tags.get(COMPRESSION, (1,))[0], tags.get(PREDICTOR, (1,))[0]
+    compression = tags.get(COMPRESSION, (1,))[0]
+    predictor = tags.get(PREDICTOR, (1,))[0] if compression != 1 else 1  # raw samples are never differences
     known = {(1, 8): "u1", (1, 16): "u2", (2, 16): "i2", (1, 32): "u4", (2, 32): "i4", (3, 32): "f4", (3, 64): "f8"}
     if len(bits) > 1 or len(kind) > 1 or (code := known.get((next(iter(kind)), next(iter(bits))))) is None:
         raise Unsupported("sample type")
     if compression not in (1, 8, 32946) or predictor not in (1, 2) or (predictor == 2 and code[0] == "f"):
         raise Unsupported(f"compression {compression}, predictor {predictor}")
-    if tags.get(PHOTOMETRIC, (1,))[0] not in (1, 2):
-        raise Unsupported("photometric interpretation")
+    if tags.get(PHOTOMETRIC, (1,))[0] not in (1, 2) or tags.get(FILL_ORDER, (1,))[0] != 1:
+        raise Unsupported("photometric interpretation, or order of bits")
+    if tags.get(DESCRIPTION, "").startswith("ImageJ"):
+        raise Unsupported("a stack whose other images are not in the directory")
     dtype = np.dtype(order + code)
     tiled = TILE_OFFSETS in tags
     bw = tags[TILE_WIDTH][0] if tiled else w
@@ -169,10 +180,14 @@ def _pixels(data: bytes, order: str, tags: dict[int, Any]) -> np.ndarray:
     offsets, sizes = (tags[TILE_OFFSETS], tags[TILE_BYTES]) if tiled else (tags[STRIP_OFFSETS], tags[STRIP_BYTES])
     planes = c if tags.get(PLANAR, (1,))[0] == 2 else 1
     depth = c // planes  # samples stored together in one block
+    if len(offsets) != planes * -(-h // bh) * -(-w // bw):
+        raise ValueError("damaged TIFF (number of blocks)")
+    if 0 in sizes:
+        raise Unsupported("blocks that are not stored")
+    if compression == 1 and not tiled and planes == 1 and _adjoin(offsets, sizes, bh * w * depth * dtype.itemsize):
+        offsets, sizes, bh = offsets[:1], (sum(sizes),), h  # strips that lie in one piece are one strip
     out = np.empty((c, h, w), dtype.newbyteorder("="))
     corners = [(p, y, x) for p in range(planes) for y in range(0, h, bh) for x in range(0, w, bw)]
-    if len(corners) != len(offsets):
-        raise ValueError("damaged TIFF (number of blocks)")
     for (plane, y, x), offset, size in zip(corners, offsets, sizes, strict=True):
         raw = data[offset : offset + size] if compression == 1 else zlib.decompress(data[offset : offset + size])
         rows, cols = min(bh, h - y), min(bw, w - x)
@@ -186,9 +201,15 @@ def _pixels(data: bytes, order: str, tags: dict[int, Any]) -> np.ndarray:
     return out
 
 
+def _adjoin(offsets: Sequence[int], sizes: Sequence[int], whole: int) -> bool:
+    """Whether blocks of `whole` bytes (the last may be shorter) follow each other without a gap."""
+    ends = range(offsets[0], offsets[0] + whole * len(offsets), whole)
+    return all(size == whole for size in sizes[:-1]) and tuple(offsets) == tuple(ends)
+
+
 def _names(tags: dict[int, Any], n: int) -> tuple[str, ...]:
     names = [""] * n
-    if text := tags.get(GDAL_METADATA):
+    if "description" in (text := tags.get(GDAL_METADATA, "")):
         try:
             items = list(ElementTree.fromstring(text))
         except ElementTree.ParseError:
@@ -196,5 +217,12 @@ def _names(tags: dict[int, Any], n: int) -> tuple[str, ...]:
         for item in items:
             band = item.get("sample", "")
             if item.get("role") == "description" and band.isdigit() and int(band) < n:
-                names[int(band)] = item.text or ""
+                names[int(band)] = _unescape(item.text or "")
     return tuple(names)
+
+
+def _unescape(text: str) -> str:
+    """GDAL escapes the text of its metadata twice, once more than XML does."""
+    for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&")):
+        text = text.replace(entity, character)
+    return text

@@ -1,5 +1,8 @@
 """From packed images to batches of views: the pool, the epoch's order, and one prefetching thread.
 
+An accelerator holds the pool's images, in their stored integers, in its own memory when they fit; else they are read ahead
+into pinned memory and copied on a stream of their own. On a CPU no worker processes are needed: batches are whole tensors.
+
 The order of an epoch is a permutation f(split hash, seed, epoch) and a batch a slice of it, so all the loader's state is one
 integer, the number of batches taken (the cursor).
 """
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from rsssl import rng
 from rsssl.data.pack import Pack
+from rsssl.engine import memory
 from rsssl.engine.distributed import rank, world_size
 from rsssl.engine.loop import Batch
 from rsssl.errors import UserError
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from rsssl.augment import Views
 
 PREFETCH = 2
+SHARE = 0.5  # of an accelerator's free memory that images may take
+SLAB = 64 << 20  # bytes copied to it at a time
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Pool:
 
     def __init__(self, sources: Sequence[Source], labels: np.ndarray | None = None) -> None:
         self.sources = list(sources)
+        self.held: list[Tensor] | None = None  # by source, when `hold` has put them into a device's memory
         self.starts = np.cumsum([0, *(len(s.indices) for s in self.sources)])
         self.labels = labels
         if len(self) == 0:
@@ -71,14 +78,47 @@ class Pool:
         for k in np.unique(which):
             positions = np.flatnonzero(which == k)
             source = self.sources[k]
-            rows = source.indices[ids[positions] - self.starts[k]]
-            parts.append((positions, source, to_tensor(source.pack.images[rows])))
+            rows = ids[positions] - self.starts[k]
+            if self.held is None:
+                x = torch.from_numpy(source.pack.read(source.indices[rows]))
+            else:
+                x = self.held[k][torch.from_numpy(rows).to(self.held[k].device)]
+            parts.append((positions, source, x))
         return parts
 
+    def hold(self, device: torch.device) -> None:
+        """Puts the pool's images into the device's memory, where `gather` takes them from then on."""
+        self.held = []
+        for source in self.sources:
+            bytes_each = source.pack.images[:1].nbytes
+            step = max(1, SLAB // bytes_each)
+            slabs = (source.pack.read(source.indices[i : i + step]) for i in range(0, len(source.indices), step))
+            self.held.append(torch.cat([torch.from_numpy(signed(slab)).to(device) for slab in slabs]))
 
-def to_tensor(array: np.ndarray) -> Tensor:
-    """A tensor of the same numbers; uint16, which few torch operations take, becomes int32."""
-    return torch.from_numpy(array.astype(np.int32) if array.dtype == np.uint16 else np.ascontiguousarray(array))
+    def fits(self, device: torch.device) -> bool:
+        """Whether an accelerator has room for the images beside a training."""
+        needed = sum(len(s.indices) * s.pack.images[:1].nbytes for s in self.sources)
+        return device.type == "cuda" and needed < SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def signed(array: np.ndarray) -> np.ndarray:
+    """The same bits; uint16, which few operations of an accelerator take, is called int16."""
+    return array.view(np.int16) if array.dtype == np.uint16 else array
+
+
+def widened(x: Tensor, dtype: str) -> Tensor:
+    """What `signed` made of stored numbers of `dtype`, as numbers again: int32 for uint16."""
+    return x.to(torch.int32) & 0xFFFF if dtype == "uint16" and x.dtype == torch.int16 else x
+
+
+def stored(pack: Pack, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Images of a pack on a device, as stored (n, C, H, W); uint16 is int32 on an accelerator."""
+    array = pack.read(rows)
+    return (
+        torch.from_numpy(array)
+        if device.type == "cpu"
+        else widened(torch.from_numpy(signed(array)).to(device), pack.card.dtype)
+    )
 
 
 class PoolBatches:
@@ -130,37 +170,55 @@ class PoolBatches:
 
     def start(self, cursor: int) -> Iterator[Batch]:
         """Batches from number `cursor` on; images are read ahead by one thread."""
-        for epoch, ids, parts, step in prefetched(self._read(cursor)):
+        if self.device.type == "cpu":
+            memory.keep()
+        elif self.pool.held is None and self.pool.fits(self.device):
+            self.pool.hold(self.device)
+        for epoch, ids, parts, step, copied in prefetched(self._read(cursor)):
+            if copied is not None:
+                torch.cuda.current_stream(self.device).wait_event(copied)
             yield self._render(epoch, ids, parts, step)
 
-    def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Part], int]]:
+    def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Part], int, torch.cuda.Event | None]]:
+        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" and self.pool.held is None else None
         for step in range(cursor, self.total_steps):
             epoch, ids = self.ids(step)
-            yield epoch, ids, self.pool.gather(ids), step
+            parts = self.pool.gather(ids)
+            if stream is None:
+                yield epoch, ids, parts, step, None
+                continue
+            with torch.cuda.stream(stream):
+                there = [
+                    (
+                        positions,
+                        source,
+                        torch.from_numpy(signed(x.numpy())).pin_memory().to(self.device, non_blocking=True),
+                    )
+                    for positions, source, x in parts
+                ]
+            yield epoch, ids, there, step, stream.record_event()
 
     def _render(self, epoch: int, ids: np.ndarray, parts: list[Part], step: int) -> Batch:
         size = self.size_at(step, self.total_steps)
-        parts = [(positions, source, x.to(self.device, non_blocking=True)) for positions, source, x in parts]
-        views = [self._view(epoch, ids, parts, view, size) for view in range(self.n_views)]
+        for _, _, x in parts:
+            if x.is_cuda:  # made on another stream, perhaps: its memory is this one's until the work here is done
+                x.record_stream(torch.cuda.current_stream(self.device))
+        rendered = [
+            self.views.render(
+                widened(x, source.pack.card.dtype), torch.from_numpy(ids[positions]), source.pack.card,
+                seed=self.seed, epoch=epoch, views=self.n_views, size=size, mean=self.mean, std=self.std,
+            )
+            for positions, source, x in parts
+        ]  # fmt: skip
+        views = rendered[0]  # (V, B, C, S, S)
+        if len(parts) > 1:  # each source's images were rendered by their own card: back into the batch's order
+            order = np.argsort(np.concatenate([positions for positions, _, _ in parts]))
+            views = torch.cat(rendered, 1)[:, torch.from_numpy(order).to(self.device)]
         labels = self.pool.labels
         return Batch(
             torch.from_numpy(ids), epoch, views,
             None if labels is None else torch.from_numpy(labels[ids]).to(self.device),
         )  # fmt: skip
-
-    def _view(self, epoch: int, ids: np.ndarray, parts: list[Part], view: int, size: int) -> Tensor:
-        """One view (B, C, size, size) of the whole batch, each source's images by their own card."""
-        rendered = [
-            self.views.render(
-                x, torch.from_numpy(ids[positions]), source.pack.card,
-                seed=self.seed, epoch=epoch, view=view, size=size, mean=self.mean, std=self.std,
-            )
-            for positions, source, x in parts
-        ]  # fmt: skip
-        if len(rendered) == 1:
-            return rendered[0]
-        order = np.argsort(np.concatenate([positions for positions, _, _ in parts]))
-        return torch.cat(rendered)[torch.from_numpy(order).to(self.device)]
 
 
 def prefetched(items: Iterator) -> Iterator:

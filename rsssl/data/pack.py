@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from rsssl.data.catalog import Catalog, source_listing
-from rsssl.data.chunks import Plan, read_progress
+from rsssl.data.chunks import Digest, Plan, read_progress
 from rsssl.data.conform import find_form
 from rsssl.data.dataset import Dataset
+from rsssl.data.disk import flushing, sha256_of, sync
 from rsssl.data.parallel import run_chunks
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
@@ -76,9 +77,23 @@ class Pack:
         return cls(folder, card, images, labels, tuple(meta["paths"]), meta["skipped"], meta["done"],
                    np.load(folder / "moments.npy"), meta["fingerprint"], meta["source"], meta["sha256"])  # fmt: skip
 
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Images of `rows` (n,) as stored, (n, C, H, W), read from the file in its order.
+
+        Plain reads: pages of the memory map `images`, once touched, count as this process's memory, these do not.
+        OSError when the file has become shorter.
+        """
+        out = np.empty((len(rows), *self.images.shape[1:]), self.images.dtype)
+        size = out[:1].nbytes
+        with open(self.folder / "images.bin", "rb", buffering=0) as file:
+            for i in np.argsort(rows, kind="stable").tolist():
+                if os.preadv(file.fileno(), [out[i].data], int(rows[i]) * size) != size:
+                    raise OSError(errno.EIO, "the file has become shorter", file.name)
+        return out
+
     def verify(self) -> None:
         """Compare the pixels with their checksum; UserError when they differ."""
-        if _sha256(self.folder / "images.bin") != self.sha256:
+        if sha256_of(self.folder / "images.bin") != self.sha256:
             raise UserError(f"The pack {self.folder} is damaged (checksum). Remove it to have it made again: "
                             f"rm -r '{self.folder}'")  # fmt: skip
 
@@ -121,8 +136,8 @@ def pack(dataset: Dataset, folder: str | Path, workers: int | None = None, progr
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").unlink(missing_ok=True)
-        records = _decode(dataset, plan, plan_hash, folder, workers or _cores(), progress)
-        return _finish(dataset, catalog, plan, records, folder, source)
+        records, sha256 = _decode(dataset, plan, plan_hash, folder, workers or _cores(), progress)
+        return _finish(dataset, catalog, plan, records, sha256, folder, source)
     except OSError as error:
         raise _explain(error, folder, len(catalog) * plan.image_bytes) from error
 
@@ -141,7 +156,8 @@ def _cores() -> int:
 
 def _decode(
     dataset: Dataset, plan: Plan, plan_hash: str, folder: Path, workers: int, progress: bool
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], str]:
+    """The chunks' records, and the sha256 of the pixels' file."""
     from tqdm import tqdm
 
     journal = folder / "progress.jsonl"
@@ -161,16 +177,19 @@ def _decode(
     n_done = sum(b - a for a, b in done)
     bar = tqdm(total=len(plan.paths), initial=n_done, unit="image", desc=f"packing {dataset.name}",
                disable=not progress, mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
+    digest = Digest(plan)
     for record in records:
         _refuse(dataset, plan, record)
-    with bar, open(journal, "a") as log_file, closing(run_chunks(plan, todo, workers)) as results:
+        digest.add(record["start"], record["stop"])
+    with bar, open(journal, "a") as log_file, flushing(part), closing(run_chunks(plan, todo, workers)) as results:
         for record in results:
             log_file.write(json.dumps(record) + "\n")
             log_file.flush()
             records.append(record)
             bar.update(record["stop"] - record["start"])
             _refuse(dataset, plan, record)
-    return records
+            digest.add(record["start"], record["stop"])
+    return records, digest.hexdigest()
 
 
 def _allocate(path: Path, size: int) -> None:
@@ -194,8 +213,8 @@ def _unusable(path: Path, reason: str) -> UserError:
 
 
 def _finish(
-    dataset: Dataset, catalog: Catalog, plan: Plan, records: list[dict[str, Any]], folder: Path, source: str
-) -> Pack:
+    dataset: Dataset, catalog: Catalog, plan: Plan, records: list[dict[str, Any]], sha256: str, folder: Path, source: str
+) -> Pack:  # fmt: skip
     bad = {i: reason for record in records for i, reason in record["bad"].items()}
     done: dict[str, int] = {}
     for record in records:
@@ -207,6 +226,7 @@ def _finish(
     part = Path(plan.images)
     if bad:
         part = _compact(plan, kept, folder / "images.kept")
+        sha256 = sha256_of(part)
         log.warning("%s: %d of %d images are left out, e.g. %s (%s)", dataset.name, len(bad), len(plan.paths),
                     plan.paths[min(bad)], bad[min(bad)])  # fmt: skip
     if done:
@@ -220,7 +240,7 @@ def _finish(
     card = SensorCard(dataset.name, form.bands, form.dtype, form.low, form.high, form.nodata, tuple(mean.tolist()),
                       tuple(std.tolist()), catalog.classes, form.size, dataset.gsd)  # fmt: skip
     meta: dict[str, Any] = {
-        "card": card.to_dict(), "sha256": _sha256(part), "source": source, "root": plan.root,
+        "card": card.to_dict(), "sha256": sha256, "source": source, "root": plan.root,
         "skipped": {plan.paths[i]: bad[i] for i in sorted(bad)}, "done": done,
         "labels": catalog.labels[kept].tolist(), "paths": [plan.paths[i] for i in kept],
     }  # fmt: skip
@@ -228,11 +248,12 @@ def _finish(
     meta["fingerprint"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     with open(folder / "moments.tmp", "wb") as file:
         np.save(file, moments)
-    (folder / "card.tmp").write_text(json.dumps(meta, indent=1))
+    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in meta.items())  # indent= would take seconds
+    (folder / "card.tmp").write_text("{" + lines + "}\n")
     for tmp, name in ((part.name, "images.bin"), ("moments.tmp", "moments.npy"), ("card.tmp", "card.json")):
-        _sync(folder / tmp)
+        sync(folder / tmp)
         os.replace(folder / tmp, folder / name)
-    _sync(folder)
+    sync(folder)
     for leftover in (plan.images, plan.moments, folder / "progress.jsonl"):
         Path(leftover).unlink(missing_ok=True)
     return Pack.open(folder)
@@ -251,22 +272,6 @@ def _compact(plan: Plan, kept: list[int], target: Path) -> Path:
         for i in range(0, len(kept), 256):
             file.write(np.ascontiguousarray(images[kept[i : i + 256]]).data)
     return target
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _explain(error: OSError, folder: Path, needed: int) -> UserError:

@@ -17,33 +17,42 @@ Chunk = tuple[int, int]
 
 
 def run_chunks(plan: Plan, todo: list[Chunk], workers: int) -> Generator[dict[str, Any], None, None]:
-    """Do the chunks on `workers` processes (1, or little to do: in this one), and yield their records as they end.
+    """Do the chunks on `workers` processes, this one among them, and yield their records as they end.
 
     A chunk whose worker dies is done in this process. Raises the OSError or UserError of a worker.
     """
-    workers = min(workers, len(todo) // 2)  # starting a process costs about as much as a chunk
-    if workers <= 1:
-        yield from (do_chunk(plan, *chunk) for chunk in todo)
-        return
     waiting: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
     results: queue.SimpleQueue[dict[str, Any] | Exception | Chunk] = queue.SimpleQueue()
     for chunk in todo:
         waiting.put(chunk)
-    team = [Worker(plan) for _ in range(workers)]
+    # Starting a process costs about as much as a few chunks; this process decodes in the meantime.
+    team = [Worker(plan) for _ in range(min(workers, len(todo) // 2) - 1)]
     for worker in team:
         threading.Thread(target=_drive, args=(worker, waiting, results), daemon=True).start()
     try:
         for _ in todo:
-            result = results.get()
-            if isinstance(result, Exception):
-                raise result
-            if isinstance(result, tuple):
-                log.warning("A decoding process died; its images are decoded in the main process")
-                result = do_chunk(plan, *result)
-            yield result
+            yield _next(plan, waiting, results)
     finally:
         for worker in team:
             worker.close()
+
+
+def _next(plan: Plan, waiting: queue.SimpleQueue[Chunk], results: queue.SimpleQueue[Any]) -> dict[str, Any]:
+    """What a worker has finished; when nothing is, a chunk done here; when no chunk waits, what a worker finishes next."""
+    result: Any
+    try:
+        result = results.get_nowait()
+    except queue.Empty:
+        try:
+            return do_chunk(plan, *waiting.get_nowait())
+        except queue.Empty:
+            result = results.get()
+    if isinstance(result, Exception):
+        raise result
+    if isinstance(result, tuple):
+        log.warning("A decoding process died; its images are decoded in the main process")
+        return do_chunk(plan, *result)
+    return dict(result)
 
 
 def _drive(worker: Worker, waiting: queue.SimpleQueue[Chunk], results: queue.SimpleQueue[Any]) -> None:

@@ -1,4 +1,8 @@
-"""Reading one image, whatever its format. The only place that imports GDAL, and only when a file needs it."""
+"""Reading one image, whatever its format. The only place that imports GDAL, and only when a file needs it.
+
+Plain TIFFs are read by `geotiff`, which gives what GDAL gives at a third of its time for small tiles (GDAL goes through
+its drivers and lists the folder for every file); all others, and those it finds fault with, are left to GDAL.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,7 @@ class Raster(NamedTuple):
 
 
 def read(path: str | Path, bands: int | None = None) -> Raster:
-    """Read an image: Pillow for JPEG, PNG, BMP, WebP and GIF, GDAL for everything else.
+    """Read an image: Pillow for JPEG, PNG, BMP, WebP and GIF, `geotiff` for plain TIFFs, GDAL for everything else.
 
     bands: how many bands the caller expects; 3 turns 8-bit grey, palette, CMYK and RGBA pictures into RGB, 1 or None
       leaves grey grey. Anything else is returned as it is: the caller compares.
@@ -57,7 +61,7 @@ def read(path: str | Path, bands: int | None = None) -> Raster:
     try:
         if suffix in _PILLOW:
             return _pillow(path, bands)
-        return _tiff(path) if suffix in _TIFF and not has_gdal() else _gdal(path)
+        return _tiff(os.fspath(path)) if suffix in _TIFF else _gdal(path)
     except (UserError, BadImage):
         raise
     except Exception as error:  # decoders raise whatever they like at a damaged, huge or hostile file
@@ -122,13 +126,21 @@ def _import_gdal(path: str | Path) -> Any:
     return gdal
 
 
-def _tiff(path: str | Path) -> Raster:
+def _tiff(path: str) -> Raster:
+    # What these files say of nodata, GDAL takes before what the TIFF says itself.
+    sidecars = (path + ".aux.xml", path + ".aux", os.path.splitext(path)[0] + ".aux")
+    if any(map(os.path.exists, sidecars)) and has_gdal():
+        return _gdal(path)
     try:
         image = geotiff.read(path)
     except geotiff.Unsupported:
-        if Path(path).stat().st_size == 0:
+        if os.stat(path).st_size == 0:
             raise ValueError("empty") from None
         return _gdal(path)
+    except Exception:
+        if has_gdal():  # it may know better, and if not, what it says of the damage is what people can look up
+            return _gdal(path)
+        raise
     return Raster(image.pixels, image.nodata, image.names)
 
 

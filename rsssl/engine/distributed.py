@@ -14,15 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rsssl.engine.ranks import rank as rank
+from rsssl.engine.ranks import world_size as world_size
+
 WAIT = datetime.timedelta(hours=24)  # rank 0 may pack a large dataset while the others wait
-
-
-def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start() -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rsssl.engine.distributed import broadcast, rank, world_size
 from rsssl.engine.files import explain_os_error, write_json
+from rsssl.engine.ranks import rank, world_size
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ class Store:
     def _get_under_torchrun(
         self, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], object], together: bool
     ) -> Artifact:
+        from rsssl.engine.distributed import broadcast  # torch, which packing on one process does without
+
         if rank() == 0:
 
             def build_all(folder: Path) -> None:

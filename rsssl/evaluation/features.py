@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rsssl.augment import prepare, symmetries
-from rsssl.data.loader import to_tensor
+from rsssl.data.loader import stored
 from rsssl.data.pack import Pack
 from rsssl.engine.files import explain_os_error, write_atomic, write_json
 from rsssl.engine.loop import autocast, on_device
@@ -121,7 +121,7 @@ class Extractor:
         if self._model is None:
             self._model = on_device(self.build(), self.device)
         self._model.eval()  # the online probe's backbone is put back into training between two calls
-        x = to_tensor(self.pack.images[rows]).to(self.device)
+        x = stored(self.pack, rows, self.device)
         x = prepare(x, self.pack.card, self.size, self.mean, self.std)
         if self.symmetry:
             x = symmetries(x)[self.symmetry]

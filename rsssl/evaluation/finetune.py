@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsssl.augment import prepare, symmetries
-from rsssl.data.loader import to_tensor
+from rsssl.data.loader import stored
 from rsssl.data.pack import Pack
 from rsssl.engine.loop import Batch, Batches, Fit, autocast
 
@@ -57,7 +57,7 @@ def predict(
     model.eval()
     out = []
     for start in range(0, len(rows), chunk):
-        x = prepare(to_tensor(pack.images[rows[start : start + chunk]]).to(device), pack.card, size, mean, std)
+        x = prepare(stored(pack, rows[start : start + chunk], device), pack.card, size, mean, std)
         with autocast(device):
             views = symmetries(x) if tta else [x]
             logits = [model.head(model.backbone(v)).float().softmax(1) for v in views]

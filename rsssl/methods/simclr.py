@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from rsssl.engine.distributed import gather
@@ -38,12 +37,14 @@ class SimCLR(Method):
     ) -> None:
         super().__init__(backbone, views)
         if temperature <= 0 or views < 2:
-            raise UserError(f"ssl.temperature={temperature} ssl.views={views} cannot be: type ssl.temperature=0.1 ssl.views=2")
+            raise UserError(
+                f"ssl.temperature={temperature} ssl.views={views} cannot be: type ssl.temperature=0.1 ssl.views=2"
+            )
         self.temperature = temperature
         self.projector = projector(self.num_features, hidden, out, layers, bn_last)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        features = self.backbone(torch.cat(batch.views))  # (V * B, D)
+        features = self.backbone(batch.views.flatten(0, 1))  # (V * B, D)
         z = self.projector(features).unflatten(0, (len(batch.views), -1))  # (V, B, out)
         loss = nt_xent(gather(z, dim=1), self.temperature)
         return {"loss": loss, "embedding": features}

@@ -6,15 +6,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsssl.models.backbone import build_backbone, load_backbone, save_backbone
+    from rsssl.models.backbone import build_backbone, describe_backbone, load_backbone, save_backbone
     from rsssl.models.heads import projector
     from rsssl.models.weights import Match, load_weights
 
-__all__ = ["Match", "build_backbone", "load_backbone", "load_weights", "projector", "save_backbone"]
+__all__ = [
+    "Match",
+    "build_backbone",
+    "describe_backbone",
+    "load_backbone",
+    "load_weights",
+    "projector",
+    "save_backbone",
+]
 
 _HOME = {
     "Match": "weights",
     "build_backbone": "backbone",
+    "describe_backbone": "backbone",
     "load_backbone": "backbone",
     "load_weights": "weights",
     "projector": "heads",

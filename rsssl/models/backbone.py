@@ -164,6 +164,22 @@ def load_backbone(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, st
 
     Raises UserError when the file is missing, damaged or made by something else.
     """
+    from safetensors.torch import load_file
+
+    spec, metadata = describe_backbone(path)
+    model = build_backbone(**spec)
+    try:
+        model.load_state_dict(load_file(Path(path).expanduser()), strict=True)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the backbone it names ({error}). Copy the file again.") from error
+    return model, metadata
+
+
+def describe_backbone(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a file of save_backbone says of itself: build_backbone's arguments, and its metadata. Builds nothing.
+
+    Raises UserError when the file is missing, damaged or made by something else.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path).expanduser()
@@ -172,19 +188,13 @@ def load_backbone(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, st
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}). Copy the file again.") from error
     if _SPEC not in metadata:
         raise UserError(
             f"{path} was not saved by rsssl. For its weights type backbone.name=... backbone.weights={path}"
         )
-    model = build_backbone(**json.loads(metadata[_SPEC]))
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the backbone it names ({error}). Copy the file again.") from error
-    return model, metadata
+    return json.loads(metadata[_SPEC]), metadata
 
 
 def _plain(value: Any) -> Any:

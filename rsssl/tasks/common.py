@@ -16,7 +16,7 @@ import rsssl
 from rsssl.engine.files import explain_os_error, sha256, write_atomic
 from rsssl.engine.store import digest
 
-NOT_IN_THE_HASH = ("paths", "tracker", "device", "workers")
+NOT_IN_THE_HASH = ("paths", "tracker", "device", "compile", "workers")
 
 
 def run_folder() -> Path:
@@ -55,12 +55,14 @@ def keep_metrics(source: Path, folder: Path) -> None:
 
 
 def versions() -> dict[str, str]:
+    """The versions that results were made with. timm is asked by its metadata: a cached evaluation does not import it."""
+    from importlib.metadata import version
+
     import numpy
-    import timm
     import torch
 
     return {"rsssl": rsssl.__version__, "python": platform.python_version(), "torch": torch.__version__,
-            "timm": timm.__version__, "numpy": numpy.__version__}  # fmt: skip
+            "timm": version("timm"), "numpy": numpy.__version__}  # fmt: skip
 
 
 def plain(node: Any) -> dict[str, Any]:

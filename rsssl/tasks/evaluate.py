@@ -33,7 +33,7 @@ from rsssl.tasks.data import Data, load, need_labels
 from rsssl.tasks.weights import Weights, find_checkpoint, resolve, untrained
 
 log = logging.getLogger(__name__)
-FEATURES_VERSION = 1  # raised when a change of the code changes the features of the same weights and images
+FEATURES_VERSION = 2  # raised when a change of the code changes the features of the same weights and images
 SYMMETRIES = 8
 
 

@@ -31,7 +31,7 @@ from rsssl.tasks.data import Data, load, pretraining_configs, statistics
 from rsssl.tasks.probe import OnlineProbe
 
 log = logging.getLogger(__name__)
-VERSION = 1  # raised when a change of the code changes what the same inputs train to
+VERSION = 2  # raised when a change of the code changes what the same inputs train to
 WEIGHTS = "backbone.safetensors"
 LARGEST = 224  # pixels of a view unless pretrain.image_size says otherwise: what the field trains at, the paper too
 
@@ -142,6 +142,8 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
         torch.manual_seed(rng.fold("method", cfg.pretrain.seed) % 2**63)
         method: Method = instantiate(cfg.ssl, backbone=backbone)
     on_device(distributed.synchronised(method, device), device)
+    if cfg.compile:
+        method.backbone.compile(mode=cfg.compile)  # in place: the names of the weights stay
     optimizer = instantiate(
         cfg.optimizer, lr=todo.lr, params=parameter_groups(*method.trained_modules()), _convert_="all"
     )

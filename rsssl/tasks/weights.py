@@ -15,7 +15,7 @@ from torch import nn
 from rsssl.engine.files import sha256
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
-from rsssl.models import load_backbone
+from rsssl.models import describe_backbone, load_backbone
 from rsssl.tasks.common import plain
 from rsssl.tasks.data import Data
 from rsssl.tasks.pretrain import WEIGHTS, pretrain, view_size
@@ -82,7 +82,7 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
     Raises:
         UserError: when the weights were made for other bands than the dataset has.
     """
-    network, metadata = load_backbone(file)
+    spec, metadata = describe_backbone(file)  # the network itself is built when features are missing
     card = json.loads(metadata["card"])
     ours = data.pack.card
     if len(card["bands"]) != ours.n_bands:
@@ -91,7 +91,6 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
             f"({', '.join(ours.bands)}): type dataset.select=[...] with the bands that match, or pre-train on this dataset"
         )
     record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
-    spec: dict[str, Any] = network.spec  # type: ignore[assignment]
     return Weights(
         lambda: load_backbone(file)[0], {"name": spec["name"], "kwargs": spec["kwargs"]}, sha256(file.read_bytes())[:16],
         int(metadata["image_size"]), tuple(card["mean"]), tuple(card["std"]), record,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rsssl.augment import Symmetry, Views, prepare
 from rsssl.data import Dataset
-from rsssl.data.loader import Pool, PoolBatches, Source, prefetched, to_tensor
+from rsssl.data.loader import Pool, PoolBatches, Source, prefetched, signed, widened
 from rsssl.data.pack import Pack, pack
 from rsssl.errors import UserError
 
@@ -22,7 +22,9 @@ def packed(folder: Path, n: int, size: int, bands: str = "RGB", seed: int = 0) -
     for i in range(n):
         pixels = rng.integers(0, 256, (size, size, 3) if bands == "RGB" else (size, size), np.uint8)
         Image.fromarray(pixels).save(folder / "images" / "a" / f"{i:03}.png")
-    dataset = Dataset(name=folder.name, root=str(folder / "images"), bands=["r", "g", "b"] if bands == "RGB" else ["pan"])
+    dataset = Dataset(
+        name=folder.name, root=str(folder / "images"), bands=["r", "g", "b"] if bands == "RGB" else ["pan"]
+    )
     pack(dataset, folder / "pack", workers=1)
     return Pack.open(folder / "pack")
 
@@ -73,13 +75,46 @@ def test_joined_sources_of_different_sizes_keep_their_images(one: Pack, two: Pac
     pool = Pool([Source(one, np.array([2, 5, 7])), Source(two, np.array([0, 4]))])
     assert len(pool) == 5
     half, quarter = (0.5,) * 3, (0.25,) * 3
-    loader = PoolBatches(pool, Views(operations=[Symmetry(p=0.0)]), 1, 5, 1, lambda step, total: 16, half, quarter, 0, "k")
+    loader = PoolBatches(
+        pool, Views(operations=[Symmetry(p=0.0)]), 1, 5, 1, lambda step, total: 16, half, quarter, 0, "k"
+    )
     batch = next(loader.start(0))
     where = [(one, 2), (one, 5), (one, 7), (two, 0), (two, 4)]
     for i, view in zip(batch.ids.tolist(), batch.views[0], strict=True):
         source, row = where[i]
-        expected = prepare(to_tensor(source.images[[row]]), source.card, 16, (0.5,) * 3, (0.25,) * 3)[0]
+        expected = prepare(torch.from_numpy(source.images[[row]]), source.card, 16, (0.5,) * 3, (0.25,) * 3)[0]
         torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
+
+
+def test_images_held_in_a_devices_memory_give_the_same_batches(one: Pack, two: Pack) -> None:
+    sources = [Source(one, np.array([2, 5, 7])), Source(two, np.array([0, 4, 5]))]
+    held = Pool(sources)
+    held.hold(torch.device("cpu"))
+    assert held.held is not None and [len(x) for x in held.held] == [3, 3]
+    for ours, expected in zip(batches(held).start(0), batches(Pool(sources)).start(0), strict=True):
+        assert torch.equal(ours.ids, expected.ids) and torch.equal(ours.views, expected.views)
+
+
+def test_16_bit_numbers_survive_the_way_to_a_device() -> None:
+    array = np.array([0, 1, 32767, 32768, 65535], np.uint16)
+    assert widened(torch.from_numpy(signed(array)), "uint16").tolist() == array.tolist()
+    negative = np.array([-32768, -1, 5], np.int16)
+    assert widened(torch.from_numpy(signed(negative)), "int16").tolist() == negative.tolist()
+
+
+def test_rows_are_read_in_the_order_asked_for(one: Pack) -> None:
+    rows = np.array([7, 0, 10, 3, 3])
+    np.testing.assert_array_equal(one.read(rows), one.images[rows])
+    assert one.read(rows[:0]).shape == (0, *one.images.shape[1:])
+
+
+def test_a_file_that_became_shorter_is_an_error(tmp_path: Path) -> None:
+    pack = packed(tmp_path, 3, 8)
+    with open(pack.folder / "images.bin", "r+b") as file:
+        file.truncate(8 * 8 * 3 * 2 + 5)
+    assert len(pack.read(np.array([1]))) == 1
+    with pytest.raises(OSError, match=r"shorter.*images\.bin"):
+        pack.read(np.array([0, 2]))
 
 
 def test_ranks_share_the_global_batch(one: Pack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import logging
 import os
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsssl.data.conform import resize
+from rsssl.data import chunks, disk
+from rsssl.data.chunks import Digest, Plan, moments
+from rsssl.data.conform import Form, resize
 from rsssl.data.dataset import Dataset
 from rsssl.data.pack import Pack, mean_std, pack
 from rsssl.errors import UserError
@@ -40,7 +44,9 @@ def test_pixels_labels_paths_and_statistics(pictures: Callable[..., Path], tmp_p
     mean, std = brute_force(packed.images, packed.card)
     assert np.allclose(packed.card.mean, mean, atol=1e-12) and np.allclose(packed.card.std, std, atol=1e-12)
     chosen = np.array([1, 4, 7])
-    for got, expected in zip(mean_std(packed.moments[chosen]), brute_force(packed.images[chosen], packed.card), strict=True):
+    for got, expected in zip(
+        mean_std(packed.moments[chosen]), brute_force(packed.images[chosen], packed.card), strict=True
+    ):
         assert np.allclose(got, expected, atol=1e-12)
     packed.verify()
 
@@ -50,11 +56,63 @@ def test_statistics_leave_nodata_out(rasters: Callable[..., Path], tmp_path: Pat
     arrays = [random.integers(-50, 3000, (2, 16, 16)).astype(np.int16) for _ in range(6)]
     for i, array in enumerate(arrays):
         array[:, : 2 * i] = -9999
-    packed = pack(Dataset("folder", str(rasters(arrays, nodata=-9999)), valid_range=[0, 2500]), tmp_path / "p", workers=1)
+    packed = pack(
+        Dataset("folder", str(rasters(arrays, nodata=-9999)), valid_range=[0, 2500]), tmp_path / "p", workers=1
+    )
     assert packed.card.nodata == -9999 and packed.card.dtype == "int16"
     mean, std = brute_force(packed.images, packed.card)
     assert np.allclose(packed.card.mean, mean) and np.allclose(packed.card.std, std)
     assert min(mean) > 0.4  # with -9999 in it, it would be far below
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", None), ("uint8", 0), ("uint16", None), ("int16", -9999), ("float32", 5)]
+)
+def test_moments_are_those_of_each_band_alone_to_the_last_bit(dtype: str, nodata: float | None, monkeypatch) -> None:
+    """A fingerprint holds them: neither the images decoded together nor the cache's size may show in them."""
+    images = np.random.default_rng(2).integers(0, 250, (5, 3, 24, 20)).astype(dtype)
+    images[1, 2] = images[2, :, :9] = images[0, 0, 0, 0] if nodata is None else nodata
+    form = Form(("a", "b", "c"), 3, (0, 1, 2), dtype, (24, 20), nodata, (0.0, 3.7, 10.0), (255.0, 201.3, 99.0))
+    expected = np.empty((5, 3, 3))
+    for i, b in np.ndindex(5, 3):
+        values = images[i, b][images[i, b] != nodata] if nodata is not None else images[i, b].ravel()
+        if dtype == "uint8":
+            counts = np.bincount(values, minlength=256)
+            unit = np.clip((np.arange(256) - form.low[b]) / (form.high[b] - form.low[b]), 0, 1)
+            expected[i, b] = counts.sum(), counts @ unit, counts @ (unit * unit)
+        else:
+            unit = np.clip((values.astype(np.float64) - form.low[b]) / (form.high[b] - form.low[b]), 0, 1)
+            expected[i, b] = unit.size, unit.sum(), unit @ unit
+    for cached in (1, 2 * 24 * 20, 1 << 16):
+        monkeypatch.setattr("rsssl.data.chunks.CACHED", cached)
+        assert np.array_equal(moments(images, form), expected)
+
+
+def test_the_digest_is_the_files_in_whatever_order_its_chunks_come(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(7 * 3 * 8 * 8)
+    (tmp_path / "images").write_bytes(content)
+    form = Form(("a", "b", "c"), 3, (0, 1, 2), "uint8", (8, 8), None, (0.0,) * 3, (255.0,) * 3)
+    digest = Digest(Plan("", ("x",) * 7, form, str(tmp_path / "images"), ""))
+    for start, stop in ((4, 6), (0, 2), (6, 7), (2, 4)):
+        digest.add(start, stop)
+    assert digest.hexdigest() == hashlib.sha256(content).hexdigest()
+
+
+def test_a_disk_error_while_packing_is_not_lost(pictures: Callable[..., Path], tmp_path: Path, monkeypatch) -> None:
+    """The system reports a failed write to one fsync only, which may be the one in the background."""
+    slow, sync, calls = chunks.conform, disk.sync, []
+
+    def failing(path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(disk, "sync", failing)
+    monkeypatch.setattr(chunks, "conform", lambda path, form: (time.sleep(0.03), slow(path, form))[1])
+    with pytest.raises(UserError, match="Input/output error"):
+        pack(Dataset("folder", str(pictures())), tmp_path / "p", workers=1)
+    assert calls == [tmp_path / "p" / "images.part"] and not (tmp_path / "p" / "card.json").exists()
 
 
 def test_processes_give_the_same_bytes_as_one(pictures: Callable[..., Path], tmp_path: Path, monkeypatch) -> None:
@@ -106,7 +164,9 @@ def test_a_damaged_pack_is_not_opened(pictures: Callable[..., Path], tmp_path: P
 def test_a_band_selection_in_its_own_order(rasters: Callable[..., Path], tmp_path: Path) -> None:
     array = np.stack([np.full((8, 8), v, np.uint16) for v in (10, 20, 30)])
     names = ["B02", "B03", "B04"]
-    dataset = Dataset("x", str(rasters([array, array + 1], names=names)), select=["B04", "B02"], valid_range=[[0, 100], [0, 50]])
+    dataset = Dataset(
+        "x", str(rasters([array, array + 1], names=names)), select=["B04", "B02"], valid_range=[[0, 100], [0, 50]]
+    )
     packed = pack(dataset, tmp_path / "p", workers=1)
     assert packed.card.bands == ("B04", "B02") and packed.images[0, :, 0, 0].tolist() == [30, 10]
     assert packed.card.mean == pytest.approx([0.305, 0.21])
@@ -178,8 +238,12 @@ def test_killed_and_run_again_gives_the_same_pack(pictures: Callable[..., Path],
     with open(tmp_path / "killed" / "images.part", "r+b") as file:  # a chunk that never reached the disk
         file.seek(records[0]["start"] * 32 * 32 * 3)
         file.write(b"\0" * 100)
-    redone, *resumed = subprocess.check_output(command("killed", "0"), env=env, text=True, stderr=subprocess.DEVNULL).split()
-    whole, *straight = subprocess.check_output(command("whole", "0"), env=env, text=True, stderr=subprocess.DEVNULL).split()
+    redone, *resumed = subprocess.check_output(
+        command("killed", "0"), env=env, text=True, stderr=subprocess.DEVNULL
+    ).split()
+    whole, *straight = subprocess.check_output(
+        command("whole", "0"), env=env, text=True, stderr=subprocess.DEVNULL
+    ).split()
     assert resumed == straight
     assert int(whole) == 300 and int(redone) == 300 - 10 * (len(records) - 1)
     assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == ["card.json", "images.bin", "moments.npy"]
@@ -195,7 +259,9 @@ def test_a_dead_worker_is_made_up_for(pictures: Callable[..., Path], tmp_path: P
 
 
 def test_the_card_survives_json() -> None:
-    card = SensorCard("x", ("a", "b"), "int16", (0.0, -5.0), (1.0, 5.0), -9999.0, (0.1, 0.2), (0.3, 1.0), ("c",), (4, 6), 10.0)
+    card = SensorCard(
+        "x", ("a", "b"), "int16", (0.0, -5.0), (1.0, 5.0), -9999.0, (0.1, 0.2), (0.3, 1.0), ("c",), (4, 6), 10.0
+    )
     assert SensorCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
     with pytest.raises(ValueError, match=r"unknown"):
         SensorCard.from_dict({**card.to_dict(), "colour": 1})

@@ -69,10 +69,74 @@ def test_a_round_trip_without_gdal(tmp_path: Path) -> None:
     assert image.geotransform == CORNER and image.epsg == 32632 and image.names[12] == "B12"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["BLOCKYSIZE=7"],
+        ["INTERLEAVE=BAND", "BLOCKYSIZE=7"],
+        ["TILED=YES", "BLOCKXSIZE=32", "BLOCKYSIZE=16"],
+        ["SPARSE_OK=TRUE", "TILED=YES", "BLOCKXSIZE=16", "BLOCKYSIZE=16"],
+        ["COMPRESS=DEFLATE", "PREDICTOR=2", "BIGTIFF=YES"],
+        ["COMPRESS=LZW"],
+        ["COMPRESS=PACKBITS", "ENDIANNESS=BIG"],
+    ],
+)
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", 0), ("uint16", None), ("int16", -32768), ("float32", -3.4028235e38)]
+)
+def test_a_tiff_is_what_gdal_says_it_is(tmp_path: Path, dtype: str, nodata: float | None, options: list[str]) -> None:
+    gdal = pytest.importorskip("osgeo.gdal")
+    gdal.UseExceptions()
+    kinds = {"uint8": gdal.GDT_Byte, "uint16": gdal.GDT_UInt16, "int16": gdal.GDT_Int16, "float32": gdal.GDT_Float32}
+    path = tmp_path / "a.tif"
+    target = gdal.GetDriverByName("GTiff").Create(str(path), 53, 75, 4, kinds[dtype], options)
+    target.WriteRaster(0, 0, 53, 30, noise((4, 30, 53), dtype).tobytes())  # the rest is left as it comes
+    if nodata is not None:
+        target.GetRasterBand(1).SetNoDataValue(nodata)
+    target.GetRasterBand(2).SetDescription("second & last")
+    target = None
+    ours, theirs = read(path), raster._gdal(path)
+    assert ours.pixels.dtype == theirs.pixels.dtype and np.array_equal(ours.pixels, theirs.pixels)
+    assert ours.names == theirs.names == ("", "second & last", "", "")
+    kept = [r.pixels.dtype.type(r.nodata) if r.nodata is not None else None for r in (ours, theirs)]
+    assert kept[0] == kept[1]
+
+
+def test_what_a_file_beside_the_tiff_says_comes_first(tmp_path: Path) -> None:
+    gdal = pytest.importorskip("osgeo.gdal")
+    gdal.UseExceptions()
+    path = tmp_path / "a.tif"
+    write_geotiff(path, noise((2, 16, 16), "uint16"), nodata=7, band_names=["a", "b"])
+    assert read(path).nodata == 7 and read(path).names == ("a", "b")
+    source = gdal.Open(str(path))  # opened for reading, GDAL keeps changes in a.tif.aux.xml
+    source.GetRasterBand(1).SetNoDataValue(9)
+    source = None
+    assert path.with_name("a.tif.aux.xml").is_file()
+    assert read(path).nodata == 9
+
+
+def test_palette_bits_and_reversed_bits_are_left_to_gdal(tmp_path: Path) -> None:
+    pytest.importorskip("osgeo.gdal")
+    grey = Image.fromarray(noise((20, 24), "uint8"))
+    grey.convert("1").save(tmp_path / "bits.tif")
+    grey.convert("P").save(tmp_path / "palette.tif")
+    content = bytearray()
+    geotiff.write(tmp_path / "plain.tif", noise((1, 20, 24), "uint8"), compress=None)
+    content[:] = (tmp_path / "plain.tif").read_bytes()
+    entry = content.rfind(bytes([0x06, 0x01, 3, 0]))  # photometric interpretation becomes FillOrder = 2, in its place
+    content[entry : entry + 12] = bytes([0x0A, 0x01, 3, 0, 1, 0, 0, 0, 2, 0, 0, 0])
+    (tmp_path / "reversed.tif").write_bytes(content)
+    for name in ("bits", "palette", "reversed"):
+        with pytest.raises(geotiff.Unsupported):
+            geotiff.read(tmp_path / f"{name}.tif")
+        assert np.array_equal(read(tmp_path / f"{name}.tif").pixels, raster._gdal(tmp_path / f"{name}.tif").pixels)
+
+
 def test_the_real_tiles_read_the_same_with_and_without_gdal(shared_data: Path) -> None:
     pytest.importorskip("osgeo.gdal")
     for path in sorted((shared_data / "EuroSAT_MS" / "River").glob("*.tif"))[:3]:
-        assert np.array_equal(geotiff.read(path).pixels, read(path).pixels)
+        assert np.array_equal(geotiff.read(path).pixels, raster._gdal(path).pixels)
 
 
 def test_gdal_missing_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsssl.engine.loop import Batch
-from rsssl.methods import SimCLR
+from rsssl.methods import SimCLR, losses
 from rsssl.methods.losses import nt_xent
 from rsssl.models import build_backbone
 
@@ -51,6 +52,58 @@ def test_two_views_are_the_usual_cross_entropy_with_its_gradient() -> None:
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
+def dense(z: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The many-view loss from the whole matrix of similarities, for autograd to differentiate."""
+    views, images, _ = z.shape
+    flat = F.normalize(z, dim=-1).flatten(0, 1)
+    s = flat @ flat.T / temperature
+    image = torch.arange(images).repeat(views)
+    same = image[:, None] == image[None, :]
+    others = s.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)
+    pair = same & ~torch.eye(len(flat), dtype=torch.bool)
+    return (torch.logaddexp(s, others) - s)[pair].mean()
+
+
+@pytest.mark.parametrize(("views", "images"), [(2, 33), (4, 11), (3, 2)])
+@pytest.mark.parametrize("temperature", [0.5, 0.01])
+def test_blocks_of_rows_give_the_gradient_of_the_whole_matrix(
+    views: int, images: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "_BLOCK", {"cpu": 1})
+    monkeypatch.setattr(losses, "_ROWS", 7)  # of up to 66
+    z = torch.randn(views, images, 12, generator=torch.Generator().manual_seed(images), requires_grad=True)
+    expected = dense(z.double(), temperature)
+    (gradient,) = torch.autograd.grad(expected, z)
+    found = nt_xent(z, temperature)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    (ours,) = torch.autograd.grad(3 * found, z)
+    torch.testing.assert_close(ours / 3, gradient, atol=2e-5 * float(gradient.abs().max()), rtol=1e-3)
+
+
+def test_one_image_alone_has_no_loss_and_no_gradient() -> None:
+    z = torch.randn(3, 1, 8, requires_grad=True)
+    loss = nt_xent(z, 0.2)
+    loss.backward()
+    assert loss.item() == 0 and z.grad is not None and float(z.grad.abs().max()) == 0
+
+
+def test_memory_is_linear_in_the_images() -> None:
+    """The largest tensor made for 8,192 embeddings is far smaller than their matrix of similarities."""
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            made.extend(t.untyped_storage().nbytes() for t in (out if isinstance(out, tuple) else (out,))
+                        if isinstance(t, torch.Tensor))  # fmt: skip
+            return out
+
+    z = torch.randn(2, 4096, 8, requires_grad=True)
+    with Watch():
+        nt_xent(z, 0.1).backward()
+    assert 0 < max(made) <= 8192 * 8192 * 4 / 50
+
+
 def test_the_method_learns_to_tell_images_apart() -> None:
     torch.manual_seed(0)
     method = SimCLR(build_backbone("resnet10t", 3), views=3, temperature=0.2, hidden=64, out=16)
@@ -58,7 +111,7 @@ def test_the_method_learns_to_tell_images_apart() -> None:
     images = torch.rand(16, 3, 32, 32)
     losses = []
     for _ in range(15):
-        batch = Batch(torch.arange(16), 0, [images + 0.05 * torch.randn_like(images) for _ in range(3)])
+        batch = Batch(torch.arange(16), 0, images + 0.05 * torch.randn(3, *images.shape))
         out = method(batch)
         optimizer.zero_grad()
         out["loss"].backward()

@@ -1,0 +1,56 @@
+"""Getting a pack's files onto the disk, and their checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+
+def sync(path: Path) -> None:
+    """Waits until the file, or the folder's list of names, is on the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def flushing(path: Path) -> Iterator[None]:
+    """Sends on to the disk what is being written to `path`, so that the last fsync has little left to wait for.
+
+    Raises the OSError of a write that failed at the disk, at its end.
+    """
+    over = Event()
+    errors: list[OSError] = []
+
+    def flush() -> None:
+        while not over.wait(0.05):
+            try:
+                sync(path)
+            except OSError as error:  # the system says it once: a later fsync would not hear of it
+                errors.append(error)
+                return
+
+    thread = Thread(target=flush, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def sha256_of(path: Path) -> str:
+    """Of the file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

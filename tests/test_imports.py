@@ -1,0 +1,69 @@
+"""What a run imports: only what its task uses. Seconds of torch, timm and TensorBoard are paid where they are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RUNS = """
+import json, sys
+from rsssl.run import main
+heavy = {"torch", "timm", "torchvision", "tensorboard", "matplotlib", "osgeo", "sklearn", "pandas"}
+imported = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["rsssl-run", *arguments]
+    main()
+    imported.append(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
+print("IMPORTED", json.dumps(imported))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 16 JPEGs of 32 pixels, of noise around two colours."""
+    folder = tmp_path_factory.mktemp("imports")
+    random = np.random.default_rng(0)
+    for name, colour in (("field", 60), ("water", 160)):
+        (folder / "images" / name).mkdir(parents=True)
+        for i in range(16):
+            pixels = (colour + random.integers(0, 60, (32, 32, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name / f"{i}.jpg")
+    return folder
+
+
+def imported(folder: Path, *tasks: str) -> list[set[str]]:
+    """For each task, run after one another in one new process: the heavy packages imported up to its end."""
+    common = ["dataset=folder", f"dataset.root={folder / 'images'}", "backbone.name=resnet10t", "pretrain.epochs=1",
+              "pretrain.batch_size=8", "ts=2", "tracker=csv"]  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "RSSSL_STORE": str(folder / "store"),
+        "OMP_NUM_THREADS": "1",
+    }
+    commands = json.dumps([[f"task={task}", *common] for task in tasks])
+    done = subprocess.run([sys.executable, "-c", RUNS, commands], cwd=folder, env=environment, capture_output=True, text=True,
+                          timeout=300, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("IMPORTED ")]
+    return [set(names) for names in json.loads(lines[0].removeprefix("IMPORTED "))]
+
+
+def test_packing_needs_no_torch(folder: Path) -> None:
+    first, again = imported(folder, "pack", "pack")
+    assert first == again == set()
+
+
+def test_a_cached_evaluation_builds_no_network(folder: Path) -> None:
+    trained, evaluated = imported(folder, "pretrain", "pipeline")
+    assert {"torch", "timm"} <= trained  # the check below would mean nothing if these names never showed
+    assert not {"tensorboard", "matplotlib", "sklearn", "pandas"} & evaluated
+    (cached,) = imported(folder, "pipeline")
+    assert cached == {"torch"}
