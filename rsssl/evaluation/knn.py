@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from rsssl.evaluation.standardise import check_training_set
 
-BLOCK = 16 << 20  # similarities in memory at a time
+BLOCK = 16 << 20  # similarities in memory at a time: some hundred rows, as products of fewer are slow
 
 
 class KNN:
@@ -43,13 +43,20 @@ class KNN:
         return self
 
     def scores(self, features: Tensor) -> Tensor:
-        """Features (m, D) to the classes' shares of the votes (m, n_classes) float32, rows of sum 1."""
-        rows = max(1, BLOCK // len(self._bank))
-        return torch.cat([self._votes(block) for block in features.split(rows)])
+        """Features (m, D) to the classes' shares of the votes (m, n_classes) float32, rows of sum 1.
 
-    def _votes(self, features: Tensor) -> Tensor:
+        Memory beyond the features' own does not grow with m.
+        """
+        n = len(self._bank)
+        rows = max(1, BLOCK // n)
+        space = features.new_empty(min(rows, len(features)), n, dtype=torch.float32)
+        votes = [self._votes(block, space[: len(block)]) for block in features.split(rows)]
+        return torch.cat(votes) if votes else features.new_zeros(0, self._classes)
+
+    def _votes(self, features: Tensor, similarity: Tensor) -> Tensor:
+        """The votes for B features; similarity (B, n) is filled."""
         n, k = len(self._bank), min(self.k, len(self._bank))
-        similarity = normalize(features.float() - self._mean, dim=1) @ self._bank.T  # (B, n)
+        torch.mm(normalize(features.float() - self._mean, dim=1), self._bank.T, out=similarity)
         value, index = similarity.topk(min(k + 1, n), dim=1)
         if k < n:  # topk leaves open which of equal neighbours it takes: settle those rows by a stable sort
             tied = value[:, k] == value[:, k - 1]
@@ -59,5 +66,5 @@ class KNN:
             value, index = similarity.gather(1, index[:, :k]), index[:, :k]
         # relative to the nearest: the shares stay the same and nothing overflows
         weight = ((value - value[:, :1]) / self.temperature).exp() if self.weighted else torch.ones_like(value)
-        votes = (weight.unsqueeze(2) * one_hot(self._labels, self._classes)[index]).sum(1)
+        votes = weight.new_zeros(len(features), self._classes).scatter_add_(1, self._labels[index], weight)
         return votes / votes.sum(1, keepdim=True)

@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from rsssl.evaluation import fit_linear
-from rsssl.evaluation.linear import principal_axes
+from rsssl.evaluation.linear import LinearFit, principal_axes
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -60,6 +60,57 @@ def test_every_mask_and_strength_is_its_own_problem(make: Make) -> None:
             torch.testing.assert_close(batch.logits[f, s][~masks[f]], held, atol=1e-3, rtol=1e-3)
 
 
+def test_every_subset_is_its_own_problem(make: Make) -> None:
+    """A batch of subsets, with other strengths and masks beside them, gives each what it gets alone: to rounding."""
+    parts = [make(8, 30, classes=4, seed=s) for s in (10, 11, 12)]
+    x, y = (torch.stack(t) for t in zip(*parts, strict=True))
+    x[1, :, 5:] = 0  # a subset of lower rank than the others: n < D for them, n > rank for it
+    y[2] = y[2].flip(0)
+    masks = torch.stack([torch.stack([torch.arange(32) % 4 != r for r in range(2)])] * 3)
+    strengths = [0.1, 1.0, 100.0]
+    batch = fit_linear(x, y, strengths, masks=masks, tolerance=1e-7)
+    assert batch.weight.shape == (3, 2, 3, 4, 30) and bool(batch.converged.all())
+    for i in range(3):
+        alone = fit_linear(x[i], y[i], strengths, masks=masks[i], tolerance=1e-7)
+        for name in ("weight", "bias", "logits"):
+            ours, theirs = getattr(batch, name)[i], getattr(alone, name)
+            torch.testing.assert_close(ours, theirs, atol=1e-7 * float(theirs.abs().max()), rtol=0)
+        expected = reference(x[i][masks[i, 1]], y[i][masks[i, 1]], 1.0)
+        np.testing.assert_allclose(batch.weight[i, 1, 1], expected.coef_, atol=2e-4 * np.abs(expected.coef_).max())
+
+
+@pytest.mark.parametrize(("per_class", "d"), [(5, 60), (40, 20)])
+def test_strengths_in_any_order_and_far_apart(make: Make, per_class: int, d: int) -> None:
+    """Each strength starts from the ones before it: where it ends must not depend on which these were."""
+    x, y = make(per_class, d, classes=5, seed=13)
+    strengths = [1e4, 0.01, 1.0, 1.0, 30.0]
+    fit = fit_linear(x, y, strengths, tolerance=1e-7)
+    assert bool(fit.converged.all())
+    for s, c in enumerate(strengths):
+        alone = fit_linear(x, y, [c], tolerance=1e-7)
+        scale = float(alone.weight.abs().max())
+        torch.testing.assert_close(fit.weight[0, s], alone.weight[0, 0], atol=1e-4 * scale, rtol=0)
+
+
+def test_tolerance_bounds_the_objective(make: Make) -> None:
+    """Stopped early, the objective is above its minimum by about the tolerance squared; out of iterations, it is said."""
+    x, y = make(20, 64, classes=6, seed=14)
+
+    def objective(fit: LinearFit, s: int, c: float) -> float:
+        loss = torch.nn.functional.cross_entropy(fit.logits[0, s].double(), y, reduction="sum")
+        return float(c * loss + fit.weight[0, s].double().square().sum() / 2)
+
+    strengths = [0.3, 30.0, 3000.0]
+    exact = fit_linear(x, y, strengths, tolerance=1e-7)
+    for dtype, tolerance in ((torch.float32, 1e-2), (torch.float64, 1e-3)):
+        loose = fit_linear(x, y, strengths, tolerance=tolerance, dtype=dtype)
+        assert bool(loose.converged.all()) and loose.iterations < exact.iterations
+        for s, c in enumerate(strengths):
+            least = objective(exact, s, c)
+            assert least - 1e-6 * least <= objective(loose, s, c) <= least * (1 + 30 * tolerance**2)
+    assert not fit_linear(x, y, [3000.0], tolerance=1e-7, max_iterations=3).converged.any()
+
+
 def test_two_classes_are_half_scikit_learns_strength(make: Make) -> None:
     x, y = make(20, 10, classes=2, seed=4)
     ours = fit_linear(x, y, [1.0], tolerance=1e-8)
@@ -96,6 +147,9 @@ def test_class_without_samples_is_refused(make: Make) -> None:
         fit_linear(x, y, [1.0], n_classes=4)
     with pytest.raises(ValueError, match="every class needs"):
         fit_linear(x, y, [1.0], masks=(y != 1)[None])
+    both = torch.stack([y, torch.where(y == 1, 0, y)])  # missing in one subset of two
+    with pytest.raises(ValueError, match="every class needs"):
+        fit_linear(torch.stack([x, x]), both, [1.0])
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
