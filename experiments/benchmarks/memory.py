@@ -1,0 +1,102 @@
+"""Resident memory while pre-training from a pack of 20 GB, beyond that of the same training on a batch at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import Bench, Figure, in_child, peak_mib
+from views import packed
+
+SIZE, LIMIT = 20e9, 2048.0  # bytes of the pack; MiB
+
+
+def enlarge(folder: Path, target: Path, size: float) -> int:
+    """A pack at `target` that repeats the images of the one in `folder` until it has `size` bytes; the number of images."""
+    import numpy as np
+
+    meta = json.loads((folder / "card.json").read_text())
+    times = max(1, round(size / os.path.getsize(folder / "images.bin")))
+    target.mkdir()
+    with open(target / "images.bin", "wb") as out:
+        for _ in range(times):
+            with open(folder / "images.bin", "rb") as source:
+                shutil.copyfileobj(source, out, 1 << 24)
+    np.save(target / "moments.npy", np.tile(np.load(folder / "moments.npy"), (times, 1, 1)))
+    meta["paths"] = [f"{i}/{path}" for i in range(times) for path in meta["paths"]]
+    meta["labels"] = meta["labels"] * times
+    (target / "card.json").write_text(json.dumps(meta))
+    return len(meta["paths"])
+
+
+def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str, Any]:
+    """Peak resident MiB of `steps` steps of SimCLR from the pack in `folder` and of reading `images` images of it as views;
+    None: of as many steps on one random batch."""
+    import numpy as np
+    import torch
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from views import CONF
+
+    from rsssl.data.loader import Pool, PoolBatches, Source
+    from rsssl.data.pack import Pack, mean_std
+    from rsssl.engine.loop import Batch, Fit, on_device
+    from rsssl.methods import SimCLR
+    from rsssl.models import build_backbone
+    from rsssl.optim import AdamW, Constant, parameter_groups
+
+    torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    method = on_device(SimCLR(build_backbone("resnet18", 3), views=2), device)
+    optimizer = AdamW(parameter_groups(method), lr=1e-3)
+    if folder is None:
+        batch = Batch(torch.arange(64), 0, torch.randn(2, 64, 3, 64, 64))
+        for _ in range(steps):
+            loss = method(batch)["loss"]
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return {"peak_mib": peak_mib()}
+    pack = Pack.open(folder)
+    mean, std = (tuple(v.tolist()) for v in mean_std(pack.moments))
+    views = instantiate(OmegaConf.load(CONF / "augment" / "rs.yaml"))
+
+    class Part(PoolBatches):
+        """The first steps of an epoch over the whole pack."""
+
+        def __init__(self, n: int, batch: int, steps: int, size: int) -> None:
+            pool = Pool([Source(pack, np.arange(len(pack)))])
+            super().__init__(pool, views, n, batch, 1, lambda step, total: size, mean, std, 0, "benchmark")
+            self.total_steps = min(steps, self.total_steps)
+
+    Fit(method, Part(2, 64, steps, 64), optimizer, Constant(), device).run()
+    start = time.perf_counter()
+    read = sum(len(batch.ids) for batch in Part(1, 512, images // 512, 32).start(0))
+    return {"peak_mib": peak_mib(), "read": read, "seconds": time.perf_counter() - start}
+
+
+def figures(bench: Bench) -> Iterator[Figure]:
+    small, _ = packed(bench.data, bench.scratch, "eurosat_rgb")
+    large = bench.scratch / "large"
+    n = enlarge(small.folder, large, SIZE / 100 if bench.quick else SIZE)
+    gigabytes = os.path.getsize(large / "images.bin") / 1e9
+    steps, images = (2, 5000) if bench.quick else (40, n // 2)
+    found = in_child("memory", "train", folder=str(large), steps=steps, images=images, threads=bench.threads)
+    alone = in_child("memory", "train", folder=None, steps=steps, images=0, threads=bench.threads)
+    shutil.rmtree(large)
+    for result in (found, alone):
+        if "error" in result:
+            raise RuntimeError(result["error"])
+    extra = found["peak_mib"] - alone["peak_mib"]
+    yield Figure(
+        f"peak resident memory of pre-training from a pack of {gigabytes:.1f} GB, beyond the model's", "limit", "MiB",
+        (extra,), (LIMIT,), 1.0, False, None, "",
+        f"{found['peak_mib']:.0f} MiB in all, {alone['peak_mib']:.0f} MiB for the same {steps} steps on one batch; {n:,} images; "
+        f"{found['read']:,} of them read in random order as one view of 32 px each after the {steps} steps, in "
+        f"{found['seconds']:.0f} s ({found['read'] / found['seconds']:.0f} images/s)",
+    )  # fmt: skip
