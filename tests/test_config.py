@@ -48,6 +48,7 @@ def test_every_option_composes_and_its_file_is_short(group: str, option: str) ->
         ("ts=1.5", "ts=0.1"),
         ("ts=5,20", "--multirun ts=5,20"),
         ("protocol=dirty", "protocol=clean"),
+        ("compile=fast", "compile=default"),
         ("pretrain.batch_size=0", "pretrain.batch_size=1"),
         ("dataset.on_error=ignore", "dataset.on_error=skip"),
         ("dataset.test_fraction=1.5", "dataset.test_fraction=0.2"),
