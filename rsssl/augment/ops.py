@@ -33,8 +33,12 @@ def kernels(device: torch.device) -> Any:
 def _compiled() -> Any:
     try:
         return importlib.import_module("rsssl.augment.kernels")
-    except ImportError as error:
-        log.warning("views are made several times slower on this CPU (%s): type pip install numba", error)
+    except (ImportError, RuntimeError) as error:  # numba is missing, or has nowhere to keep what it compiled
+        log.warning(
+            "views are made several times slower on this CPU (%s): type pip install numba, or NUMBA_CACHE_DIR=FOLDER with a "
+            "folder that can be written to",
+            error,
+        )
         return None
 
 
