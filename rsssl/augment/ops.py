@@ -113,23 +113,18 @@ class Pixels:
             self._means = self.values.mean((2, 3))
         return (self.matrix @ self._means[:, :, None])[:, :, 0] + self.bias
 
-    def settled(self, rows: Tensor | None = None) -> Tensor:
-        """The values with everything done, of all samples or of rows (n,): a new (n, C, S, S)."""
-        matrix, bias, x = self.matrix, self.bias, self.values
-        if rows is not None:
-            matrix, bias, x = matrix[rows], bias[rows], x[rows]
-        return torch.baddbmm(bias[:, :, None], matrix, x.flatten(2)).view(x.shape)
+    def settled(self) -> Tensor:
+        """The values with everything done: a new (B, C, S, S)."""
+        x = self.values
+        return torch.baddbmm(self.bias[:, :, None], self.matrix, x.flatten(2)).view(x.shape)
 
     def settle(self) -> None:
         self.replace(self.settled())
 
-    def replace(self, values: Tensor, rows: Tensor | None = None) -> None:
-        """Put finished values (n, C, S, S), in 0..1 units, in the place of all samples or of rows."""
+    def replace(self, values: Tensor) -> None:
+        """Put finished values (B, C, S, S), in 0..1 units, in the place of all."""
         eye = torch.eye(values.shape[1], device=values.device)
-        if rows is None:
-            self.values, self.matrix, self.bias = values, eye.repeat(len(values), 1, 1), torch.zeros_like(self.bias)
-        else:
-            self.values[rows], self.matrix[rows], self.bias[rows] = values, eye, 0.0
+        self.values, self.matrix, self.bias = values, eye.repeat(len(values), 1, 1), torch.zeros_like(self.bias)
         self._means = None
 
     def blend_values(self, values: Tensor, rows: Tensor | None) -> None:

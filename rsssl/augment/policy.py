@@ -1,6 +1,6 @@
 """A policy is a list of operations; here it is run in as few passes over the pixels as it can be.
 
-    stored values -> [one resampling: resize, crop, flip, turn] -> [hue, blur: only the samples drawn]
+    stored values -> [one resampling: resize, crop, flip, turn] -> [hue; blur of the samples drawn]
                   -> [one matrix and bias per sample: brightness, contrast, saturation, grayscale, standardisation]
                   -> clamp
 

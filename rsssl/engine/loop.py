@@ -138,9 +138,8 @@ class Fit:
             factor = self.schedule(step, total)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-            torch.manual_seed(
-                fold("step", self.seed, step, distributed.rank()) % 2**63
-            )  # for dropout: no state to resume
+            # for dropout: no state to resume
+            torch.manual_seed(fold("step", self.seed, step, distributed.rank()) % 2**63)
             with autocast(self.device):
                 out = self.model(batch)
             self.optimizer.zero_grad(set_to_none=True)
