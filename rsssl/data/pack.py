@@ -27,8 +27,9 @@ from rsssl.data.catalog import Catalog, source_listing
 from rsssl.data.chunks import Digest, Plan, read_progress
 from rsssl.data.conform import find_form
 from rsssl.data.dataset import Dataset
-from rsssl.data.disk import flushing, sha256_of, sync
+from rsssl.data.disk import flushing, sha256_of
 from rsssl.data.parallel import run_chunks
+from rsssl.engine.files import sync
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
