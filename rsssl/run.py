@@ -28,6 +28,7 @@ Keys people use, as key=value:
   ts=5                      labels per class; a fraction with ts=0.1; the whole pool with ts=all
   seed=0                    draws the labelled images and the classifier
   pretrain.epochs=100       passes over the unlabelled pool
+  pretrain.steps=5000       that many steps instead
   pretrain.images=6000      pre-train on that many images of the pool (null: all)
   pretrain.dataset=NAME     pre-train on another dataset, or on several: [aid,nwpu_resisc45]
   pretrain.batch_size=256   images a step

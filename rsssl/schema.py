@@ -54,6 +54,7 @@ class BackboneConfig:
     weights: str | None = None
     adapt: str = "mean"
     kwargs: dict[str, Any] = field(default_factory=dict)
+    depths: int = 1
 
 
 @dataclass
@@ -75,6 +76,7 @@ class PretrainConfig:
     root: Any = None
     images: int | None = None
     epochs: int = 100
+    steps: int | None = None
     batch_size: int = 64
     image_size: int | None = None
     progressive: list[Any] = field(default_factory=lambda: [[0.85, 0.5]])
@@ -84,6 +86,7 @@ class PretrainConfig:
     log_every: int = 10
     checkpoint_minutes: float = 5.0
     probes: int = 10
+    pictures: int = 5
 
 
 @dataclass
@@ -161,8 +164,8 @@ def check(cfg: Any) -> None:
     """
     train_scale(cfg.ts)
     positive(
-        cfg, "pretrain.images", "pretrain.epochs", "pretrain.batch_size", "pretrain.image_size", "pretrain.lr",
-        "pretrain.log_every", "finetune.epochs", "finetune.batch_size", "finetune.lr", "dataset.size",
+        cfg, "pretrain.images", "pretrain.epochs", "pretrain.steps", "pretrain.batch_size", "pretrain.image_size", "pretrain.lr",
+        "pretrain.log_every", "backbone.depths", "finetune.epochs", "finetune.batch_size", "finetune.lr", "dataset.size",
     )  # fmt: skip
     if cfg.compile is not None and cfg.compile not in COMPILE:
         raise UserError(f"compile={cfg.compile} is unknown: type compile={' or compile='.join(COMPILE)} or compile=null")
@@ -190,8 +193,9 @@ def check(cfg: Any) -> None:
         )
     if cfg.task._target_ == "rsssl.tasks.pretrain.run" and cfg.ssl.get("_target_") is None:
         raise UserError("ssl=none has nothing to pre-train with: type ssl=simclr")
-    if cfg.pretrain.probes < 0:
-        raise UserError(f"pretrain.probes={cfg.pretrain.probes} is not a number of probes: type pretrain.probes=10 or 0")
+    for key in ("probes", "pictures"):
+        if cfg.pretrain[key] < 0:
+            raise UserError(f"pretrain.{key}={cfg.pretrain[key]} cannot be: type pretrain.{key}=10, or 0 for none")
     for key in ("temperature", "views"):
         if key in cfg.ssl and cfg.ssl[key] is not None:
             positive(cfg, f"ssl.{key}")

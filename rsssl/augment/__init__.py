@@ -7,13 +7,14 @@ from rsssl.augment.colour import BandGain, Colour, Grayscale
 from rsssl.augment.geometry import RandomAreaCrop, Resize, Symmetry, symmetries
 from rsssl.augment.ops import Operation, PixelOperation
 from rsssl.augment.policy import Policy
-from rsssl.augment.views import Views, prepare, to_unit
+from rsssl.augment.views import Local, Views, prepare, to_unit
 
 __all__ = [
     "BandGain",
     "Blur",
     "Colour",
     "Grayscale",
+    "Local",
     "Operation",
     "PixelOperation",
     "Policy",

@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from rsssl import rng
 from rsssl.data.pack import Pack
+from rsssl.data.places import Partners
 from rsssl.engine import memory
 from rsssl.engine.distributed import rank, world_size
 from rsssl.engine.loop import Batch
@@ -43,6 +45,7 @@ class Source:
 
 
 Part = tuple[np.ndarray, Source, Tensor]  # positions in the batch, where from, the images (n, C, H, W) as stored
+Tiles = tuple[np.ndarray, list[Part]]  # ids, and their images by source
 
 
 class Pool:
@@ -133,14 +136,18 @@ class PoolBatches:
         mean, std: per band, in units of 0 to 1, of the standardisation.
         seed: of the order and of the augmentation.
         order_key: text that names the data (the split's hash).
+        steps: how many in all, in place of whole epochs.
+        local: render the augmentation's small views as well.
+        partners: tiles of the same places, which the odd views then show.
     """
 
     def __init__(
         self, pool: Pool, views: Views, n_views: int, batch_size: int, epochs: int,
         size_at: Callable[[int, int], int], mean: Sequence[float], std: Sequence[float],
-        seed: int, order_key: str, device: torch.device | str = "cpu",
+        seed: int, order_key: str, device: torch.device | str = "cpu", steps: int | None = None,
+        local: bool = False, partners: Partners | None = None,
     ) -> None:  # fmt: skip
-        self.pool, self.views, self.n_views = pool, views, n_views
+        self.pool, self.views, self.n_views, self.local, self.partners = pool, views, n_views, local, partners
         if batch_size % world_size():
             raise UserError(
                 f"pretrain.batch_size={batch_size} is not a multiple of the {world_size()} processes: "
@@ -152,9 +159,10 @@ class PoolBatches:
                 f"{len(pool)} images are too few for {world_size()} processes: type torchrun --nproc-per-node=1"
             )
         self.steps_per_epoch = len(pool) // self.batch_size
-        self.total_steps = self.steps_per_epoch * epochs
+        self.total_steps = self.steps_per_epoch * epochs if steps is None else steps
         self.size_at, self.mean, self.std = size_at, mean, std
         self.seed, self.order_key, self.device = seed, order_key, torch.device(device)
+        self._cached: tuple[int, np.ndarray] | None = None
 
     def ids(self, cursor: int) -> tuple[int, np.ndarray]:
         """(epoch, this rank's ids) of the global batch number `cursor`: rank r of W takes every W-th of the slice."""
@@ -163,10 +171,11 @@ class PoolBatches:
         return epoch, batch[rank() :: world_size()]
 
     def _order(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_cached", (None,))[0] != epoch:
+        cached = self._cached  # taken once: the reading thread may put another epoch there
+        if cached is None or cached[0] != epoch:
             key = rng.fold(self.order_key, self.seed, "order", epoch)
-            self._cached: tuple[int | None, np.ndarray] = (epoch, rng.permutation(key, len(self.pool)))
-        return self._cached[1]
+            self._cached = cached = (epoch, rng.permutation(key, len(self.pool)))
+        return cached[1]
 
     def start(self, cursor: int) -> Iterator[Batch]:
         """Batches from number `cursor` on; images are read ahead by one thread."""
@@ -174,51 +183,78 @@ class PoolBatches:
             memory.keep()
         elif self.pool.held is None and self.pool.fits(self.device):
             self.pool.hold(self.device)
-        for epoch, ids, parts, step, copied in prefetched(self._read(cursor)):
+        for epoch, ids, tiles, step, copied in prefetched(self._read(cursor)):
             if copied is not None:
                 torch.cuda.current_stream(self.device).wait_event(copied)
-            yield self._render(epoch, ids, parts, step)
+            yield self._batch(epoch, ids, tiles, self.size_at(step, self.total_steps))
 
-    def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Part], int, torch.cuda.Event | None]]:
+    def sample(self, n: int) -> Batch:
+        """A batch of n images of the pool, the same at every call, at the size of the last step: for people to look at."""
+        ids = np.sort(self._order(0)[:n])
+        return self._batch(0, ids, self._there(self._gather(0, ids)), self.size_at(self.total_steps - 1, self.total_steps))
+
+    def _gather(self, epoch: int, ids: np.ndarray) -> list[Tiles]:
+        """The images of `ids`, and those of their partners when odd views show them."""
+        sets = [ids] if self.partners is None else [ids, self.partners(rng.fold(self.seed, epoch), ids)]
+        return [(wanted, self.pool.gather(wanted)) for wanted in sets]
+
+    def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Tiles], int, torch.cuda.Event | None]]:
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" and self.pool.held is None else None
         for step in range(cursor, self.total_steps):
             epoch, ids = self.ids(step)
-            parts = self.pool.gather(ids)
+            tiles = self._gather(epoch, ids)
             if stream is None:
-                yield epoch, ids, parts, step, None
+                yield epoch, ids, tiles, step, None
                 continue
             with torch.cuda.stream(stream):
-                there = [
-                    (
-                        positions,
-                        source,
-                        torch.from_numpy(signed(x.numpy())).pin_memory().to(self.device, non_blocking=True),
-                    )
-                    for positions, source, x in parts
-                ]
+                there = self._there(tiles)
             yield epoch, ids, there, step, stream.record_event()
 
-    def _render(self, epoch: int, ids: np.ndarray, parts: list[Part], step: int) -> Batch:
-        size = self.size_at(step, self.total_steps)
-        for _, _, x in parts:
-            if x.is_cuda:  # made on another stream, perhaps: its memory is this one's until the work here is done
-                x.record_stream(torch.cuda.current_stream(self.device))
-        rendered = [
-            self.views.render(
-                widened(x, source.pack.card.dtype), torch.from_numpy(ids[positions]), source.pack.card,
-                seed=self.seed, epoch=epoch, views=self.n_views, size=size, mean=self.mean, std=self.std,
-            )
-            for positions, source, x in parts
-        ]  # fmt: skip
-        views = rendered[0]  # (V, B, C, S, S)
-        if len(parts) > 1:  # each source's images were rendered by their own card: back into the batch's order
-            order = np.argsort(np.concatenate([positions for positions, _, _ in parts]))
-            views = torch.cat(rendered, 1)[:, torch.from_numpy(order).to(self.device)]
+    def _there(self, tiles: list[Tiles]) -> list[Tiles]:
+        """The same, with the images on the device."""
+        if self.device.type != "cuda" or self.pool.held is not None:
+            return tiles
+        return [(wanted, [(positions, source, self._copied(x)) for positions, source, x in parts])
+                for wanted, parts in tiles]  # fmt: skip
+
+    def _copied(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(signed(x.numpy())).pin_memory().to(self.device, non_blocking=True)
+
+    def _batch(self, epoch: int, ids: np.ndarray, tiles: list[Tiles], size: int) -> Batch:
+        made = [
+            self._render(epoch, wanted, parts, size, partial(self.views.render, views=range(first, self.n_views, len(tiles))))
+            for first, (wanted, parts) in enumerate(tiles)
+        ]
+        views = made[0]  # (V, B, C, S, S)
+        if len(made) == 2:  # even views show the images, odd ones their partners
+            views = torch.stack([made[v % 2][v // 2] for v in range(self.n_views)])
+        local = self._render(epoch, *tiles[0], size, self.views.local.render) if self.local and self.views.local else None
         labels = self.pool.labels
         return Batch(
             torch.from_numpy(ids), epoch, views,
             None if labels is None else torch.from_numpy(labels[ids]).to(self.device),
+            local, rng.fold(self.seed, epoch, "method"),
+            None if self.partners is None else torch.from_numpy(self.partners.number[ids]).to(self.device),
         )  # fmt: skip
+
+    def _render(
+        self, epoch: int, ids: np.ndarray, parts: list[Part], size: int, render: Callable[..., Tensor]
+    ) -> Tensor:
+        """The views that `render` makes of all parts, in the order of ids, (V, B, C, s, s)."""
+        rendered = []
+        for positions, source, x in parts:
+            if x.is_cuda:  # made on another stream, perhaps: its memory is this one's until the work here is done
+                x.record_stream(torch.cuda.current_stream(self.device))
+            x = widened(x, source.pack.card.dtype)
+            rendered.append(
+                render(x, torch.from_numpy(ids[positions]), source.pack.card, seed=self.seed, epoch=epoch, size=size,
+                       mean=self.mean, std=self.std)
+            )  # fmt: skip
+        if len(parts) == 1:
+            return rendered[0]
+        # each source's images were rendered by their own card: back into the batch's order
+        order = np.argsort(np.concatenate([positions for positions, _, _ in parts]))
+        return torch.cat(rendered, 1)[:, torch.from_numpy(order).to(self.device)]
 
 
 def prefetched(items: Iterator) -> Iterator:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -29,12 +29,19 @@ MONITORED = 512  # rows of the embedding that the collapse monitor looks at
 
 @dataclass
 class Batch:
-    """One step's input: views (V, B, C, S, S) float32, standardised, of the same B images."""
+    """One step's input: views (V, B, C, S, S) float32, standardised, of the same B images.
+
+    local: the small views (L, B, C, s, s) of a multi-crop augmentation. key: of the random numbers that a method draws.
+    places: (B,) the place that each image shows, where odd views show another image of it.
+    """
 
     ids: Tensor
     epoch: int
     views: Tensor
     labels: Tensor | None = None
+    local: Tensor | None = None
+    key: int = 0
+    places: Tensor | None = None
 
 
 class Batches(Protocol):
@@ -92,7 +99,8 @@ class Fit:
         model: an `nn.Module` that is also a `Trainable`.
         optimizer: its groups' "lr" at this moment are the peak learning rates.
         schedule: (step, total_steps) -> factor in [0, 1] on the peak rates.
-        probe: called `probes` times, evenly spread and after the last step; its numbers are logged.
+        meanwhile: (times, call) pairs: call(step) that many times, evenly spread and after the last step, by the one rank
+            that writes; the numbers it returns are logged.
         monitor: measures the embeddings every `log_every` steps and warns of a collapse.
         after_epoch: called with the number of passes done.
     """
@@ -106,8 +114,7 @@ class Fit:
     checkpoints: Checkpoints | None = None
     checkpoint_minutes: float = 5.0
     log_every: int = 10
-    probe: Callable[[], dict[str, float]] | None = None
-    probes: int = 0
+    meanwhile: Sequence[tuple[int, Callable[[int], dict[str, float]]]] = ()
     monitor: CollapseMonitor | None = None
     title: str = "training"
     seed: int = 0
@@ -121,9 +128,7 @@ class Fit:
         first = distributed.rank() == 0  # the one rank that writes
         if self.tracker and self.checkpoints and first:
             self.tracker.open(self.checkpoints.folder, step)
-        probe_steps = (
-            {round(total * (i + 1) / self.probes) for i in range(self.probes)} if self.probe and first else set()
-        )
+        calls = [(call, {round(total * (i + 1) / times) for i in range(times)}) for times, call in self.meanwhile if first]
         saved_at = started = time.monotonic()
         base_seconds, waited, window_images, window_start = self.seconds, 0.0, 0, started
         bar = tqdm(total=total, initial=step, desc=self.title, unit="step", dynamic_ncols=True,
@@ -168,8 +173,8 @@ class Fit:
                 )
                 self._log(step, batch.epoch, values)
                 waited, window_images, window_start = 0.0, 0, now
-            if step in probe_steps and self.probe:
-                self._log(step, batch.epoch, self.probe())
+            for call in (call for call, steps in calls if step in steps):
+                self._log(step, batch.epoch, call(step))
                 self.model.train()
                 window_start, waited, window_images = time.monotonic(), 0.0, 0
             if self.after_epoch and step % per_epoch == 0:

@@ -57,6 +57,11 @@ class Tracker:
                 self._writer.add_scalar(name, value, step)
         self._file.flush()
 
+    def picture(self, step: int, name: str, pixels: Any) -> None:
+        """Shows pixels, a (H, W, 3) uint8 array, in TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image(name, pixels, step, dataformats="HWC")
+
     def close(self) -> None:
         if self._folder is not None:
             self._file.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +15,53 @@ _BLOCK = {"cpu": 1 << 19}  # similarities at a time: what fits the caches of a C
 _ROWS = 64  # at least: matrix products of fewer rows are slow
 
 
-def nt_xent(z: Tensor, temperature: float) -> Tensor:
+def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function, or a method, in float32, whatever the precision around it: sums of exponentials and of squares need it."""
+
+    @functools.wraps(loss)
+    def wrapped(*arguments: Any, **options: Any) -> Tensor:
+        tensors = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+        device = next(a.device.type for a in tensors if isinstance(a, Tensor))
+        with torch.autocast(device, enabled=False):
+            return loss(*tensors, **options)
+
+    return wrapped
+
+
+@full_precision
+def info_nce(q: Tensor, k: Tensor, temperature: float, negatives: Tensor | None = None, first: int = 0) -> Tensor:
+    """Cross entropy of finding each query's own key among keys (van den Oord et al. 2018, arXiv 1807.03748, equation 4).
+
+    Args:
+        q: (n, D) queries, of any length; they and the keys are normalised here.
+        k: (m, D) keys; that of query i is number first + i.
+        temperature: divides the cosine similarities.
+        negatives: (K, D), a queue: then each query is compared with its own key and with these, not with other keys.
+
+    Returns:
+        A scalar, the mean over queries.
+    """
+    q, k = F.normalize(q, dim=1), F.normalize(k, dim=1)
+    own = torch.arange(first, first + len(q), device=q.device)
+    if negatives is None:
+        return F.cross_entropy(q @ k.T / temperature, own)
+    logits = torch.cat([(q * k[own]).sum(1, keepdim=True), q @ F.normalize(negatives, dim=1).T], 1)
+    return F.cross_entropy(logits / temperature, torch.zeros_like(own))
+
+
+@full_precision
+def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
+    """Minus the cosine of predictions p (V, B, D) and targets z (V, B, D) of the same images' other views.
+
+    The mean over ordered pairs of different views (Chen and He 2021, SimSiam, arXiv 2011.10566, equations 1 and 2).
+    """
+    views = len(p)
+    p, z = F.normalize(p, dim=2), F.normalize(z, dim=2)
+    others = z.sum(0) - z  # (V, B, D): the sum over the other views
+    return -(p * others).sum(2).mean() / (views - 1)
+
+
+def nt_xent(z: Tensor, temperature: float, places: Tensor | None = None) -> Tensor:
     """Normalised temperature-scaled cross entropy over V views of B images, in memory linear in V * B.
 
     For two views this is SimCLR's loss (Chen et al. 2020, arXiv 2002.05709, equation 1), averaged over all 2B anchors. For
@@ -27,6 +75,7 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
     Args:
         z: (V, B, D) embeddings, of any length; they are normalised here.
         temperature: divides the cosine similarities.
+        places: (B,) numbers; images of one number are not told apart from each other.
 
     Returns:
         A scalar.
@@ -38,7 +87,7 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
         loss.backward()
     """
     with torch.autocast(z.device.type, enabled=False):
-        return _NTXent.apply(F.normalize(z.float(), dim=-1), 1 / temperature)  # type: ignore[no-any-return]
+        return _NTXent.apply(F.normalize(z.float(), dim=-1), 1 / temperature, places)  # type: ignore[no-any-return]
 
 
 class _NTXent(torch.autograd.Function):
@@ -52,15 +101,16 @@ class _NTXent(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, scale: float, places: Tensor | None) -> Tensor:
         views, images, _ = z.shape
+        places = None if places is None else places.repeat(views)  # (N,)
         flat = z.flatten(0, 1)  # (N, D), N = V * B, image i of view v at row v * B + i
         rows = max(_ROWS, _BLOCK.get(z.device.type, 1 << 26) // len(flat))
         blocks = [slice(i, min(i + rows, len(flat))) for i in range(0, len(flat), rows)]
         space = z.new_empty(2, min(rows, len(flat)), len(flat))  # all the memory that grows with N times rows
         log_sum = z.new_empty(len(flat))  # (N,): L
         for block in blocks:
-            s, e = _others(flat, block, images, scale, space)
+            s, e = _others(flat, block, images, scale, space, places)
             top = s.amax(1).clamp_min(torch.finfo(z.dtype).min)  # where there is no other image all is minus infinity
             torch.sub(s, top[:, None], out=e)
             log_sum[block] = e.exp_().sum(1).log() + top
@@ -75,7 +125,7 @@ class _NTXent(torch.autograd.Function):
             g = q.sum(2).T.flatten()  # (N,)
             log_sum.clamp_min_(torch.finfo(z.dtype).min)
             for block in blocks:
-                s, e = _others(flat, block, images, scale, space)
+                s, e = _others(flat, block, images, scale, space, places)
                 torch.sub(s, log_sum[block, None], out=e).exp_().mul_(g[block, None])
                 grad[block].addmm_(e.addcmul_(s.sub_(log_sum).exp_(), g), flat)
             ctx.save_for_backward(grad.view_as(z))
@@ -83,16 +133,20 @@ class _NTXent(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
-        return grad * upstream, None
+        return grad * upstream, None, None
 
 
-def _others(flat: Tensor, block: slice, images: int, scale: float, space: Tensor) -> tuple[Tensor, Tensor]:
-    """Similarities (n, N) of a block of rows of flat (N, D) to all rows, minus infinity to views of their own image, in
-    the first half of `space`; and the second half, for what is made of them."""
+def _others(
+    flat: Tensor, block: slice, images: int, scale: float, space: Tensor, places: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Similarities (n, N) of a block of rows of flat (N, D) to all rows, minus infinity to views of their own image or
+    place, in the first half of `space`; and the second half, for what is made of them."""
     s, other = space[:, : block.stop - block.start]
     torch.mm(flat[block] * scale, flat.T, out=s)
     row = torch.arange(len(s), device=s.device)
     s.view(len(s), -1, images)[row, :, (row + block.start) % images] = -torch.inf
+    if places is not None:
+        s.masked_fill_(places[block, None] == places, -torch.inf)
     return s, other

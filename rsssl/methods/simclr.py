@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from rsssl.engine.distributed import gather
 from rsssl.engine.loop import Batch
-from rsssl.errors import UserError
 from rsssl.methods.base import Method
 from rsssl.methods.losses import nt_xent
 from rsssl.models import projector
@@ -25,6 +24,8 @@ class SimCLR(Method):
         bn_last: batch norm after the projector's last layer too.
     """
 
+    least_views = 2
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -36,15 +37,12 @@ class SimCLR(Method):
         bn_last: bool = False,
     ) -> None:
         super().__init__(backbone, views)
-        if temperature <= 0 or views < 2:
-            raise UserError(
-                f"ssl.temperature={temperature} ssl.views={views} cannot be: type ssl.temperature=0.1 ssl.views=2"
-            )
         self.temperature = temperature
         self.projector = projector(self.num_features, hidden, out, layers, bn_last)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone(batch.views.flatten(0, 1))  # (V * B, D)
         z = self.projector(features).unflatten(0, (len(batch.views), -1))  # (V, B, out)
-        loss = nt_xent(gather(z, dim=1), self.temperature)
+        places = None if batch.places is None else gather(batch.places)
+        loss = nt_xent(gather(z, dim=1), self.temperature, places)
         return {"loss": loss, "embedding": features}

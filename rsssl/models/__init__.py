@@ -7,26 +7,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsssl.models.backbone import build_backbone, describe_backbone, load_backbone, save_backbone
+    from rsssl.models.batch_norm import recalibrate
+    from rsssl.models.decoder import Decoder
+    from rsssl.models.ema import MovingAverage
     from rsssl.models.heads import projector
+    from rsssl.models.maps import backbone_maps, feature_maps, in_chans, patch_side
     from rsssl.models.weights import Match, load_weights
 
 __all__ = [
+    "Decoder",
     "Match",
+    "MovingAverage",
+    "backbone_maps",
     "build_backbone",
     "describe_backbone",
+    "feature_maps",
+    "in_chans",
     "load_backbone",
     "load_weights",
+    "patch_side",
     "projector",
+    "recalibrate",
     "save_backbone",
 ]
 
 _HOME = {
+    "backbone_maps": "maps",
+    "Decoder": "decoder",
     "Match": "weights",
+    "MovingAverage": "ema",
     "build_backbone": "backbone",
     "describe_backbone": "backbone",
+    "feature_maps": "maps",
+    "in_chans": "maps",
     "load_backbone": "backbone",
     "load_weights": "weights",
+    "patch_side": "maps",
     "projector": "heads",
+    "recalibrate": "batch_norm",
     "save_backbone": "backbone",
 }
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from rsssl.errors import UserError
 from rsssl.models import classic
+from rsssl.models.maps import pool_depths
 from rsssl.models.weights import ADAPT, fit_state, load_weights
 
 SMALL = "_small"  # resnet34_small, resnet18_small, ...: a timm ResNet with classic.small_stem
@@ -28,6 +29,7 @@ def build_backbone(
     weights: str | os.PathLike[str] | None = None,
     adapt: str = "mean",
     kwargs: Mapping[str, Any] | None = None,
+    depths: int = 1,
     seed: int = 0,
 ) -> nn.Module:
     """A backbone: (B, in_chans, H, W) -> pooled features (B, model.num_features).
@@ -35,8 +37,9 @@ def build_backbone(
     name: a timm model, a timm ResNet with `_small` behind its name (3x3 stem, no max pooling), or one of classic.NAMES.
     pretrained: the publisher's ImageNet weights. weights: a file instead (see weights.load_weights). Either way `adapt`
     ("mean" | "tile" | "random") says how a first convolution made for other bands is carried over to `in_chans`.
-    kwargs: further arguments of the timm model, as drop_path_rate. seed: of the initial weights; the same seed gives
-    the same weights, and torch's own generator is left as it was.
+    kwargs: further arguments of the timm model, as drop_path_rate. depths: more than 1 joins the pooled maps of that many
+    depths (see maps.pool_depths). seed: of the initial weights; the same seed gives the same weights, and torch's own
+    generator is left as it was.
 
     The names of the tensors are timm's: a saved backbone loads strictly into timm.create_model(name, num_classes=0,
     in_chans=in_chans). Raises UserError for an unknown name (with the nearest), for arguments the model does not take
@@ -56,7 +59,9 @@ def build_backbone(
         _load_pretrained(model, name, in_chans, adapt, arguments)
     elif weights:
         load_weights(model, weights, in_chans, adapt)
-    model.spec = {"name": name, "in_chans": in_chans, "kwargs": arguments}  # type: ignore[assignment]
+    if depths != 1:
+        pool_depths(model, depths)
+    model.spec = {"name": name, "in_chans": in_chans, "kwargs": arguments, "depths": depths}  # type: ignore[assignment]
     return model
 
 

@@ -6,9 +6,9 @@ from torch import nn
 
 
 def projector(
-    in_features: int, hidden: int = 512, out: int = 128, layers: int = 2, bn_last: bool = False
+    in_features: int, hidden: int = 512, out: int = 128, layers: int = 2, bn_last: bool = False, norm: bool = True
 ) -> nn.Sequential:
-    """(B, in_features) -> (B, out): `layers` linear maps, with batch normalisation and ReLU between them.
+    """(B, in_features) -> (B, out): `layers` linear maps, with batch normalisation (unless norm=False) and ReLU between them.
 
     The paper's SimCLR head is projector(2048, 512, 128); arXiv 2002.05709, section 2.1. bn_last adds a batch
     normalisation without scale and shift at the end (SimCLR v2, BYOL's and SimSiam's descendants).
@@ -18,7 +18,9 @@ def projector(
     modules: list[nn.Module] = []
     width = in_features
     for _ in range(layers - 1):
-        modules += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
+        modules.append(nn.Linear(width, hidden, bias=not norm))
+        modules += [nn.BatchNorm1d(hidden)] if norm else []
+        modules.append(nn.ReLU(inplace=True))
         width = hidden
     modules.append(nn.Linear(width, out, bias=not bn_last))
     if bn_last:

@@ -14,13 +14,14 @@ class LARS(torch.optim.Optimizer):
 
         g = grad + weight_decay * w;  r = trust * |w| / |g|;  v = momentum * v + r * g;  w = w - lr * v
 
-    r is 1 where either norm is 0, and in groups with adapt=False (biases and normalisation: see groups.py).
+    r is 1 where either norm is 0, and in groups with adapt=False (biases and normalisation: see groups.py), whose lr is
+    `plain` times that of the others (Barlow Twins: 0.024).
     """
 
     def __init__(
-        self, params: Any, lr: float, weight_decay: float = 1e-6, momentum: float = 0.9, trust: float = 1e-3
+        self, params: Any, lr: float, weight_decay: float = 1e-6, momentum: float = 0.9, trust: float = 1e-3, plain: float = 1.0
     ) -> None:
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust, "adapt": True}
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust, "plain": plain, "adapt": True}
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -48,5 +49,5 @@ class LARS(torch.optim.Optimizer):
             velocities = [self.state[p]["momentum"] for p in weights]
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_add_(velocities, grads)
-            torch._foreach_add_(weights, velocities, alpha=-group["lr"])
+            torch._foreach_add_(weights, velocities, alpha=-group["lr"] * (1 if group["adapt"] else group["plain"]))
         return loss

@@ -47,11 +47,12 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def keep_metrics(source: Path, folder: Path) -> None:
-    """Puts a training's metrics.csv and TensorBoard events into the run folder too, where people look for them."""
+    """Puts a training's metrics.csv, TensorBoard events and pictures into the run folder too, where people look for them."""
     if (source / "metrics.csv").is_file():
         shutil.copy(source / "metrics.csv", folder / "metrics.csv")
-    if (source / "tensorboard").is_dir():
-        shutil.copytree(source / "tensorboard", folder / "tensorboard", dirs_exist_ok=True)
+    for name in ("tensorboard", "pictures"):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,31 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from rsssl import rng
-from rsssl.data.loader import Pool, PoolBatches, Source
+from rsssl.augment import prepare
+from rsssl.data.loader import Pool, PoolBatches, Source, stored
+from rsssl.data.places import Partners, class_folders, place_names
 from rsssl.engine import distributed
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.files import sha256, write_json
 from rsssl.engine.loop import Fit, on_device, pick_device
 from rsssl.engine.monitor import CollapseMonitor
-from rsssl.engine.store import Artifact, Store
+from rsssl.engine.store import Artifact, Store, digest
 from rsssl.errors import UserError
 from rsssl.methods import Method
-from rsssl.models import save_backbone
+from rsssl.models import patch_side, recalibrate, save_backbone
 from rsssl.optim import parameter_groups
 from rsssl.tasks.common import group_name, keep_metrics, own_code, run_folder, save_config
 from rsssl.tasks.data import Data, load, pretraining_configs, statistics
+from rsssl.tasks.pictures import Pictures
 from rsssl.tasks.probe import OnlineProbe
 
 log = logging.getLogger(__name__)
 VERSION = 2  # raised when a change of the code changes what the same inputs train to
 WEIGHTS = "backbone.safetensors"
+RECALIBRATION = 1024  # images of each dataset
 LARGEST = 224  # pixels of a view unless pretrain.image_size says otherwise: what the field trains at, the paper too
 
 
@@ -65,8 +70,10 @@ def plan(cfg: DictConfig, store: Store) -> Pretraining:
     lr = cfg.pretrain.lr if cfg.pretrain.lr is not None else cfg.optimizer.lr
     settings = OmegaConf.to_container(cfg.pretrain, resolve=True)
     assert isinstance(settings, dict)
-    for key in ("dataset", "root", "log_every", "checkpoint_minutes", "probes"):
+    for key in ("dataset", "root", "log_every", "checkpoint_minutes", "probes", "pictures"):
         settings.pop(key)
+    if settings["steps"] is None:
+        settings.pop("steps")
     inputs = {
         "version": VERSION,
         "data": [{"name": d.pack.card.name, "pixels": d.pack.fingerprint, "split": d.split.hash} for d in parts],
@@ -78,6 +85,8 @@ def plan(cfg: DictConfig, store: Store) -> Pretraining:
     }
     if cfg.backbone.weights:
         inputs["weights"] = file_hash(cfg.backbone.weights)
+    if cfg.ssl.get("together"):
+        inputs["places"] = digest({"places": place_of_each(Pool(sources(parts, indices)), parts, cfg.ssl.together)})
     if code := own_code(inputs):
         inputs["code"] = code
     return Pretraining(parts, indices, size, mean, std, lr, inputs)
@@ -112,16 +121,56 @@ def draw(parts: list[Data], images: int | None, seed: int) -> list[np.ndarray]:
     return [p[chosen[(chosen >= a) & (chosen < b)] - a] for p, a, b in zip(pools, starts, starts[1:], strict=False)]
 
 
-def stage_size(size: int, progressive: list[tuple[float, float]]) -> Any:
-    """(step, total) -> pixels: the size of the schedule's stage that the step falls in, even numbers, 16 at least."""
+def stage_size(size: int, progressive: list[tuple[float, float]], multiple: int = 2) -> Any:
+    """(step, total) -> pixels: the size of the schedule's stage that the step falls in, multiples of `multiple`, 16 at least."""
 
     def at(step: int, total: int) -> int:
         for until, scale in progressive:
             if step < until * total:
-                return min(size, max(16, 2 * round(size * scale / 2)))
+                return min(size, max(16, multiple * round(size * scale / multiple)))
         return size
 
     return at
+
+
+def sources(parts: list[Data], indices: list[np.ndarray]) -> list[Source]:
+    return [Source(d.pack, i) for d, i in zip(parts, indices, strict=True)]
+
+
+TOGETHER_HINT = (
+    "type ssl.together=folder for place_1/january.tif place_1/july.tif, or ssl.together=name for january/place_1.tif "
+    "july/place_1.tif, or ssl=simclr for tiles of different places"
+)
+
+
+def place_of_each(pool: Pool, parts: list[Data], together: str) -> list[str]:
+    """The place of each image of the pool, by the layout of the folders (see data/places.py).
+
+    Raises:
+        UserError: when the folders are the classes, so that a place would be a label.
+    """
+    places = []
+    for number, (data, source) in enumerate(zip(parts, pool.sources, strict=True)):
+        paths = [data.pack.paths[i] for i in source.indices]
+        if together == "folder" and not all("/" in p for p in paths):
+            raise UserError(f"ssl.together=folder: images of {data.dataset.root} lie in no folder of a place; {TOGETHER_HINT}")
+        if together == "folder" and class_folders(paths, data.pack.card.classes):
+            raise UserError(
+                f"ssl.together=folder: the folders of {data.dataset.root} are its classes, so tiles would be paired by label; "
+                "put the tiles of a place into a folder of their own, class/place/date.tif, or type ssl.together=name"
+            )
+        places += [f"{number}/{name}" for name in place_names(paths, together)]
+    return places
+
+
+def check_size(backbone: nn.Module, size: int) -> None:
+    """Raises UserError when a transformer's patches do not divide the images."""
+    side = patch_side(backbone)
+    if size % side:
+        raise UserError(
+            f"this transformer cuts images into patches of {side} pixels, and {size} is no multiple of it: "
+            f"type pretrain.image_size={max(side, side * round(size / side))}"
+        )
 
 
 def pretrain(cfg: DictConfig, store: Store) -> tuple[Artifact, Pretraining]:
@@ -138,6 +187,7 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
     device = pick_device(cfg.device)
     card = todo.parts[0].pack.card
     backbone = instantiate(cfg.backbone, in_chans=card.n_bands, seed=cfg.pretrain.seed)
+    check_size(backbone, todo.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold("method", cfg.pretrain.seed) % 2**63)
         method: Method = instantiate(cfg.ssl, backbone=backbone)
@@ -147,11 +197,17 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
     optimizer = instantiate(
         cfg.optimizer, lr=todo.lr, params=parameter_groups(*method.trained_modules()), _convert_="all"
     )
-    pool = Pool([Source(d.pack, i) for d, i in zip(todo.parts, todo.indices, strict=True)])
+    pool = Pool(sources(todo.parts, todo.indices))
+    partners = Partners(place_of_each(pool, todo.parts, method.together), TOGETHER_HINT) if method.together else None
+    if partners and partners.alone:
+        log.warning("%d of %d tiles are the only ones of their place: their positives are crops of themselves", partners.alone,
+                    len(pool))  # fmt: skip
     batches = PoolBatches(
         pool, instantiate(cfg.augment, _convert_="all"), method.n_views, cfg.pretrain.batch_size, cfg.pretrain.epochs,
-        stage_size(todo.size, [(float(u), float(s)) for u, s in cfg.pretrain.progressive]), todo.mean, todo.std,
-        cfg.pretrain.seed, "+".join(d.split.hash for d in todo.parts), device,
+        stage_size(todo.size, [(float(u), float(s)) for u, s in cfg.pretrain.progressive], max(2, patch_side(backbone))),
+        todo.mean, todo.std,
+        cfg.pretrain.seed, "+".join(d.split.hash for d in todo.parts), device, cfg.pretrain.steps,
+        method.uses_local, partners,
     )  # fmt: skip
     if cfg.pretrain.batch_size > len(pool):
         log.warning(
@@ -159,25 +215,40 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
             cfg.pretrain.batch_size,
             len(pool),
         )
-    log.info("%d images, %d epochs, %d steps of %d images x %d views on %s", len(pool), cfg.pretrain.epochs,
-             batches.total_steps, batches.batch_size, method.n_views, device)  # fmt: skip
+    epochs = round(batches.total_steps / batches.steps_per_epoch, 2)
+    log.info("%d images, %g epochs, %d steps of %d images x %d views on %s", len(pool), epochs, batches.total_steps,
+             batches.batch_size, method.n_views, device)  # fmt: skip
+    tracker = instantiate(cfg.tracker)
     probe = OnlineProbe(method.backbone, todo.parts[0], todo.size, todo.mean, todo.std, device)
+    pictures = Pictures(method, batches, card, todo.mean, todo.std, folder, tracker)
     fit = Fit(
         model=method, batches=batches, optimizer=optimizer, schedule=instantiate(cfg.schedule, _convert_="all"), device=device,
-        tracker=instantiate(cfg.tracker), checkpoints=Checkpoints(folder), checkpoint_minutes=cfg.pretrain.checkpoint_minutes,
-        log_every=cfg.pretrain.log_every, probe=probe if probe.usable else None, probes=cfg.pretrain.probes,
+        tracker=tracker, checkpoints=Checkpoints(folder), checkpoint_minutes=cfg.pretrain.checkpoint_minutes,
+        log_every=cfg.pretrain.log_every,
+        meanwhile=[(cfg.pretrain.probes if probe.usable else 0, probe), (cfg.pretrain.pictures, pictures)],
         monitor=CollapseMonitor(), title=group_name("ssl"), seed=cfg.pretrain.seed,
     )  # fmt: skip
     fit.run()
+    if not method.whole_images:  # on every rank: synchronised batch norm waits for all of them
+        recalibrate(method.backbone, whole_images(todo, device))
     if distributed.rank() > 0:
         return
     save(method.backbone, todo, folder)
     write_json(folder / "training.json", {
-        "images": len(pool), "epochs": cfg.pretrain.epochs, "steps": batches.total_steps, "seconds": fit.seconds,
+        "images": len(pool), "epochs": epochs, "steps": batches.total_steps, "seconds": fit.seconds,
         "images_per_second": fit.images / max(fit.seconds, 1e-9), "device": str(device), "threads": torch.get_num_threads(),
     })  # fmt: skip
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     Checkpoints(folder).clear()
+
+
+def whole_images(todo: Pretraining, device: torch.device) -> Iterator[Tensor]:
+    """Some of the images trained on, as the evaluation will see them."""
+    for data, rows in zip(todo.parts, todo.indices, strict=True):
+        some = rows[np.linspace(0, len(rows) - 1, min(len(rows), RECALIBRATION)).astype(np.int64)]
+        for part in np.array_split(some, -(-len(some) // 128)):
+            x = stored(data.pack, part, device)
+            yield prepare(x, data.pack.card, todo.size, todo.mean, todo.std)
 
 
 def save(backbone: nn.Module, todo: Pretraining, folder: Path) -> None:

@@ -41,7 +41,7 @@ class OnlineProbe:
         self.labels, self.n_classes = labels, len(data.pack.card.classes)
         self.extract = Extractor(lambda: backbone, data.pack, size, mean, std, device)
 
-    def __call__(self) -> dict[str, float]:
+    def __call__(self, step: int = 0) -> dict[str, float]:
         """{"probe_oa": overall accuracy in 0..1}."""
         fit, test = self._features(self.fit_rows), self._features(self.test_rows)
         probe = RidgeProbe().fit(fit, torch.from_numpy(self.labels[self.fit_rows]), self.n_classes, seed=0)

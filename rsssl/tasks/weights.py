@@ -20,6 +20,8 @@ from rsssl.tasks.common import plain
 from rsssl.tasks.data import Data
 from rsssl.tasks.pretrain import WEIGHTS, pretrain, view_size
 
+NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -72,7 +74,7 @@ def untrained(cfg: DictConfig, data: Data, random: bool, like: Weights | None = 
     def build() -> nn.Module:
         return instantiate(start, in_chans=data.pack.card.n_bands, seed=cfg.pretrain.seed)
 
-    network = {"name": start["name"], "kwargs": start["kwargs"]}
+    network = {k: start[k] for k in NETWORK}
     return Weights(build, network, digest(inputs), size, data.mean, data.std)
 
 
@@ -92,7 +94,7 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
         )
     record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
     return Weights(
-        lambda: load_backbone(file)[0], {"name": spec["name"], "kwargs": spec["kwargs"]}, sha256(file.read_bytes())[:16],
+        lambda: load_backbone(file)[0], {k: spec[k] for k in NETWORK if k in spec}, sha256(file.read_bytes())[:16],
         int(metadata["image_size"]), tuple(card["mean"]), tuple(card["std"]), record,
     )  # fmt: skip
 

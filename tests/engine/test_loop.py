@@ -83,7 +83,7 @@ def test_it_learns_and_follows_the_schedule(tmp_path: Path) -> None:
 
 
 def test_probes_are_spread_evenly_and_the_last_is_at_the_end(tmp_path: Path) -> None:
-    fit(tmp_path, Numbers(12), probe=lambda: {"probe_oa": 0.5}, probes=3)
+    fit(tmp_path, Numbers(12), meanwhile=[(3, lambda step: {"probe_oa": 0.5})])
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.csv") if r["name"] == "probe_oa"] == ["4", "8", "12"]
 
 

@@ -80,6 +80,24 @@ def test_blocks_of_rows_give_the_gradient_of_the_whole_matrix(
     torch.testing.assert_close(ours / 3, gradient, atol=2e-5 * float(gradient.abs().max()), rtol=1e-3)
 
 
+def test_images_of_one_place_are_not_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_BLOCK", {"cpu": 1})
+    monkeypatch.setattr(losses, "_ROWS", 5)
+    z = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    places = torch.tensor([0, 1, 0, 2, 1, 3])
+    flat = F.normalize(z.double(), dim=-1).flatten(0, 1)
+    terms = []
+    for a in range(12):
+        i, partner = a % 6, (a + 6) % 12
+        others = [flat[a] @ flat[j] / 0.2 for j in range(12) if places[j % 6] != places[i]]
+        positive = flat[a] @ flat[partner] / 0.2
+        terms.append(torch.stack([positive, *others]).logsumexp(0) - positive)
+    expected = torch.stack(terms).mean()
+    found = nt_xent(z, 0.2, places)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(found, z)[0], torch.autograd.grad(expected, z)[0], atol=1e-6, rtol=1e-4)
+
+
 def test_one_image_alone_has_no_loss_and_no_gradient() -> None:
     z = torch.randn(3, 1, 8, requires_grad=True)
     loss = nt_xent(z, 0.2)

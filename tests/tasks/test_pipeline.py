@@ -237,3 +237,37 @@ def test_fine_tuning_under_torchrun_is_refused_with_what_to_type(tmp_path: Path)
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode != 0 and "type task=pretrain under torchrun" in done.stderr
+
+
+def test_a_sweep_over_methods_as_the_readme_types_it(tiles: Path, tmp_path: Path) -> None:
+    """Four kinds of signal on 4-band imagery in one command: each pre-trains once, and leaves its pictures."""
+    rsssl_run(tmp_path / "store", tmp_path, "--multirun", "ssl=simclr,byol,jigsaw2x2,inpainting", "ts=5,20", "dataset=folder",
+              f"dataset.root={tiles}", *TINY, "pretrain.pictures=1", "hydra.sweep.dir=sweep")  # fmt: skip
+    found = results(tmp_path / "sweep")
+    assert sorted((r["ssl"], r["ts"]) for r in found) == [
+        (name, ts) for name in ("byol", "inpainting", "jigsaw2x2", "simclr") for ts in (5, 20)
+    ]
+    assert len(list((tmp_path / "store" / "pretrain").glob("*/done.json"))) == 4
+    for number in range(8):
+        (picture,) = (tmp_path / "sweep" / str(number) / "pictures").glob("step-*.png")
+        assert picture.stat().st_size > 1000
+
+
+def test_tiles_of_one_place_are_each_others_positives(tmp_path: Path) -> None:
+    """ssl=seasonal on class/place/date.tif trains; where the folders are the classes, pairing by folder is refused."""
+    rng = np.random.default_rng(0)
+    for kind, place, date in np.ndindex(2, 12, 3):
+        folder = tmp_path / "tiles" / f"kind{kind}" / f"place{place}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_geotiff(folder / f"{date}.tif", rng.integers(1, 5000, (3, 24, 24)).astype(np.uint16))
+    command = ["dataset=folder", f"dataset.root={tmp_path / 'tiles'}", *TINY, "ssl=seasonal", "ts=2"]
+    rsssl_run(tmp_path / "store", tmp_path, *command, "hydra.run.dir=run")
+    assert results(tmp_path / "run")[0]["ssl"] == "seasonal"
+    for kind in range(2):
+        for number, file in enumerate(sorted((tmp_path / "tiles" / f"kind{kind}").glob("*/*.tif"))):
+            target = tmp_path / "flat" / f"kind{kind}" / f"{number}.tif"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(target)
+    flat = ["dataset=folder", f"dataset.root={tmp_path / 'flat'}", *TINY, "ssl=seasonal", "ts=2"]
+    said = rsssl_run(tmp_path / "store", tmp_path, *flat, code=2)
+    assert "paired by label" in said and "ssl.together=name" in said

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
-from rsssl.tasks.pretrain import draw, stage_size
+from rsssl.tasks.pretrain import check_size, draw, stage_size
 from rsssl.tasks.weights import find_checkpoint
 
 
@@ -47,7 +47,16 @@ def test_the_resolution_schedule_steps_where_it_says() -> None:
     assert stage_size(64, [])(0, 10) == 64
     assert stage_size(65, [(1.0, 0.5)])(9, 10) == 32, "sizes stay even"
     assert stage_size(20, [(1.0, 0.1)])(0, 10) == 16, "no smaller than 16 pixels"
+    assert stage_size(144, [(1.0, 0.5)], multiple=16)(0, 10) == 64, "whole patches of a transformer"
     assert stage_size(8, [(1.0, 0.5)])(0, 10) == 8, "never larger than the images"
+
+
+def test_a_transformer_says_which_sizes_it_takes() -> None:
+    transformer = SimpleNamespace(patch_embed=SimpleNamespace(patch_size=(16, 16)))
+    check_size(transformer, 64)  # type: ignore[arg-type]
+    check_size(SimpleNamespace(), 75)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"pretrain\.image_size=144"):
+        check_size(transformer, 150)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_is_the_file_named_or_the_only_one_there(tmp_path: Path) -> None:

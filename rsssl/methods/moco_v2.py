@@ -1,0 +1,67 @@
+"""MoCo v2: a query finds its key among a long queue of keys of earlier steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rsssl.engine.loop import Batch
+from rsssl.methods.base import Method
+from rsssl.methods.losses import info_nce
+from rsssl.methods.queue import Queue
+from rsssl.models import MovingAverage, projector
+
+
+class MoCoV2(Method):
+    """Improved baselines with momentum contrastive learning (Chen et al. 2020, arXiv 2003.04297).
+
+    The first view of an image is the key, each further one a query. Batch normalisation lets a network recognise the
+    images it was given together; MoCo hides that by computing keys in other groupings than queries, on other GPUs. Here
+    the keys of a step are computed in `groups` drawn at random, which does the same on any number of processes.
+
+    Args:
+        backbone: images to features.
+        views: views of each image, the key's included.
+        temperature: of the cross entropy.
+        momentum: of the key network; constant.
+        queue: keys kept; well below the number of images, as an older key of the query's own image is a negative too.
+        groups: the key network sees a batch in that many parts.
+        hidden, out: widths of the projector.
+    """
+
+    least_views = 2
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        views: int = 2,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        queue: int = 1024,
+        groups: int = 4,
+        hidden: int = 512,
+        out: int = 128,
+    ) -> None:
+        super().__init__(backbone, views)
+        self.temperature, self.groups = temperature, groups
+        self.projector = projector(self.num_features, hidden, out, norm=False)
+        self.key = MovingAverage(backbone, self.projector, momentum=momentum, final=None)
+        self.queue = Queue(queue, out)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        features = self.backbone(batch.views[1:].flatten(0, 1))  # ((V - 1) * B, D)
+        q = self.projector(features)
+        k = self.keys(batch)
+        loss = info_nce(q, k.repeat(len(batch.views) - 1, 1), self.temperature, self.queue.rows.clone())
+        self.queue.push(nn.functional.normalize(k, dim=1))
+        return {"loss": loss, "embedding": features}
+
+    def keys(self, batch: Batch) -> Tensor:
+        """Keys (B, out) of the first views, computed in groups in random order."""
+        order = self.draws(batch, "groups", 1)[: len(batch.ids), 0].argsort()
+        groups = max(1, min(self.groups, len(order) // 2))  # batch norm needs two
+        k = torch.cat([self.key(batch.views[0][rows]) for rows in order.tensor_split(groups)])
+        return k[order.argsort()]
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        self.key.follow(step, total_steps)

@@ -1,0 +1,44 @@
+"""The newest embeddings of earlier steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsssl.engine.distributed import gather
+from rsssl.methods.base import need
+
+
+class Queue(nn.Module):
+    """The last `length` embeddings of all ranks, first in, first out (He et al. 2020, MoCo, arXiv 1911.05722).
+
+    Starts with random directions. Its state is in the checkpoint.
+
+    Args:
+        length: embeddings kept. width: of each.
+    """
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        need(length > 0, f"ssl.queue={length} holds nothing: type ssl.queue=1024")
+        self.register_buffer("rows", F.normalize(torch.randn(length, width), dim=1))
+        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.rows: Tensor
+        self.next: Tensor
+        self.seen: Tensor
+
+    @property
+    def full(self) -> bool:
+        """Whether none of the random directions is left."""
+        return int(self.seen) >= len(self.rows)
+
+    @torch.no_grad()
+    def push(self, x: Tensor) -> None:
+        """Puts x (n, D) of every rank in the place of the oldest rows."""
+        x = gather(x.detach().float())[-len(self.rows) :]
+        where = (self.next + torch.arange(len(x), device=x.device)) % len(self.rows)
+        self.rows[where] = x
+        self.next.copy_((self.next + len(x)) % len(self.rows))
+        self.seen.add_(len(x))

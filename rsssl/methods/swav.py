@@ -1,0 +1,92 @@
+"""SwAV: predict from one view of an image the cluster that another view was assigned to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsssl.engine.distributed import gather, rank
+from rsssl.engine.loop import Batch
+from rsssl.methods.base import Method
+from rsssl.methods.losses import full_precision
+from rsssl.methods.prototypes import Prototypes, sinkhorn
+from rsssl.methods.queue import Queue
+from rsssl.models import projector
+
+
+@full_precision
+def swapped_prediction(
+    scores: Tensor, views: int, temperature: float = 0.1, epsilon: float = 0.05, earlier: Tensor | None = None
+) -> Tensor:
+    """Cross entropy between the assignment of each full view and the prediction of every other view (SwAV, equation 2).
+
+    Args:
+        scores: (V + L, B, K) cosines to the prototypes; the first `views` are full views, the rest small ones.
+        temperature: of the predictions. epsilon: of the assignments (see `sinkhorn`).
+        earlier: (Q, K) scores of earlier images, assigned together with the batch's.
+
+    Returns:
+        A scalar.
+    """
+    n = scores.shape[1]
+    log_p = F.log_softmax(scores / temperature, dim=2)
+    loss = scores.new_zeros(())
+    everyone = gather(scores[:views].detach(), dim=1)  # assignments are even over all ranks
+    for view in range(views):
+        together = everyone[view] if earlier is None else torch.cat([everyone[view], earlier.detach()])
+        q = sinkhorn(together, epsilon)[rank() * n :][:n]  # (B, K)
+        agreement = (log_p * q).sum(2).mean(1)  # (V + L,)
+        loss = loss - (agreement.sum() - agreement[view]) / (len(scores) - 1)
+    return loss / views
+
+
+class SwAV(Method):
+    """Unsupervised learning by contrasting cluster assignments (Caron et al. 2020, arXiv 2006.09882).
+
+    Args:
+        backbone: images to features.
+        views: full views of each image; the augmentation's small views are predicted from as well (augment=multicrop).
+        prototypes: clusters.
+        temperature, epsilon: of predictions and of assignments.
+        queue: embeddings of earlier images (their first view) that are assigned together with the batch, so that a small
+            batch can be spread evenly; used once it is full. 0: none.
+        hidden, out, layers: of the projector.
+    """
+
+    least_views = 2
+    uses_local = True
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        views: int = 2,
+        prototypes: int = 100,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        queue: int = 1024,
+        hidden: int = 512,
+        out: int = 128,
+        layers: int = 2,
+    ) -> None:
+        super().__init__(backbone, views)
+        self.temperature, self.epsilon = temperature, epsilon
+        self.projector = projector(self.num_features, hidden, out, layers)
+        self.prototypes = Prototypes(out, prototypes)
+        self.queue = Queue(queue, out) if queue else None
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        n = len(batch.ids)
+        features = self.backbone(batch.views.flatten(0, 1))  # (V * B, D)
+        z = [self.projector(features)]
+        if batch.local is not None:
+            z.append(self.projector(self.backbone(batch.local.flatten(0, 1))))
+        scores = self.prototypes(torch.cat(z)).unflatten(0, (-1, n))  # (V + L, B, K)
+        earlier = None
+        if self.queue is not None and self.queue.full:
+            with torch.no_grad():
+                earlier = self.prototypes(self.queue.rows)
+        loss = swapped_prediction(scores, len(batch.views), self.temperature, self.epsilon, earlier)
+        if self.queue is not None:
+            self.queue.push(F.normalize(z[0][:n].float(), dim=1))
+        return {"loss": loss, "embedding": features}

@@ -1,0 +1,43 @@
+"""A slowly moving copy of a network: the teacher, target or key encoder of many methods."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage(nn.Module):
+    """A copy of a network whose parameters follow it: p = m p + (1 - m) p_source (He et al. 2020, MoCo, equation 2).
+
+    It is never trained by gradients. Its batch normalisation goes on with statistics of its own, as in MoCo and BYOL.
+
+    Args:
+        source: the network's modules, one after another.
+        momentum: m at the start of training.
+        final: m at its end, reached along half a cosine (BYOL, section 3.3); None keeps it constant.
+    """
+
+    def __init__(self, *source: nn.Module, momentum: float, final: float | None = 1.0) -> None:
+        super().__init__()
+        self._source = [source]  # in a list, so that they are not this module's own to train and save
+        self.module = copy.deepcopy(nn.Sequential(*source)).requires_grad_(False)
+        self.start, self.final = momentum, momentum if final is None else final
+
+    def momentum(self, step: int, total_steps: int) -> float:
+        """m after the step with this number, counted from 0."""
+        return self.final - (self.final - self.start) * (math.cos(math.pi * step / total_steps) + 1) / 2
+
+    @torch.no_grad()
+    def follow(self, step: int, total_steps: int) -> None:
+        """One update towards the source's parameters, after the step with this number."""
+        ours: list[Tensor] = [*self.module.parameters()]
+        theirs: list[Tensor] = [p for module in self._source[0] for p in module.parameters()]
+        torch._foreach_lerp_(ours, theirs, 1 - self.momentum(step, total_steps))
+
+    @torch.no_grad()
+    def forward(self, *arguments: Any) -> Any:
+        return self.module(*arguments)
