@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
-CALIBRATION = 40  # steps of the short run
+CALIBRATION = 20  # steps of the short run
 LEFT_OUT = ("none", "seasonal")  # seasonal needs tiles of one place at several dates
 
 

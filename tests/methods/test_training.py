@@ -32,7 +32,7 @@ STEPS, IMAGES, SIZE = 30, 32, 32
 SMALL = {  # what makes thirty steps long enough
     "moco_v2": ["ssl.queue=64"],  # soon full of real keys, which are harder to tell from one's own than its random start
     "jigsaw3x3": ["pretrain.lr=0.003"],
-    "dino": ["ssl.prototypes=64", "ssl.momentum=0.9", "pretrain.lr=0.003"],
+    "dino": ["ssl.prototypes=64", "ssl.centre_momentum=0.5"],  # the centre has settled when the first losses are taken
 }
 
 
