@@ -26,17 +26,18 @@ class SimMIM(Restoration):
 
     A learned patch of pixels stands in for masked ones. In a transformer with patches of that size this is the paper's
     mask token, as the embedding of a patch is linear; and it serves hierarchical and convolutional backbones as well,
-    which see all of the image. The head is the paper's: one linear layer from the last feature map to pixels.
+    which see all of the image. A transformer has one feature map, so its head is the paper's, one linear layer to pixels;
+    the maps of all depths of other backbones are decoded, as SparK does (Tian et al. 2023, arXiv 2301.03580, section 3.2).
 
     Args:
-        backbone: images to features; its last feature map is decoded.
+        backbone: images to features; its feature maps are decoded.
         views: views of each image, each masked in its own way.
         patch: side of a masked square, in pixels; a multiple of a transformer's own patches.
         hidden: share of the squares that are masked.
     """
 
     def __init__(self, backbone: nn.Module, views: int = 1, patch: int = 8, hidden: float = 0.6) -> None:
-        super().__init__(backbone, views, skips=False)
+        super().__init__(backbone, views, skips=True)
         need(0 < hidden < 1, f"ssl.hidden={hidden} must lie between 0 and 1: type ssl.hidden=0.6")
         self.patch, self.hidden = patch, hidden
         self.stand_in = nn.Parameter(0.02 * torch.randn(self.bands, patch, patch))

@@ -28,6 +28,7 @@ FEATURES = {
     "alexnet": 256,
     "alexnet_small": 256,
     "vit_tiny": 192,
+    "vit_tiny_p8": 192,
 }
 
 
