@@ -30,6 +30,7 @@ from rsssl.optim import parameter_groups
 from rsssl.schema import train_scale
 from rsssl.tasks.common import config_hash, group_name, option, plain, run_folder, save_config, versions
 from rsssl.tasks.data import Data, load, need_labels
+from rsssl.tasks.pretrain import LARGEST
 from rsssl.tasks.weights import Weights, find_checkpoint, resolve, untrained
 
 log = logging.getLogger(__name__)
@@ -190,12 +191,21 @@ def evaluate(job: Job, weights: Weights) -> dict[str, Any]:
         baselines = {"random_init": frozen(job, random), "image_statistics": statistics(job)}
     return {
         "task": group_name("task"), "dataset": pack.card.name, "ssl": "none" if from_scratch(cfg) else method_name(cfg),
-        "backbone": weights.backbone["name"], "evaluate": group_name("evaluate"), "ts": train_scale(cfg.ts), "seed": cfg.seed,
-        "protocol": cfg.protocol, "tta": cfg.tta,
+        "backbone": network_name(weights, min(pack.card.size)), "evaluate": group_name("evaluate"),
+        "ts": train_scale(cfg.ts), "seed": cfg.seed, "protocol": cfg.protocol, "tta": cfg.tta,
         "n_classes": job.n_classes, "n_train": len(job.train), "n_test": len(data.split.test),
         **found, "baselines": baselines, "pretrain": weights.record, "evaluation_seconds": seconds,
         "versions": versions(), "config_hash": config_hash(cfg), "split_hash": data.split.hash, "finished": time.time(),
     }  # fmt: skip
+
+
+def network_name(weights: Weights, native: int) -> str:
+    """The backbone's name and what else tells networks apart, so that a table does not take one's random start for another's."""
+    spec = weights.backbone
+    words = [spec["name"], *(f"{k}={v}" for k, v in sorted(spec["kwargs"].items()))]
+    words += [f"depths={spec['depths']}"] if spec.get("depths", 1) != 1 else []
+    words += [f"at {weights.size} px"] if weights.size != min(native, LARGEST) else []
+    return " ".join(words)
 
 
 def is_network(cfg: DictConfig) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
+from rsssl.tasks.evaluate import network_name
 from rsssl.tasks.pretrain import check_size, draw, stage_size
 from rsssl.tasks.weights import find_checkpoint
 
@@ -75,3 +76,13 @@ def test_a_checkpoint_is_the_file_named_or_the_only_one_there(tmp_path: Path) ->
         find_checkpoint(str(tmp_path), store)
     with pytest.raises(UserError, match="checkpoint=DIR"):
         find_checkpoint(str(tmp_path / "nothing"), store)
+
+
+def test_networks_that_differ_have_names_that_differ() -> None:
+    def name(size: int, native: int, **spec: Any) -> str:
+        network = {"name": "resnet18", "kwargs": {}} | spec
+        return network_name(SimpleNamespace(backbone=network, size=size), native)  # type: ignore[arg-type]
+
+    assert name(64, 64) == name(64, 64, depths=1) == name(224, 600) == "resnet18"
+    assert name(64, 64, depths=3) == "resnet18 depths=3"
+    assert name(32, 64, kwargs={"patch_size": 8, "global_pool": "avg"}) == "resnet18 global_pool=avg patch_size=8 at 32 px"
