@@ -86,7 +86,7 @@ class PretrainConfig:
     log_every: int = 10
     checkpoint_minutes: float = 5.0
     probes: int = 10
-    pictures: int = 5
+    pictures: int = 20
 
 
 @dataclass
