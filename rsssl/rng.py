@@ -2,6 +2,7 @@
 
     key = fold(seed, epoch, "crop")          # 64-bit, from integers and strings
     u = uniform(key, ids, 4)                 # (B, 4) float32 in [0, 1), row i depends on ids[i] only
+    ids = Order(key, n)[a:b]                 # (b - a,) int64, a slice of a random permutation of range(n)
 
 The same numbers come out on any device, for any batch, rank or order, with torch or numpy. The mixing function is the
 finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), applied to
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +25,10 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MUL1 = 0xBF58476D1CE4E5B9
 _MUL2 = 0x94D049BB133111EB
+
+SORTED = 1 << 24  # up to so many, an `Order` is the sorted permutation, kept: 128 MB
+ROUNDS = 8  # of the cipher above it; experiments/scale says how many it takes
+_BLOCK = 1 << 14  # ids at a time: the temporary arrays stay in the cache
 
 
 def fold(*parts: int | str) -> int:
@@ -66,6 +72,74 @@ def uniform(key: int, ids: Tensor, n: int) -> Tensor:
 def permutation(key: int, n: int) -> np.ndarray:
     """A permutation of range(n), (n,) int64, by sorting hashes: the same with every version of numpy."""
     return np.argsort(hash64_numpy(key, np.arange(n, dtype=np.int64)), kind="stable").astype(np.int64)
+
+
+class Order:
+    """A random permutation of range(n) of which any slice can be had without the rest::
+
+        order = Order(fold(seed, "order", epoch), 1_000_000_000)
+        ids = order[a:b]                     # (b - a,) int64; order[a:b:step] too, as of a list
+
+    Up to n = SORTED it is `permutation(key, n)`, made once and kept. Above, a position is enciphered to its id by a Feistel
+    network with round keys from `key` (Luby and Rackoff, "How to construct pseudorandom permutations from pseudorandom
+    functions", SIAM J. Comput. 17(2), 1988) over the next power of two, whose two halves may differ by a bit and take turns;
+    what falls outside range(n) is enciphered again until it falls inside ("cycle walking": Black and Rogaway, "Ciphers with
+    arbitrary finite domains", CT-RSA 2002), fewer than two times on average. Both are one to one for any round function; ours
+    is the finaliser of SplitMix64. Time is proportional to the ids asked for, and so is memory; nothing is computed ahead.
+
+    It is for shuffling, not for secrets.
+    """
+
+    def __init__(self, key: int, n: int) -> None:
+        if n < 0:
+            raise ValueError(f"a permutation of {n} numbers: n must not be negative")
+        self.key, self.n = key, n
+        self._kept = permutation(key, n) if n <= SORTED else None
+        self._bits = max(1, (n - 1).bit_length()) if n else 1  # the domain, 2**bits, is smaller than 2 * n
+        self._round_keys = [np.uint64(fold(key, "round", i)) for i in range(ROUNDS)]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """The ids at these positions, (m,) int64; positions beyond the end are left out, as of a list."""
+        if not isinstance(part, slice):
+            raise TypeError(f"an Order gives slices, order[a:b], not order[{part!r}]")
+        if self._kept is not None:
+            return self._kept[part].copy()  # the caller's own, as below
+        positions = range(self.n)[part]
+        ids = np.empty(len(positions), np.int64)
+        for i in range(0, len(ids), _BLOCK):
+            block = positions[i : i + _BLOCK]
+            ids[i : i + _BLOCK] = self._walk(
+                np.arange(block.start, block.stop, block.step, dtype=np.int64).view(np.uint64)
+            )
+        return ids
+
+    def _walk(self, x: np.ndarray) -> np.ndarray:
+        """Ids, (m,) int64, of positions (m,) uint64 below n."""
+        x = feistel(x, self._bits, self._round_keys)
+        outside = np.flatnonzero(x >= self.n)
+        while len(outside):
+            again = feistel(x[outside], self._bits, self._round_keys)
+            x[outside] = again
+            outside = outside[again >= self.n]
+        return x.view(np.int64)
+
+
+def feistel(x: np.ndarray, bits: int, keys: Iterable[np.ndarray | np.uint64]) -> np.ndarray:
+    """A one-to-one map of range(2**bits) to itself, of uint64 of any shape of at least one dimension, bits from 1 to 63.
+
+    Each key, uint64 (or an array of them that broadcasts with x), is a round: one half is combined with a hash of the other,
+    by turns.
+    """
+    width = bits // 2, bits - bits // 2  # of the two halves
+    shift, mask = np.uint64(width[1]), [np.uint64((1 << w) - 1) for w in width]
+    halves = [x >> shift, x & mask[1]]
+    for i, key in enumerate(keys):
+        a, b = i % 2, 1 - i % 2
+        halves[a] = halves[a] ^ (_mix_numpy(halves[b] * np.uint64(_GOLDEN) + key) & mask[a])
+    return halves[0] << shift | halves[1]
 
 
 def _mix(z: Tensor) -> Tensor:

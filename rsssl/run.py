@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
+import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,12 +38,17 @@ Keys people use, as key=value:
   pretrain.lr=0.001         peak learning rate (null: the optimizer's own)
   backbone.name=convnext_tiny   any timm model
   checkpoint=DIR            evaluate weights that exist: a run folder, or what task=pretrain printed
+  processes=4               that many processes (one for each accelerator) train together, by torchrun
+  hydra/launcher=joblib     with --multirun: jobs side by side; =slurm: in a cluster's queue (pip install 'rsssl[sweep]')
+  pretrain.resume=DIR       go on from another training's checkpoint: more epochs, a lower learning rate
   paths.store=DIR           where packed data, pre-trained weights and features are kept (RSSSL_STORE)
 
 Flags: --multirun (-m) sweeps comma-separated values; --cfg job prints the composed configuration;
   --config-dir DIR adds your own YAML files to the groups; --version; --help.
 """
 
+log = logging.getLogger(__name__)
+AGAIN = "Type the same command again to go on from the last checkpoint."
 FLAGS_WITH_VALUE = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--package", "-p", "--info", "-i",
                     "--config-path", "-cp", "--experimental-rerun")  # fmt: skip
 
@@ -78,6 +86,9 @@ def main() -> None:
         start(overrides, flags)
     except UserError as error:
         fail(error)
+    except KeyboardInterrupt:  # while a launcher's processes are at work
+        print(f"\nStopped. {AGAIN}", file=sys.stderr)
+        sys.exit(130)
 
 
 def start(overrides: list[str], flags: dict[str, str]) -> None:
@@ -85,22 +96,24 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
     multirun = bool({"--multirun", "-m"} & set(flags))
     if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "--multirun under torchrun would start every job on every process: "
-            "type one torchrun command for each value instead, or rsssl-run --multirun without torchrun"
+            "--multirun under torchrun would start every job on every process: type it without torchrun, and with processes=, "
+            f"which runs each job under a torchrun of its own: rsssl-run --multirun processes={os.environ['WORLD_SIZE']} "
+            + " ".join(overrides)
         )
     config_dir = flags.get("--config-dir") or flags.get("-cd")
     if config_dir and not Path(config_dir).is_dir():
         raise UserError(
             f"--config-dir {config_dir} is not a folder: type --config-dir with the folder of your YAML files"
         )
-    # A user's own method is a Python file beside their YAML, or in the folder they work in.
-    # Last on the path: a file of theirs that is called like a package must not take its place.
-    sys.path += [str(Path(folder).resolve()) for folder in (config_dir, ".") if folder]
+    from rsssl.launch import add_to_path
+
+    add_to_path([config_dir] if config_dir else [])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
     import hydra
 
     from rsssl.compose import CONFIG_MODULE, ROOT, precheck
+    from rsssl.run import job  # under this name in a launcher's processes too, not as part of __main__
 
     if "--info" not in flags and "-i" not in flags and "--config-name" not in flags and "-cn" not in flags:
         precheck(overrides, config_dir, multirun, data="--cfg" not in flags and "-c" not in flags)
@@ -120,37 +133,89 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
         from rsssl.engine.files import explain_os_error
 
         raise explain_os_error(error, Path(error.filename or ".")) from error
+    except RuntimeError as error:  # a job that ended without a word: killed, or out of memory
+        if not type(error).__module__.startswith("submitit."):
+            raise
+        raise UserError(f"{error}\n{AGAIN}") from error
 
 
 def job(cfg: Any) -> Any:
-    """One job: check once more (a sweep's values arrive here), then run its task."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import get_method
+    """One job, in this process or in one that a launcher has started, from where an error has to travel back to the sweep."""
+    from rsssl.launch import add_to_path, config_dirs, launched
 
+    if launched():
+        add_to_path(config_dirs())
+        try:
+            return attempt(cfg)
+        except UserError as error:
+            log.error("%s", error)  # now, and in the job's own log; the sweep says it in the end
+            raise
+        except Exception:  # as text: some cannot be pickled, and none keeps its stack trace
+            raise RuntimeError(traceback.format_exc()) from None
+    try:
+        return attempt(cfg)
+    except UserError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print(f"\nStopped. {AGAIN}", file=sys.stderr)
+        sys.exit(130)
+
+
+def attempt(cfg: Any) -> Any:
+    """Checks once more (a sweep's values arrive here), then runs the task, on as many processes as it asks for."""
+    from hydra.errors import InstantiationException
+
+    from rsssl.launch import under_torchrun
     from rsssl.schema import check
 
     try:
         check(cfg)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from rsssl.engine import distributed
-
-            distributed.start()
-        return get_method(cfg.task._target_)(cfg)
-    except UserError as error:
-        fail(error)
+        return under_torchrun(cfg.processes) if cfg.processes > 1 and not torchrun() else work(cfg)
     except InstantiationException as error:  # Hydra wraps what a constructor raises
         if isinstance(error.__cause__, UserError):
-            fail(error.__cause__)
+            raise error.__cause__ from None
         raise
-    except KeyboardInterrupt:
-        print("\nStopped. Type the same command again to go on from the last checkpoint.", file=sys.stderr)
-        sys.exit(130)
+
+
+def work(cfg: Any) -> Any:
+    """The task, by the only process in this run folder; a request to stop ends it with the shell's exit code for the signal."""
+    from hydra.utils import get_method
+
+    from rsssl.engine.stop import Stopped
+    from rsssl.launch import after, alone_in
+    from rsssl.tasks.common import run_folder
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from rsssl.engine import distributed
+
+        distributed.start()
+    while True:
+        try:
+            with alone_in(run_folder()) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
+                return get_method(cfg.task._target_)(cfg)
+        except Stopped as error:
+            stopped = error.with_traceback(None)  # whose frames hold the network
+        if int(os.environ.get("RANK", "0")) == 0:
+            kept = f"A checkpoint is written. {AGAIN}" if stopped.saved else "What it had done is not kept."
+            print(f"rsssl: {stopped}. {kept}", file=sys.stderr, flush=True)
+        after(stopped.signum, stopped.before)
+
+
+def torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
 def fail(error: UserError) -> NoReturn:
     """Prints the message alone, without a stack trace, and ends with exit code 2."""
-    logging.getLogger(__name__).debug("user error", exc_info=error)
-    print(f"rsssl: {error}", file=sys.stderr)
+    log.debug("user error", exc_info=error)
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(2)  # rank 0 has most often met the same error: torchrun then ends this one before it says it too
+    print(f"rsssl{f' (rank {rank})' if rank != '0' else ''}: {error}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if torchrun():
+        os._exit(2)  # the other ranks may wait for this one: no clean-up that waits for them
     sys.exit(2)
 
 

@@ -78,11 +78,13 @@ class PretrainConfig:
     epochs: int = 100
     steps: int | None = None
     batch_size: int = 64
+    accumulate: int = 1
     image_size: int | None = None
     progressive: list[Any] = field(default_factory=lambda: [[0.85, 0.5]])
     lr: float | None = None
     standardise: str = "card"
     seed: int = 0
+    resume: str | None = None
     log_every: int = 10
     checkpoint_minutes: float = 5.0
     probes: int = 10
@@ -129,6 +131,8 @@ class Config:
     device: str = "auto"
     compile: str | None = None
     workers: int | None = None
+    processes: int = 1
+    timeout: float = 600.0
 
 
 def train_scale(ts: Any) -> int | float | str:
@@ -165,7 +169,8 @@ def check(cfg: Any) -> None:
     train_scale(cfg.ts)
     positive(
         cfg, "pretrain.images", "pretrain.epochs", "pretrain.steps", "pretrain.batch_size", "pretrain.image_size", "pretrain.lr",
-        "pretrain.log_every", "backbone.depths", "finetune.epochs", "finetune.batch_size", "finetune.lr", "dataset.size",
+        "pretrain.log_every", "pretrain.accumulate", "processes", "timeout",
+        "backbone.depths", "finetune.epochs", "finetune.batch_size", "finetune.lr", "dataset.size",
     )  # fmt: skip
     if cfg.compile is not None and cfg.compile not in COMPILE:
         raise UserError(f"compile={cfg.compile} is unknown: type compile={' or compile='.join(COMPILE)} or compile=null")

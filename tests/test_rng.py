@@ -1,17 +1,21 @@
-"""The counter-based generator: frozen values, range, uniformity, independence of the batch, torch against numpy."""
+"""The counter-based generator: frozen values, range, uniformity, independence of the batch, torch against numpy; orders."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
-from rsssl.rng import fold, hash64, hash64_numpy, permutation, uniform
+from rsssl import rng
+from rsssl.rng import Order, feistel, fold, hash64, hash64_numpy, permutation, uniform
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 KEYS = st.integers(0, 2**64 - 1)
@@ -106,3 +110,116 @@ def test_permutation_is_one(key: int, n: int) -> None:
 def test_permutations_have_no_favourites() -> None:
     first = np.array([permutation(fold(k), 10)[0] for k in range(5000)])
     assert stats.chisquare(np.bincount(first, minlength=10)).pvalue > 1e-4
+
+
+@pytest.fixture
+def enciphered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders of any length are enciphered, as those of more than SORTED ids are."""
+    monkeypatch.setattr(rng, "SORTED", -1)
+
+
+@given(key=KEYS, n=st.one_of(st.integers(0, 70), st.integers(71, 50_000)))
+@example(key=0, n=2**14)  # a whole domain, and one block
+@example(key=0, n=2**14 + 1)  # nearly half of the domain outside
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_enciphered_order_is_a_permutation(enciphered: None, key: int, n: int) -> None:
+    ids = Order(key, n)[:]
+    assert ids.dtype == np.int64
+    assert np.array_equal(np.sort(ids), np.arange(n))
+
+
+@given(data=st.data(), key=KEYS, n=st.integers(1, 40_000), keep=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_slice_of_an_order_is_that_of_the_whole(data: st.DataObject, key: int, n: int, keep: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rng, "SORTED", n if keep else -1)
+        order = Order(key, n)
+        whole = order[:]
+        cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=5)))
+        parts = [order[a:b] for a, b in pairwise([0, *cuts, n])]
+        assert np.array_equal(np.concatenate(parts), whole)
+        part = data.draw(st.slices(n))
+        assert np.array_equal(order[part], whole[part])
+        assert np.array_equal(Order(key, n)[part], whole[part])  # what was asked before changes nothing
+        assert len(order) == n and len(order[n : n + 5]) == 0
+
+
+@given(key=KEYS, n=st.integers(0, 2000))
+@settings(max_examples=30, deadline=None)
+def test_a_short_order_is_the_sorted_permutation(key: int, n: int) -> None:
+    ids = Order(key, n)[:]
+    assert np.array_equal(ids, permutation(key, n))
+    ids[:] = -1  # the caller's own
+    assert np.array_equal(Order(key, n)[:], permutation(key, n))
+
+
+@given(key=KEYS, bits=st.integers(1, 12), rounds=st.integers(0, 10))
+@settings(max_examples=60, deadline=None)
+def test_a_feistel_network_is_one_to_one(key: int, bits: int, rounds: int) -> None:
+    keys = [np.uint64(fold(key, i)) for i in range(rounds)]
+    out = feistel(np.arange(2**bits, dtype=np.uint64), bits, keys)
+    assert np.array_equal(np.sort(out), np.arange(2**bits))
+
+
+def plain_order(key: int, n: int, position: int) -> int:
+    """The cipher in Python's own integers."""
+    bits = (n - 1).bit_length()
+    low = bits - bits // 2
+    while True:
+        a, b = position >> low, position % 2**low
+        for i in range(8):
+            round_key = fold(key, "round", i)
+            if i % 2 == 0:
+                a ^= mix((b * 0x9E3779B97F4A7C15 + round_key) % 2**64) % 2 ** (bits // 2)
+            else:
+                b ^= mix((a * 0x9E3779B97F4A7C15 + round_key) % 2**64) % 2**low
+        position = a << low | b
+        if position < n:
+            return position
+
+
+@pytest.mark.parametrize("n", [2**24 + 1, 10**9, 2**40 - 1, 2**62])
+def test_a_long_order_is_enciphered_and_frozen(n: int) -> None:
+    order = Order(7, n)
+    for a in (0, n // 2, n - 6):
+        assert order[a : a + 6].tolist() == [plain_order(7, n, i) for i in range(a, a + 6)]
+    # resumed at a billion, in no time and memory
+    assert Order(7, 10**9)[500_000_000:500_000_003].tolist() == [520687830, 67839044, 809529228]
+
+
+def test_orders_of_different_keys_differ(enciphered: None) -> None:
+    n, keys = 5000, 20
+    orders = np.stack([Order(fold("keys", k), n)[:] for k in range(keys)])
+    same = [(orders[a] == orders[b]).sum() for a in range(keys) for b in range(a)]
+    assert max(same) < 12  # of two random permutations: 1 on average; 12 or more once in 10**9
+    first = np.bincount(orders[:, :500].ravel(), minlength=n)
+    assert first.max() < 15  # no id is always early: 2 on average, 15 or more once in 10**9
+
+
+@pytest.mark.parametrize("n", [1 << 16, 50_021, 1 << 17 | 1])
+def test_an_enciphered_order_is_as_random_as_a_shuffled_one(enciphered: None, n: int) -> None:
+    """Fixed keys, so nothing here depends on luck; numpy's own permutation passes the same."""
+    for ids in (Order(fold("random", n), n)[:], np.random.default_rng(n).permutation(n)):
+        moved = (ids - np.arange(n)) % n
+        assert stats.chisquare(np.bincount(moved * 32 // n, minlength=32)).pvalue > 1e-4
+        for lag in (1, 2, 128, 256, n // 2):
+            assert stats.chisquare(np.bincount((ids[lag:] - ids[:-lag]) % n * 32 // n, minlength=32)).pvalue > 1e-4
+            assert abs(np.corrcoef(ids[lag:], ids[:-lag])[0, 1]) < 4.5 / np.sqrt(n - lag)
+        blocks = ids[: n // 256 * 256].reshape(-1, 256)  # batches: their ids over 8 ranges
+        counts = np.stack([(blocks * 8 // n == k).sum(1) for k in range(8)], 1)
+        chi = ((counts - 32) ** 2 / 32).sum(1)  # 7 degrees of freedom, a standard deviation of 3.7
+        assert abs(chi.mean() - 7) < 4.5 * 3.8 / np.sqrt(len(chi))
+        cycles = n_cycles(ids)  # log(n) + 0.58 on average, with that variance
+        assert 1 <= cycles < np.log(n) + 6 * np.sqrt(np.log(n))
+
+
+def n_cycles(ids: np.ndarray) -> int:
+    graph = csr_matrix((np.ones(len(ids), bool), (np.arange(len(ids)), ids)), shape=(len(ids), len(ids)))
+    return int(connected_components(graph, directed=False)[0])
+
+
+def test_an_order_says_what_it_takes() -> None:
+    with pytest.raises(TypeError, match="slices"):
+        Order(0, 10)[3]  # type: ignore[index]
+    with pytest.raises(ValueError, match="negative"):
+        Order(0, -1)

@@ -47,7 +47,10 @@ def source_listing(catalog: Catalog) -> str:
     digest = hashlib.sha256()
     root = os.path.join(catalog.root, "")
     for path in catalog.paths:
-        stat = os.stat(root + path)
+        try:
+            stat = os.stat(root + path)
+        except OSError:
+            stat = os.lstat(root + path)  # a link that leads nowhere
         digest.update(os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -164,12 +167,25 @@ def _unwrap(root: Path, classes: Sequence[str] | None, extensions: frozenset[str
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    names = [e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__MACOSX"))]
+    names = [e.name for e in os.scandir(folder) if _is_folder(e)]
     return [folder / name for name in sorted(names, key=os.fsencode)]
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
+    except OSError:  # a link to itself
+        return False
+
+
 def _is_image(entry: os.DirEntry[str], extensions: frozenset[str]) -> bool:
-    return not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in extensions and entry.is_file()
+    """Links that lead nowhere count: whoever reads them says so."""
+    if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in extensions:
+        return False
+    try:
+        return entry.is_file() or not os.path.exists(entry.path)
+    except OSError:
+        return True
 
 
 def _images(
@@ -183,6 +199,6 @@ def _images(
     for entry in os.scandir(folder):
         if _is_image(entry, extensions):
             yield entry.name
-        elif entry.is_dir() and not entry.name.startswith((".", "__MACOSX")):
+        elif _is_folder(entry):
             for path in _images(entry.path, extensions, above):
                 yield f"{entry.name}/{path}"

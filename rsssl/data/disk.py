@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,12 +36,3 @@ def flushing(path: Path) -> Iterator[None]:
         thread.join()
     if errors:
         raise errors[0]
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

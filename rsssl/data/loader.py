@@ -24,7 +24,7 @@ from rsssl import rng
 from rsssl.data.pack import Pack
 from rsssl.data.places import Partners
 from rsssl.engine import memory
-from rsssl.engine.distributed import rank, world_size
+from rsssl.engine.distributed import share, world_size
 from rsssl.engine.loop import Batch
 from rsssl.errors import UserError
 
@@ -139,42 +139,46 @@ class PoolBatches:
         steps: how many in all, in place of whole epochs.
         local: render the augmentation's small views as well.
         partners: tiles of the same places, which the odd views then show.
+        accumulate: batches that make a step.
+
+    Raises:
+        UserError: when a batch, or the pool in place of a larger one, does not divide among the processes.
     """
 
     def __init__(
         self, pool: Pool, views: Views, n_views: int, batch_size: int, epochs: int,
         size_at: Callable[[int, int], int], mean: Sequence[float], std: Sequence[float],
         seed: int, order_key: str, device: torch.device | str = "cpu", steps: int | None = None,
-        local: bool = False, partners: Partners | None = None,
+        local: bool = False, partners: Partners | None = None, accumulate: int = 1,
     ) -> None:  # fmt: skip
         self.pool, self.views, self.n_views, self.local, self.partners = pool, views, n_views, local, partners
-        if batch_size % world_size():
+        self.batch_size = min(batch_size, len(pool))  # the same for any number of processes
+        if self.batch_size % world_size():
+            size = self.batch_size // world_size() * world_size()
+            what = "pretrain.batch_size" if batch_size <= len(pool) else "a batch is the whole pool:"
             raise UserError(
-                f"pretrain.batch_size={batch_size} is not a multiple of the {world_size()} processes: "
-                f"type pretrain.batch_size={world_size() * max(1, batch_size // world_size())}"
+                f"{what} {self.batch_size} images do not divide among {world_size()} processes: type "
+                + (f"pretrain.batch_size={size}" if size else f"torchrun --nproc-per-node={self.batch_size}")
             )
-        self.batch_size = min(batch_size, len(pool)) // world_size() * world_size()
-        if self.batch_size == 0:
-            raise UserError(
-                f"{len(pool)} images are too few for {world_size()} processes: type torchrun --nproc-per-node=1"
-            )
-        self.steps_per_epoch = len(pool) // self.batch_size
-        self.total_steps = self.steps_per_epoch * epochs if steps is None else steps
+        self.accumulate = accumulate
+        self.batches_per_epoch = len(pool) // self.batch_size
+        self.steps_per_epoch = max(1, self.batches_per_epoch // accumulate)
+        self.total_steps = max(1, self.batches_per_epoch * epochs // accumulate) if steps is None else steps
         self.size_at, self.mean, self.std = size_at, mean, std
         self.seed, self.order_key, self.device = seed, order_key, torch.device(device)
-        self._cached: tuple[int, np.ndarray] | None = None
+        self._cached: tuple[int, rng.Order] | None = None
 
     def ids(self, cursor: int) -> tuple[int, np.ndarray]:
-        """(epoch, this rank's ids) of the global batch number `cursor`: rank r of W takes every W-th of the slice."""
-        epoch, number = divmod(cursor, self.steps_per_epoch)
-        batch = self._order(epoch)[number * self.batch_size : (number + 1) * self.batch_size]
-        return epoch, batch[rank() :: world_size()]
+        """(epoch, this rank's ids) of the global batch number `cursor`: its part of that slice of the epoch's order."""
+        epoch, number = divmod(cursor, self.batches_per_epoch)
+        first, own = number * self.batch_size, share(self.batch_size)
+        return epoch, self._order(epoch)[first + own.start : first + own.stop]
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _order(self, epoch: int) -> rng.Order:
         cached = self._cached  # taken once: the reading thread may put another epoch there
         if cached is None or cached[0] != epoch:
             key = rng.fold(self.order_key, self.seed, "order", epoch)
-            self._cached = cached = (epoch, rng.permutation(key, len(self.pool)))
+            self._cached = cached = (epoch, rng.Order(key, len(self.pool)))
         return cached[1]
 
     def start(self, cursor: int) -> Iterator[Batch]:
@@ -188,10 +192,13 @@ class PoolBatches:
                 torch.cuda.current_stream(self.device).wait_event(copied)
             yield self._batch(epoch, ids, tiles, self.size_at(step, self.total_steps))
 
+    def again(self, epoch: int, ids: np.ndarray, step: int) -> Batch:
+        """The batch of these images in that epoch, as it was at that step."""
+        return self._batch(epoch, ids, self._there(self._gather(epoch, ids)), self.size_at(step, self.total_steps))
+
     def sample(self, n: int) -> Batch:
         """A batch of n images of the pool, the same at every call, at the size of the last step: for people to look at."""
-        ids = np.sort(self._order(0)[:n])
-        return self._batch(0, ids, self._there(self._gather(0, ids)), self.size_at(self.total_steps - 1, self.total_steps))
+        return self.again(0, np.sort(self._order(0)[:n]), self.total_steps - 1)
 
     def _gather(self, epoch: int, ids: np.ndarray) -> list[Tiles]:
         """The images of `ids`, and those of their partners when odd views show them."""
@@ -200,8 +207,9 @@ class PoolBatches:
 
     def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Tiles], int, torch.cuda.Event | None]]:
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" and self.pool.held is None else None
-        for step in range(cursor, self.total_steps):
-            epoch, ids = self.ids(step)
+        for number in range(cursor, self.total_steps * self.accumulate):
+            epoch, ids = self.ids(number)
+            step = number // self.accumulate
             tiles = self._gather(epoch, ids)
             if stream is None:
                 yield epoch, ids, tiles, step, None
@@ -242,6 +250,7 @@ class PoolBatches:
     ) -> Tensor:
         """The views that `render` makes of all parts, in the order of ids, (V, B, C, s, s)."""
         rendered = []
+        parts = joined(parts)
         for positions, source, x in parts:
             if x.is_cuda:  # made on another stream, perhaps: its memory is this one's until the work here is done
                 x.record_stream(torch.cuda.current_stream(self.device))
@@ -250,11 +259,24 @@ class PoolBatches:
                 render(x, torch.from_numpy(ids[positions]), source.pack.card, seed=self.seed, epoch=epoch, size=size,
                        mean=self.mean, std=self.std)
             )  # fmt: skip
-        if len(parts) == 1:
+        positions = np.concatenate([positions for positions, _, _ in parts])
+        if len(parts) == 1 and (np.diff(positions) > 0).all():
             return rendered[0]
-        # each source's images were rendered by their own card: back into the batch's order
-        order = np.argsort(np.concatenate([positions for positions, _, _ in parts]))
-        return torch.cat(rendered, 1)[:, torch.from_numpy(order).to(self.device)]
+        # rendered card by card: back into the batch's order
+        return torch.cat(rendered, 1)[:, torch.from_numpy(np.argsort(positions)).to(self.device)]
+
+
+def joined(parts: list[Part]) -> list[Part]:
+    """The same images in fewer parts: one for all sources whose numbers mean the same, as those of a dataset in many packs."""
+    kinds: dict[object, list[Part]] = {}
+    for part in parts:
+        card = part[1].pack.card
+        key = (card.dtype, card.low, card.high, card.nodata, card.size, card.nodata is not None and card.mean)
+        kinds.setdefault(key, []).append(part)
+    return [
+        kind[0] if len(kind) == 1 else (np.concatenate([p[0] for p in kind]), kind[0][1], torch.cat([p[2] for p in kind]))
+        for kind in kinds.values()
+    ]
 
 
 def prefetched(items: Iterator) -> Iterator:

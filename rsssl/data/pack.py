@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from rsssl.data.catalog import Catalog, source_listing
 from rsssl.data.chunks import Digest, Plan, read_progress
 from rsssl.data.conform import find_form
 from rsssl.data.dataset import Dataset
-from rsssl.data.disk import flushing, sha256_of
-from rsssl.data.parallel import run_chunks
-from rsssl.engine.files import sync
+from rsssl.data.disk import flushing
+from rsssl.data.parallel import run_chunks, run_on_all_ranks
+from rsssl.engine.files import sha256_of, sync
+from rsssl.engine.ranks import world_size
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
@@ -65,18 +66,20 @@ class Pack:
     def open(cls, folder: str | Path) -> Pack:
         """Open a finished pack; FileNotFoundError when there is none, UserError when it is damaged."""
         folder = Path(folder)
-        meta = json.loads((folder / "card.json").read_text())
-        card = SensorCard.from_dict(meta["card"])
-        shape = (len(meta["paths"]), card.n_bands, *card.size)
-        path = folder / "images.bin"
-        expected = int(np.prod(shape)) * np.dtype(card.dtype).itemsize
-        if not path.is_file() or path.stat().st_size != expected:
-            raise UserError(f"The pack {folder} is damaged: {path.name} does not hold {expected} bytes. Remove it to "
-                            f"have it made again: rm -r '{folder}'")  # fmt: skip
-        images = np.memmap(path, np.dtype(card.dtype), "r", shape=shape)
-        labels = np.array(meta["labels"], dtype=np.int64)
-        return cls(folder, card, images, labels, tuple(meta["paths"]), meta["skipped"], meta["done"],
-                   np.load(folder / "moments.npy"), meta["fingerprint"], meta["source"], meta["sha256"])  # fmt: skip
+        text = (folder / "card.json").read_text()
+        try:
+            meta = json.loads(text)
+            card = SensorCard.from_dict(meta["card"])
+            shape = (len(meta["paths"]), card.n_bands, *card.size)
+            images = np.memmap(folder / "images.bin", np.dtype(card.dtype), "r", shape=shape)
+            if images.nbytes != (folder / "images.bin").stat().st_size:
+                raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
+            labels = np.array(meta["labels"], dtype=np.int64)
+            return cls(folder, card, images, labels, tuple(meta["paths"]), meta["skipped"], meta["done"],
+                       np.load(folder / "moments.npy"), meta["fingerprint"], meta["source"], meta["sha256"])  # fmt: skip
+        except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
+            raise UserError(f"The pack {folder} is damaged ({error}). Remove it to have it made again: "
+                            f"rm -r '{folder}'") from error  # fmt: skip
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Images of `rows` (n,) as stored, (n, C, H, W), read from the file in its order.
@@ -113,7 +116,8 @@ def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def pack(dataset: Dataset, folder: str | Path, workers: int | None = None, progress: bool = True) -> Pack:
     """Decode `dataset` into `folder`, on `workers` processes (None: all cores), or open the one that is there.
 
-    A killed run is taken up where it stopped, by running it again. One process at a time may pack into a folder.
+    A killed run is taken up where it stopped, by running it again. One process at a time may pack into a folder; under
+    torchrun, where that is rank 0, the other ranks help it while they wait (Store.get).
     Raises UserError naming the first unusable image (unless dataset.on_error is "skip"), a folder that cannot be
     written, or a full disk.
     """
@@ -129,6 +133,8 @@ def pack(dataset: Dataset, folder: str | Path, workers: int | None = None, progr
             if old.skipped and dataset.on_error == "raise":
                 path, reason = next(iter(old.skipped.items()))
                 raise _unusable(catalog.root / path, reason)
+            with suppress(OSError):  # a store may be for reading only
+                _clean(folder)  # a run may have been killed just before it did
             return old
         log.warning("%s changed since it was packed: packing it again", catalog.root)
     form = find_form(dataset, catalog)
@@ -152,7 +158,9 @@ def _source(dataset: Dataset, catalog: Catalog) -> str:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """For this process: its share of the machine's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _decode(
@@ -182,7 +190,8 @@ def _decode(
     for record in records:
         _refuse(dataset, plan, record)
         digest.add(record["start"], record["stop"])
-    with bar, open(journal, "a") as log_file, flushing(part), closing(run_chunks(plan, todo, workers)) as results:
+    run = run_on_all_ranks if world_size() > 1 else run_chunks
+    with bar, open(journal, "a") as log_file, flushing(part), closing(run(plan, todo, workers)) as results:
         for record in results:
             log_file.write(json.dumps(record) + "\n")
             log_file.flush()
@@ -255,9 +264,13 @@ def _finish(
         sync(folder / tmp)
         os.replace(folder / tmp, folder / name)
     sync(folder)
-    for leftover in (plan.images, plan.moments, folder / "progress.jsonl"):
-        Path(leftover).unlink(missing_ok=True)
+    _clean(folder)
     return Pack.open(folder)
+
+
+def _clean(folder: Path) -> None:
+    for name in ("images.part", "moments.part", "progress.jsonl", "images.kept", "moments.tmp", "card.tmp"):
+        (folder / name).unlink(missing_ok=True)
 
 
 _DONE = {"grey": "were grey and became RGB", "palette": "had a palette and became RGB",
@@ -279,8 +292,7 @@ def _explain(error: OSError, folder: Path, needed: int) -> UserError:
     there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
     advice = "Type paths.store=FOLDER with another folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        for name in ("images.part", "moments.part", "progress.jsonl", "images.kept", "moments.tmp", "card.tmp"):
-            (folder / name).unlink(missing_ok=True)
+        _clean(folder)
         free = shutil.disk_usage(there).free
         return UserError(f"No room for the pack in {folder}: it takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB "
                          f"are free ({error.strerror}). Free some and run it again. {advice}")  # fmt: skip

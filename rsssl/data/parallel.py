@@ -6,14 +6,17 @@ import logging
 import queue
 import threading
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 from rsssl.data.chunks import Plan, do_chunk
 from rsssl.data.worker import Died, Worker
+from rsssl.engine.ranks import rank, world_size
 
 log = logging.getLogger(__name__)
 
 Chunk = tuple[int, int]
+ROUND = 16  # chunks that a rank does before the ranks' records are put together
 
 
 def run_chunks(plan: Plan, todo: list[Chunk], workers: int) -> Generator[dict[str, Any], None, None]:
@@ -69,3 +72,29 @@ def _drive(worker: Worker, waiting: queue.SimpleQueue[Chunk], results: queue.Sim
         except Exception as error:
             results.put(error)
             return
+
+
+def run_on_all_ranks(plan: Plan, todo: list[Chunk], workers: int) -> Generator[dict[str, Any], None, None]:
+    """`run_chunks` under torchrun, on rank 0, with the help of the ranks that wait for what it broadcasts (Store.get)."""
+    from rsssl.engine.distributed import broadcast, collect
+
+    size = ROUND * world_size()
+    for i in range(0, len(todo), size):
+        part = todo[i : i + size]
+        broadcast(partial(_help, plan, part, workers))
+        yield from run_chunks(plan, part[:: world_size()], workers)
+        for found in collect(None)[1:]:
+            if isinstance(found, Exception):
+                raise found
+            yield from found
+
+
+def _help(plan: Plan, todo: list[Chunk], workers: int) -> None:
+    """This rank's chunks; an error is handed to rank 0."""
+    from rsssl.engine.distributed import collect
+
+    try:
+        found: Any = list(run_chunks(plan, todo[rank() :: world_size()], workers))
+    except Exception as error:
+        found = error
+    collect(found)

@@ -1,73 +1,168 @@
-"""Checkpoints that are whole or absent, and say so: atomic, checksummed, the last two kept.
+"""Checkpoints that are whole or absent, and say so: atomic, checksummed, the last two and the best kept.
 
-`checkpoint.json` is the pointer, replaced last: file names with their SHA-256, newest first. A newest file that is damaged
-is reported, and the one before it loads. The files hold tensors and plain Python: `torch.load(weights_only=True)` opens them.
+    checkpoint-<step>.pt      tensors and plain Python: `torch.load(weights_only=True)` opens it
+    checkpoint-<step>.json    its SHA-256, and its score if it has one; written after it, removed before it
+
+A newest file that is damaged is reported, and the one before it loads. A file is written while the training goes on, from a
+copy of the state.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rsssl.engine.files import sha256, write_atomic, write_json
+from rsssl.engine.files import HashedFile, atomic, sha256_of, write_json
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
 KEEP = 2
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint: its file, after how many steps it was taken, the file's SHA-256, and how good it was."""
+
+    file: Path
+    step: int
+    sha256: str
+    score: float | None
+
+    @property
+    def record(self) -> Path:
+        return self.file.with_suffix(".json")
+
+    def whole(self) -> bool:
+        try:
+            return sha256_of(self.file) == self.sha256
+        except FileNotFoundError:
+            return False
+
+
 class Checkpoints:
-    """The checkpoints of one training in one folder."""
+    """The checkpoints of one training in one folder. One process writes there; any number may read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pointer = folder / "checkpoint.json"
+        self._writing: Future[None] | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
-    def _entries(self) -> list[dict[str, Any]]:
-        if not self.pointer.is_file():
-            return []
-        return json.loads(self.pointer.read_text())["checkpoints"]
+    def entries(self) -> list[Entry]:
+        """Those recorded, newest first; one whose record cannot be read has a checksum that nothing matches."""
+        found = []
+        for record in self.folder.glob("checkpoint-*.json"):
+            try:
+                content = json.loads(record.read_text())
+                checksum, score = str(content["sha256"]), content["score"]
+            except FileNotFoundError:  # a training has just purged it
+                continue
+            except (ValueError, KeyError, TypeError):
+                checksum, score = "", None
+            found.append(Entry(record.with_suffix(".pt"), int(record.stem.rpartition("-")[2]), checksum, score))
+        return sorted(found, key=lambda entry: -entry.step)
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
-        """Writes the state after `step` steps; older files go only once the new one stands."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        data = buffer.getvalue()
-        name = f"checkpoint-{step:09d}.pt"
-        write_atomic(self.folder / name, data)
-        old = [e for e in self._entries() if e["file"] != name]
-        write_json(self.pointer, {"checkpoints": [{"file": name, "step": step, "sha256": sha256(data)}, *old][:KEEP]})
-        kept = {e["file"] for e in self._entries()}
-        for file in self.folder.glob("checkpoint-*.pt"):
-            if file.name not in kept:
+    def best(self) -> Entry | None:
+        """The one of the highest score."""
+        return max((e for e in self.entries() if e.score is not None), key=lambda e: (e.score, e.step), default=None)
+
+    def save(self, step: int, state: dict[str, Any], score: float | None = None) -> None:
+        """Copies the state after `step` steps, and writes the copy in the background.
+
+        Raises:
+            UserError: when the one before could not be written (a full disk); what stood before it still stands.
+        """
+        self.wait()
+        self._writing = self._writer.submit(self._write, step, copied(state), score)
+
+    def wait(self) -> None:
+        """Until the last one saved is on the disk. Raises what `save` raises."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, step: int, state: dict[str, Any], score: float | None) -> None:
+        file = self.folder / f"checkpoint-{step:09d}.pt"
+        with atomic(file) as raw:
+            hashed = HashedFile(raw)
+            try:
+                torch.save(state, hashed)  # type: ignore[arg-type]
+            except RuntimeError:  # torch's own, for a write that failed
+                raise hashed.error or RuntimeError(f"{file} could not be written") from None
+        write_json(file.with_suffix(".json"), {"step": step, "sha256": hashed.hexdigest(), "score": score})
+        self._purge(step)
+
+    def _purge(self, step: int) -> None:
+        """Leaves the last KEEP and the best. Later ones than `step` are of a future that was given up: they were damaged."""
+        entries = [e for e in self.entries() if e.step <= step]
+        best = self.best()
+        kept = {e.file for e in entries[:KEEP]} | ({best.file} if best and best.step <= step else set())
+        for record in self.folder.glob("checkpoint-*.json"):
+            if record.with_suffix(".pt") not in kept:
+                record.unlink(missing_ok=True)
+        for file in [*self.folder.glob("checkpoint-*.pt"), *self.folder.glob(".checkpoint-*")]:
+            if file not in kept:
                 file.unlink(missing_ok=True)
 
-    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    def newest(self) -> Entry | None:
         """The newest whole checkpoint, or None when there is none.
 
         Raises:
             UserError: when checkpoints are recorded but none of them is whole.
         """
-        entries = self._entries()
-        for entry in entries:
-            file = self.folder / entry["file"]
-            data = file.read_bytes() if file.is_file() else b""
-            if sha256(data) == entry["sha256"]:
-                return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-            log.warning("checkpoint %s is damaged (its checksum does not match); trying the one before it", file)
-        if entries:
-            raise UserError(
-                f"no checkpoint in {self.folder} is whole: delete that folder to start afresh, rm -r {self.folder}"
-            )
+        self.wait()
+        while entries := self.entries():
+            for entry in entries:
+                if entry.whole():
+                    return entry
+                if entry.record.is_file():  # else a training has just purged it
+                    log.warning("checkpoint %s is damaged (its checksum does not match); trying the one before it", entry.file)
+            if all(entry.record.is_file() for entry in entries):
+                raise UserError(
+                    f"no checkpoint in {self.folder} is whole: delete that folder to start afresh, rm -r {self.folder}"
+                )
         return None
 
-    def clear(self) -> None:
-        """Removes them, once the training's result is written."""
-        self.pointer.unlink(missing_ok=True)
-        for file in self.folder.glob("checkpoint-*.pt"):
-            file.unlink(missing_ok=True)
+    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+        """The state of the newest whole checkpoint, or None when there is none. Raises what `newest` raises."""
+        entry = self.newest()
+        return None if entry is None else read(entry.file, device)
+
+    def keep_newest(self) -> None:
+        """Once the training's result is written: one checkpoint, from which it may be trained further."""
+        self.wait()
+        entries = self.entries()
+        for entry in entries[1:]:
+            entry.record.unlink(missing_ok=True)
+            entry.file.unlink(missing_ok=True)
+
+
+def read(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state in a checkpoint's file.
+
+    Raises:
+        UserError: when it is none.
+    """
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # the unpickler, the archive reader and the system each have their own
+        raise UserError(f"{file} cannot be read as a checkpoint ({str(error).splitlines()[0]}): type another one") from None
+    if not isinstance(state, dict) or "step" not in state:
+        raise UserError(f"{file} is no checkpoint of a training: type a checkpoint-*.pt file, or the folder it lies in")
+    return state
+
+
+def copied(state: Any) -> Any:
+    """The state with copies of its tensors, in the processor's memory: the training may go on."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {k: copied(v) for k, v in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(copied(v) for v in state)
+    return state

@@ -1,6 +1,7 @@
 """The artefact store: every stage's result under a hash of what went into it, worked out once.
 
     <store>/<stage>/<hash>/            the artefact's files
+    <store>/<stage>/<hash>/inputs.json what goes in, for an unfinished one
     <store>/<stage>/<hash>/done.json   written last: what went in, and when it was finished
 
 A stage is a pure function of its inputs. A folder without `done.json` is unfinished work, which the stage may resume.
@@ -58,7 +59,8 @@ class Store:
         """The artefact of `stage` for `inputs`, built by `build(folder)` unless it is finished already.
 
         `build` may find the remains of an interrupted attempt in its folder, and resumes or overwrites them. Under torchrun
-        rank 0 builds and the others wait, or, when `together`, all ranks call `build` at the same time.
+        rank 0 builds, and the others wait and do what it broadcasts, functions to call; or, when `together`, all ranks call
+        `build` at the same time.
         """
         if world_size() == 1:
             return self._get(stage, inputs, build)
@@ -80,8 +82,8 @@ class Store:
             broadcast(artifact)
             return artifact
         word = broadcast(None)
-        if word == "build":
-            build(self.folder(stage, inputs))
+        while not isinstance(word, Artifact):
+            build(self.folder(stage, inputs)) if word == "build" else word()
             word = broadcast(None)
         return word
 
@@ -101,6 +103,7 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise explain_os_error(error, folder) from error
+            write_json(folder / "inputs.json", {"stage": stage, "inputs": inputs})
             build(folder)
             seconds = time.monotonic() - begin
             write_json(done, {"stage": stage, "inputs": inputs, "seconds": seconds, "finished": time.time()})
@@ -127,3 +130,11 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def inputs_of(folder: Path) -> dict[str, Any] | None:
+    """What went into the artefact in this folder, finished or not; None where nothing says it."""
+    for name in ("inputs.json", "done.json"):
+        if (folder / name).is_file():
+            return json.loads((folder / name).read_text())["inputs"]
+    return None

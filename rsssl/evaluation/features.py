@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from rsssl.augment import prepare, symmetries
 from rsssl.data.loader import stored
 from rsssl.data.pack import Pack
+from rsssl.engine.distributed import broadcast, collect, rank, world_size
 from rsssl.engine.files import explain_os_error, write_atomic, write_json
 from rsssl.engine.loop import autocast, on_device
 
@@ -44,21 +45,29 @@ class FeatureBank:
         self.folder, self.n_rows, self.extract, self.title = folder, n_rows, extract, title
 
     def get(self, rows: np.ndarray) -> Tensor:
-        """(len(rows), D) float32, on the CPU; what is missing is computed and kept."""
+        """(len(rows), D) float32, on the CPU; what is missing is computed and kept.
+
+        Under torchrun all ranks call it together. They divide what is missing in chunks that do not depend on their number,
+        and rank 0 keeps it.
+        """
+        if rank() > 0:
+            for _ in self._extract(broadcast(None)):
+                pass
+            return torch.from_numpy(broadcast(None))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain_os_error(error, self.folder) from error
         with FileLock(self.folder / ".lock"):
             known = self._known()
-            missing = np.unique(rows[~known[rows]])
+            missing = broadcast(np.unique(rows[~known[rows]]))
             if len(missing):
                 try:
                     self._compute(missing, known)
                 except OSError as error:
                     raise explain_os_error(error, self.folder) from error
             bank = np.memmap(self.folder / "features.bin", np.float32, "r", shape=(self.n_rows, self._dim()))
-            return torch.from_numpy(np.array(bank[rows]))
+            return torch.from_numpy(broadcast(np.array(bank[rows])))
 
     def _dim(self) -> int:
         return json.loads((self.folder / "bank.json").read_text())["dim"]
@@ -69,11 +78,20 @@ class FeatureBank:
             return np.zeros(self.n_rows, bool)
         return np.frombuffer(file.read_bytes(), np.uint8).astype(bool)
 
+    def _extract(self, missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Chunks of the rows with their features (n, D), each made by one of the ranks, in order."""
+        chunks = [missing[i : i + CHUNK] for i in range(0, len(missing), CHUNK)]
+        bar = tqdm(total=len(chunks), desc=self.title, unit="batch", leave=False, disable=None if rank() == 0 else True)
+        with bar:
+            for i in range(0, len(chunks), world_size()):
+                turn = chunks[i : i + world_size()]
+                own = self.extract(turn[rank()]).float().cpu().numpy() if rank() < len(turn) else None
+                yield from zip(turn, collect(own), strict=False)  # fewer chunks than ranks, in the end
+                bar.update(len(turn))
+
     def _compute(self, missing: np.ndarray, known: np.ndarray) -> None:
         bank = None
-        for start in tqdm(range(0, len(missing), CHUNK), desc=self.title, unit="batch", leave=False, disable=None):
-            rows = missing[start : start + CHUNK]
-            features = self.extract(rows).float().cpu().numpy()
+        for rows, features in self._extract(missing):
             if bank is None:
                 file = self.folder / "features.bin"
                 if not (self.folder / "bank.json").is_file():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from rsssl.engine.distributed import collect, rank, world_size
 from rsssl.evaluation.standardise import check_training_set
 
 BLOCK = 16 << 20  # similarities in memory at a time: some hundred rows, as products of fewer are slow
@@ -45,13 +46,17 @@ class KNN:
     def scores(self, features: Tensor) -> Tensor:
         """Features (m, D) to the classes' shares of the votes (m, n_classes) float32, rows of sum 1.
 
-        Memory beyond the features' own does not grow with m.
+        Memory beyond the features' own does not grow with m. Under torchrun all ranks call it together and divide the work,
+        in blocks that do not depend on their number.
         """
         n = len(self._bank)
         rows = max(1, BLOCK // n)
         space = features.new_empty(min(rows, len(features)), n, dtype=torch.float32)
-        votes = [self._votes(block, space[: len(block)]) for block in features.split(rows)]
-        return torch.cat(votes) if votes else features.new_zeros(0, self._classes)
+        blocks = features.split(rows)
+        own = [self._votes(block, space[: len(block)]) for block in blocks[rank() :: world_size()]]
+        ranks = collect(own)
+        votes = [ranks[i % len(ranks)][i // len(ranks)] for i in range(len(blocks))]
+        return torch.cat(votes) if len(features) else features.new_zeros(0, self._classes)
 
     def _votes(self, features: Tensor, similarity: Tensor) -> Tensor:
         """The votes for B features; similarity (B, n) is filled."""

@@ -95,7 +95,7 @@ class DINO(Method):
     @torch.no_grad()
     def move_centre(self, teacher: Tensor) -> None:
         """The centre follows the mean of the teacher's outputs (T, B, K) over all ranks (equation 4)."""
-        self.centre.lerp_(gather(teacher.float(), dim=1).mean((0, 1)), 1 - self.centre_momentum)
+        self.centre.lerp_(gather(teacher.to(self.centre.dtype), dim=1).mean((0, 1)), 1 - self.centre_momentum)
 
     def after_step(self, step: int, total_steps: int) -> None:
         self.teacher.follow(step, total_steps)

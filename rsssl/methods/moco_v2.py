@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rsssl.engine.distributed import gather, rank
 from rsssl.engine.loop import Batch
 from rsssl.methods.base import Method
 from rsssl.methods.losses import info_nce
@@ -57,11 +58,13 @@ class MoCoV2(Method):
         return {"loss": loss, "embedding": features}
 
     def keys(self, batch: Batch) -> Tensor:
-        """Keys (B, out) of the first views, computed in groups in random order."""
-        order = self.draws(batch, "groups", 1)[: len(batch.ids), 0].argsort()
+        """Keys (B, out) of the first views, computed in groups in random order, each of images of all ranks."""
+        n = len(batch.ids)
+        order = gather(self.draws(batch, "groups", 1)[:n, 0]).argsort() - rank() * n
         groups = max(1, min(self.groups, len(order) // 2))  # batch norm needs two
-        k = torch.cat([self.key(batch.views[0][rows]) for rows in order.tensor_split(groups)])
-        return k[order.argsort()]
+        own = [rows[(rows >= 0) & (rows < n)] for rows in order.tensor_split(groups)]
+        k = torch.cat([self.key(batch.views[0][rows]) for rows in own])
+        return k[torch.cat(own).argsort()]
 
     def after_step(self, step: int, total_steps: int) -> None:
         self.key.follow(step, total_steps)

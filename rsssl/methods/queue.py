@@ -37,7 +37,7 @@ class Queue(nn.Module):
     @torch.no_grad()
     def push(self, x: Tensor) -> None:
         """Puts x (n, D) of every rank in the place of the oldest rows."""
-        x = gather(x.detach().float())[-len(self.rows) :]
+        x = gather(x.detach().to(self.rows.dtype))[-len(self.rows) :]
         where = (self.next + torch.arange(len(x), device=x.device)) % len(self.rows)
         self.rows[where] = x
         self.next.copy_((self.next + len(x)) % len(self.rows))

@@ -15,6 +15,7 @@ from rsssl.data.catalog import source_listing
 from rsssl.data.pack import PACK_VERSION, Pack, mean_std, pack
 from rsssl.data.split import Split, split
 from rsssl.engine.files import write_json
+from rsssl.engine.ranks import rank
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
 from rsssl.tasks.common import option, plain
@@ -82,7 +83,7 @@ def report_skipped(packed: Pack) -> None:
 def save_split(folder: Path, packed: Pack, division: Split) -> None:
     """The test set by its paths, beside the pack, under the hash that results carry."""
     file = folder / f"split-{division.hash[:16]}.json"
-    if not file.is_file():
+    if not file.is_file() and rank() == 0:
         write_json(file, {"hash": division.hash, "test": [packed.paths[i] for i in division.test]})
 
 

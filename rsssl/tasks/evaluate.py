@@ -18,12 +18,13 @@ from torch import Tensor
 from rsssl import rng
 from rsssl.data.loader import Pool, PoolBatches, Source
 from rsssl.data.split import labelled_subset
-from rsssl.engine.distributed import rank, world_size
+from rsssl.engine.distributed import broadcast
 from rsssl.engine.files import write_json
 from rsssl.engine.loop import on_device, pick_device
+from rsssl.engine.ranks import alone, rank
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
-from rsssl.evaluation import LinearProbe, NetworkTraining, PaperHead, confusion, image_statistics, scores
+from rsssl.evaluation import KNN, LinearProbe, NetworkTraining, PaperHead, confusion, image_statistics, scores
 from rsssl.evaluation.features import Extractor, FeatureBank
 from rsssl.evaluation.finetune import Classifier, predict, train_classifier
 from rsssl.optim import parameter_groups
@@ -107,6 +108,8 @@ def probe(job: Job, banks: list[FeatureBank]) -> dict[str, Any]:
     classifier = make_probe(job.cfg)
     x, y = banks[0].get(job.train), job.labels(job.train)
     tests = [bank.get(job.test) for bank in banks]
+    if rank() > 0 and not isinstance(classifier, KNN):  # which alone is divided among the ranks
+        return {}
     if job.cfg.protocol == "paper" and isinstance(classifier, LinearProbe):
         return paper_probe(job, x, y, tests)
     classifier.fit(x, y, job.n_classes, job.cfg.seed)
@@ -165,6 +168,14 @@ def network(job: Job, weights: Weights) -> dict[str, Any]:
     return job.numbers(predicted().argmax(1)) | {"details": made}
 
 
+def trained_alone(job: Job, weights: Weights) -> dict[str, Any]:
+    """`network` on rank 0, while the others wait: a few labels are too few to divide, and the result is that of one process."""
+    if rank() == 0:
+        with alone():
+            found = network(job, weights)
+    return broadcast(found if rank() == 0 else None)
+
+
 class Best:
     """protocol=paper: the predictions of the epoch that did best on half of the test images."""
 
@@ -183,7 +194,7 @@ def evaluate(job: Job, weights: Weights) -> dict[str, Any]:
     """The results of one job, as they stand in results.json."""
     cfg, data, pack = job.cfg, job.data, job.data.pack
     begin = time.monotonic()
-    found = network(job, weights) if is_network(cfg) else frozen(job, weights)
+    found = trained_alone(job, weights) if is_network(cfg) else frozen(job, weights)
     seconds = time.monotonic() - begin
     baselines = {}
     if cfg.baselines:
@@ -236,11 +247,6 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 def pretrain_and_evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Evaluates, pre-training first when the store has not got it; writes results.json and prints the numbers."""
     device = pick_device(cfg.device)
-    if is_network(cfg) and world_size() > 1:
-        raise UserError(
-            f"evaluate={group_name('evaluate')} trains on one process: type task=pretrain under torchrun, then the same command "
-            "without torchrun and without task=pretrain; the pre-training is reused"
-        )
     store = Store(cfg.paths.store)
     if cfg.checkpoint:
         find_checkpoint(cfg.checkpoint, store)  # a wrong path is said before any data is read
@@ -250,9 +256,9 @@ def pretrain_and_evaluate(cfg: DictConfig) -> dict[str, Any]:
     train = labelled_subset(data.pack.labels, data.pack.paths, data.split.pool, train_scale(cfg.ts), cfg.seed)
     job = Job(cfg, data, store, device, train, data.split.test)
     weights = untrained(cfg, data, random=True) if from_scratch(cfg) else resolve(cfg, store, data)
+    results = evaluate(job, weights)
     if rank() > 0:
         return {}
-    results = evaluate(job, weights)
     folder = run_folder()
     save_config(cfg, folder)
     write_json(folder / "results.json", results)

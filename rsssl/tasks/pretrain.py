@@ -20,6 +20,7 @@ from rsssl.augment import prepare
 from rsssl.data.loader import Pool, PoolBatches, Source, stored
 from rsssl.data.places import Partners, class_folders, place_names
 from rsssl.engine import distributed
+from rsssl.engine.batch_norm import over_all_ranks
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.files import sha256, write_json
 from rsssl.engine.loop import Fit, on_device, pick_device
@@ -33,6 +34,7 @@ from rsssl.tasks.common import group_name, keep_metrics, own_code, run_folder, s
 from rsssl.tasks.data import Data, load, pretraining_configs, statistics
 from rsssl.tasks.pictures import Pictures
 from rsssl.tasks.probe import OnlineProbe
+from rsssl.tasks.resume import resumed
 
 log = logging.getLogger(__name__)
 VERSION = 2  # raised when a change of the code changes what the same inputs train to
@@ -52,6 +54,7 @@ class Pretraining:
     std: tuple[float, ...]
     lr: float
     inputs: dict[str, Any]
+    start_from: Path | None = None  # another training's checkpoint
 
     @property
     def n_images(self) -> int:
@@ -70,10 +73,11 @@ def plan(cfg: DictConfig, store: Store) -> Pretraining:
     lr = cfg.pretrain.lr if cfg.pretrain.lr is not None else cfg.optimizer.lr
     settings = OmegaConf.to_container(cfg.pretrain, resolve=True)
     assert isinstance(settings, dict)
-    for key in ("dataset", "root", "log_every", "checkpoint_minutes", "probes", "pictures"):
+    for key in ("dataset", "root", "resume", "log_every", "checkpoint_minutes", "probes", "pictures"):
         settings.pop(key)
-    if settings["steps"] is None:
-        settings.pop("steps")
+    for key, nothing in (("steps", None), ("accumulate", 1)):
+        if settings[key] == nothing:
+            settings.pop(key)
     inputs = {
         "version": VERSION,
         "data": [{"name": d.pack.card.name, "pixels": d.pack.fingerprint, "split": d.split.hash} for d in parts],
@@ -89,7 +93,10 @@ def plan(cfg: DictConfig, store: Store) -> Pretraining:
         inputs["places"] = digest({"places": place_of_each(Pool(sources(parts, indices)), parts, cfg.ssl.together)})
     if code := own_code(inputs):
         inputs["code"] = code
-    return Pretraining(parts, indices, size, mean, std, lr, inputs)
+    start_from = None
+    if cfg.pretrain.resume:
+        start_from, inputs["resumed"] = resumed(cfg.pretrain.resume, inputs, store)
+    return Pretraining(parts, indices, size, mean, std, lr, inputs, start_from)
 
 
 def view_size(cfg: DictConfig, parts: list[Data]) -> int:
@@ -182,21 +189,26 @@ def pretrain(cfg: DictConfig, store: Store) -> tuple[Artifact, Pretraining]:
     return artifact, todo
 
 
-def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
-    """One pre-training in `folder`, resumed from its last checkpoint if it was interrupted."""
+@dataclass(frozen=True)
+class Training:
+    """What a pre-training is made of, on this rank: built the same way to train and to replay a step."""
+
+    method: Method
+    batches: PoolBatches
+    device: torch.device
+
+
+def assemble(cfg: DictConfig, todo: Pretraining) -> Training:
+    """The method with its backbone, and its batches."""
     device = pick_device(cfg.device)
-    card = todo.parts[0].pack.card
-    backbone = instantiate(cfg.backbone, in_chans=card.n_bands, seed=cfg.pretrain.seed)
+    backbone = instantiate(cfg.backbone, in_chans=todo.parts[0].pack.card.n_bands, seed=cfg.pretrain.seed)
     check_size(backbone, todo.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold("method", cfg.pretrain.seed) % 2**63)
         method: Method = instantiate(cfg.ssl, backbone=backbone)
-    on_device(distributed.synchronised(method, device), device)
+    on_device(over_all_ranks(method), device)
     if cfg.compile:
         method.backbone.compile(mode=cfg.compile)  # in place: the names of the weights stay
-    optimizer = instantiate(
-        cfg.optimizer, lr=todo.lr, params=parameter_groups(*method.trained_modules()), _convert_="all"
-    )
     pool = Pool(sources(todo.parts, todo.indices))
     partners = Partners(place_of_each(pool, todo.parts, method.together), TOGETHER_HINT) if method.together else None
     if partners and partners.alone:
@@ -207,7 +219,7 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
         stage_size(todo.size, [(float(u), float(s)) for u, s in cfg.pretrain.progressive], max(2, patch_side(backbone))),
         todo.mean, todo.std,
         cfg.pretrain.seed, "+".join(d.split.hash for d in todo.parts), device, cfg.pretrain.steps,
-        method.uses_local, partners,
+        method.uses_local, partners, cfg.pretrain.accumulate,
     )  # fmt: skip
     if cfg.pretrain.batch_size > len(pool):
         log.warning(
@@ -215,31 +227,47 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
             cfg.pretrain.batch_size,
             len(pool),
         )
+    return Training(method, batches, device)
+
+
+def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
+    """One pre-training in `folder`, resumed from its last checkpoint if it was interrupted."""
+    made = assemble(cfg, todo)
+    method, batches, device = made.method, made.batches, made.device
+    optimizer = instantiate(
+        cfg.optimizer, lr=todo.lr, params=parameter_groups(*method.trained_modules()), _convert_="all"
+    )
     epochs = round(batches.total_steps / batches.steps_per_epoch, 2)
-    log.info("%d images, %g epochs, %d steps of %d images x %d views on %s", len(pool), epochs, batches.total_steps,
-             batches.batch_size, method.n_views, device)  # fmt: skip
-    tracker = instantiate(cfg.tracker)
+    log.info("%d images, %g epochs, %d steps of %d images x %d views on %s%s", todo.n_images, epochs, batches.total_steps,
+             batches.batch_size * batches.accumulate, method.n_views, device,
+             f", {distributed.world_size()} processes" if distributed.world_size() > 1 else "")  # fmt: skip
+    tracker, checkpoints = instantiate(cfg.tracker), Checkpoints(folder)
     probe = OnlineProbe(method.backbone, todo.parts[0], todo.size, todo.mean, todo.std, device)
-    pictures = Pictures(method, batches, card, todo.mean, todo.std, folder, tracker)
+    pictures = Pictures(method, batches, todo.parts[0].pack.card, todo.mean, todo.std, folder, tracker)
+    if distributed.rank() == 0:
+        save_config(cfg, folder)
     fit = Fit(
         model=method, batches=batches, optimizer=optimizer, schedule=instantiate(cfg.schedule, _convert_="all"), device=device,
-        tracker=tracker, checkpoints=Checkpoints(folder), checkpoint_minutes=cfg.pretrain.checkpoint_minutes,
+        tracker=tracker, checkpoints=checkpoints, checkpoint_minutes=cfg.pretrain.checkpoint_minutes,
         log_every=cfg.pretrain.log_every,
         meanwhile=[(cfg.pretrain.probes if probe.usable else 0, probe), (cfg.pretrain.pictures, pictures)],
-        monitor=CollapseMonitor(), title=group_name("ssl"), seed=cfg.pretrain.seed,
+        monitor=CollapseMonitor(), title=group_name("ssl"), seed=cfg.pretrain.seed, timeout=cfg.timeout,
+        start_from=todo.start_from,
+        advice=f"type the same command with task=replay to see which images and which layer it was, and with "
+        f"pretrain.resume={folder} and a lower pretrain.lr= (it was {todo.lr:g}) to go on from the last checkpoint",
     )  # fmt: skip
     fit.run()
-    if not method.whole_images:  # on every rank: synchronised batch norm waits for all of them
+    if not method.whole_images:  # on every rank: batch norm over all ranks waits for all of them
         recalibrate(method.backbone, whole_images(todo, device))
     if distributed.rank() > 0:
         return
     save(method.backbone, todo, folder)
     write_json(folder / "training.json", {
-        "images": len(pool), "epochs": epochs, "steps": batches.total_steps, "seconds": fit.seconds,
+        "images": todo.n_images, "epochs": epochs, "steps": batches.total_steps, "seconds": fit.seconds,
         "images_per_second": fit.images / max(fit.seconds, 1e-9), "device": str(device), "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
     })  # fmt: skip
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    Checkpoints(folder).clear()
+    checkpoints.keep_newest()
 
 
 def whole_images(todo: Pretraining, device: torch.device) -> Iterator[Tensor]:

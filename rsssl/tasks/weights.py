@@ -16,7 +16,7 @@ from rsssl.engine.files import sha256
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
 from rsssl.models import describe_backbone, load_backbone
-from rsssl.tasks.common import plain
+from rsssl.tasks.common import plain, recorded
 from rsssl.tasks.data import Data
 from rsssl.tasks.pretrain import WEIGHTS, pretrain, view_size
 
@@ -120,12 +120,3 @@ def find_checkpoint(path: str, store: Store) -> Path:
         f"checkpoint={path} holds no pre-trained weights: type checkpoint=DIR with a run directory, or with the folder that "
         "rsssl-run task=pretrain prints"
     )
-
-
-def recorded(run: Path) -> Path | None:
-    """The store folder that a run directory's results name."""
-    for name in ("results.json", "pretrain.json"):
-        if (run / name).is_file():
-            record = json.loads((run / name).read_text()).get("pretrain") or {}
-            return Path(record["folder"]) if "folder" in record else None
-    return None

@@ -20,7 +20,7 @@ class Numbers:
     """Batches that depend on the cursor alone, and can stop as a killed process would."""
 
     def __init__(self, total_steps: int = 12, stop_at: int | None = None) -> None:
-        self.total_steps, self.steps_per_epoch, self.stop_at = total_steps, 4, stop_at
+        self.total_steps, self.steps_per_epoch, self.stop_at, self.accumulate = total_steps, 4, stop_at, 1
 
     def start(self, cursor: int) -> Iterator[Batch]:
         for step in range(cursor, self.total_steps):
@@ -92,9 +92,41 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         def forward(self, batch: Batch) -> dict[str, Tensor]:
             return {"loss": super().forward(batch)["loss"] * float("nan")}
 
-    with pytest.raises(UserError, match=r"pretrain\.lr"):
+    with pytest.raises(UserError, match="the loss is nan at step 0 of 12: type a lower learning rate"):
         fit(tmp_path, Numbers(), Bad())
     assert Checkpoints(tmp_path).load() is None
+
+
+def test_accumulated_batches_are_one_step_with_their_mean_gradient(tmp_path: Path) -> None:
+    """Without batch norm, two batches of 8 accumulated are one of 16."""
+
+    class Plain(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+
+    class Halves(Numbers):
+        accumulate = 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.accumulate = 2
+
+        def start(self, cursor: int) -> Iterator[Batch]:
+            for batch in super().start(0):
+                for part in (slice(0, 4), slice(4, 8)):
+                    yield Batch(batch.ids[part], batch.epoch, [batch.views[0][part]])  # type: ignore[arg-type]
+
+    torch.manual_seed(1)
+    one, two = Plain(), Plain()
+    two.load_state_dict(one.state_dict())
+    fit(tmp_path / "one", Numbers(), one)
+    fit(tmp_path / "two", Halves(), two)
+    for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), name
+    rows = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("one", "two")]
+    losses = [[float(r["value"]) for r in found if r["name"] == "loss"] for found in rows]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[1]) == 12
 
 
 def test_an_unknown_device_is_named() -> None:

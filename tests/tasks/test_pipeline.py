@@ -167,21 +167,6 @@ def test_too_few_labels_names_the_class_before_any_training(tiles: Path, tmp_pat
     assert not (tmp_path / "store" / "pretrain").exists()
 
 
-def test_two_processes_of_torchrun_train_one_model(tiles: Path, tmp_path: Path) -> None:
-    environment = os.environ | {
-        "PYTHONPATH": str(REPOSITORY),
-        "RSSSL_STORE": str(tmp_path / "store"),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rsssl.run", "dataset=folder",
-         f"dataset.root={tiles}", *TINY, "ts=2", "hydra.run.dir=run"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert len(results(tmp_path / "run")) == 1 and len(list(tmp_path.rglob("results.json"))) == 1
-
-
 def test_the_validation_protocol_keeps_the_test_set_closed(tiles: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     for protocol in ("clean", "validation"):
@@ -227,16 +212,6 @@ def test_a_file_in_the_working_folder_does_not_take_a_packages_place(tmp_path: P
     script = "import sys; sys.path.remove(''); sys.argv = ['rsssl-run', '--cfg', 'job']; import rsssl.run; rsssl.run.main()"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "pretrain:" in done.stdout, done.stderr
-
-
-def test_fine_tuning_under_torchrun_is_refused_with_what_to_type(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RSSSL_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rsssl.run",
-         "evaluate=finetune", "hydra.run.dir=run"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert done.returncode != 0 and "type task=pretrain under torchrun" in done.stderr
 
 
 def test_a_sweep_over_methods_as_the_readme_types_it(tiles: Path, tmp_path: Path) -> None:

@@ -1,0 +1,188 @@
+"""The soak: the real command, killed at random moments again and again, must end as if nothing had happened.
+
+    python experiments/soak/run.py --minutes 30
+
+Each round takes one method on one or two processes. It runs the command once undisturbed, then in a fresh store with kills
+at random moments (packing, training, saving, evaluating, starting again), until it ends, and compares weights, metrics and
+results bit for bit. `results.csv` gets a row a round, as soon as it is over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from rsssl.engine.checkpoint import Checkpoints
+from rsssl.engine.tracking import read_metrics
+
+HERE = Path(__file__).parent
+ROUNDS = [("simclr", 1), ("moco_v2", 2), ("byol", 1), ("dino", 2), ("swav", 1), ("marta_gan", 2), ("mae", 1), ("simclr", 2)]
+TIMED = ("images_per_second", "data_share")
+SAME = ("oa", "aa", "kappa", "confusion", "baselines", "split_hash", "config_hash")
+COMMAND = ["dataset=synthetic", "dataset.generate.per_class=60", "pretrain.images=256", "pretrain.batch_size=16", "pretrain.image_size=32", "pretrain.epochs=8",
+           "pretrain.checkpoint_minutes=0.01", "pretrain.log_every=1", "pretrain.probes=2", "pretrain.pictures=2", "tracker=csv",
+           "ts=5", "hydra.run.dir=run"]  # fmt: skip
+
+
+@dataclass
+class Round:
+    """What happened in one round."""
+
+    method: str
+    processes: int
+    kills: int = 0  # SIGKILL to one process, or to all of the job's
+    stops: int = 0  # SIGTERM
+    resumes: int = 0  # trainings that went on from a checkpoint
+    restarts: int = 0  # by torchrun itself
+    steps: int = 0
+    steps_lost: int = 0  # done after the last checkpoint, and done again
+    mismatches: int = 0  # of weights, metrics and results against the undisturbed run
+    seconds: float = 0.0
+
+
+class Job:
+    """The command on some processes in a folder of its own, in a session of its own."""
+
+    def __init__(self, method: str, processes: int, folder: Path) -> None:
+        network = ["+backbone.kwargs.depth=2"] if method in ("mae", "dino") else ["backbone.name=resnet10t"]
+        launch = ["-m", "rsssl.run"]
+        if processes > 1:
+            launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=3", *launch]
+        self.folder, self.processes = folder, processes
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = open(folder / "log.txt", "a")  # noqa: SIM115
+        environment = os.environ | {"RSSSL_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen([sys.executable, *launch, f"ssl={method}", *network, *COMMAND], cwd=folder, env=environment,
+                                        stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+
+    def wait(self, seconds: float | None) -> int | None:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def ranks(self) -> list[int]:
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False).stdout
+        return [int(p) for p in found.split()]
+
+    def kill_all(self) -> None:
+        for pid in [*self.ranks(), self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+
+def training(folder: Path) -> Path | None:
+    return next((f for f in folder.glob("store/pretrain/*") if f.is_dir()), None)
+
+
+def last_step(folder: Path) -> int:
+    found = training(folder)
+    return max((int(r["step"]) for r in read_metrics(found / "metrics.csv")), default=0) if found else 0
+
+
+def saved_step(folder: Path) -> int:
+    found = training(folder)
+    entries = Checkpoints(found).entries() if found else []
+    return entries[0].step if entries else 0
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What two finished runs do not have in common, bit for bit."""
+    found = []
+    one, two = training(a), training(b)
+    assert one and two
+    weights = [load_file(f / "backbone.safetensors") for f in (one, two)]
+    found += [k for k in weights[0] if not torch.equal(weights[0][k], weights[1][k])]
+    numbers = [[tuple(r.values()) for r in read_metrics(f / "metrics.csv") if r["name"] not in TIMED] for f in (one, two)]
+    found += ["metrics.csv"] if sorted(numbers[0]) != sorted(numbers[1]) else []
+    results = [json.loads((f / "run" / "results.json").read_text()) for f in (a, b)]
+    return found + [k for k in SAME if results[0][k] != results[1][k]]
+
+
+def disturb(job: Job, done: Round, draw: random.Random) -> None:
+    """One kill, or request to stop, of one kind or another."""
+    before, saved = last_step(job.folder), saved_step(job.folder)
+    ranks = job.ranks() if job.processes > 1 else []
+    what = draw.choice(["all", "all", "stop", "rank"])
+    if what == "stop":
+        done.stops += 1
+        job.process.send_signal(signal.SIGTERM)
+        if job.wait(60) is None:
+            raise RuntimeError(f"{job.folder} did not stop within 60 s")
+        return
+    done.kills += 1
+    done.steps_lost += max(0, before - saved) if training(job.folder) and not finished(job.folder) else 0
+    if what == "rank" and ranks:  # torchrun starts both again
+        done.restarts += 1
+        os.kill(draw.choice(ranks), signal.SIGKILL)
+    else:
+        job.kill_all()
+
+
+def finished(folder: Path) -> bool:
+    found = training(folder)
+    return found is not None and (found / "done.json").is_file()
+
+
+def soak(method: str, processes: int, folder: Path, draw: random.Random) -> Round:
+    begin, done = time.monotonic(), Round(method, processes)
+    whole, killed = folder / "whole", folder / "killed"
+    if Job(method, processes, whole).wait(600) != 0:
+        raise RuntimeError(f"the undisturbed run of {method} failed: see {whole / 'log.txt'}")
+    took = time.monotonic() - begin
+    while True:
+        job = Job(method, processes, killed)
+        while (code := job.wait(draw.uniform(0.1, 1.1) * took)) is None:
+            disturb(job, done, draw)
+        if code == 0:
+            break
+    text = (killed / "log.txt").read_text(errors="replace")
+    done.resumes, done.steps = text.count("resumed at step"), last_step(whole)
+    done.mismatches = len(differences(whole, killed))
+    done.seconds = round(time.monotonic() - begin, 1)
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=HERE / "results.csv")
+    options = parser.parse_args()
+    draw, begin, rounds = random.Random(options.seed), time.monotonic(), 0
+    names = list(asdict(Round("", 0)))
+    with open(options.out, "w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        while time.monotonic() - begin < 60 * options.minutes:
+            folder = Path(tempfile.mkdtemp(prefix="soak-"))
+            done = soak(*ROUNDS[rounds % len(ROUNDS)], folder, draw)
+            rounds += 1
+            writer.writerow(asdict(done))
+            file.flush()
+            print(done, flush=True)
+            if done.mismatches:
+                print(f"{differences(folder / 'whole', folder / 'killed')}: left in {folder}", flush=True)
+            else:
+                shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

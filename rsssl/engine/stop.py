@@ -1,0 +1,73 @@
+"""Being asked to stop: a signal is noted, and the training acts on it between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+# What SLURM, a cloud and submitit send before they take a machine away; and Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Stopped(Exception):
+    """The training has stopped because a signal asked for it.
+
+    Args:
+        signum: the signal. step: after which it stopped. total: steps in all. saved: whether a checkpoint was written.
+        before: what the process would have done on this signal; a launcher's handler puts the job back into its queue.
+    """
+
+    def __init__(self, signum: int, step: int, total: int, saved: bool, before: Handler | None) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step} of {total}")
+        self.signum, self.step, self.total, self.saved, self.before = signum, step, total, saved, before
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's number for an end by this signal: 143 for SIGTERM, 138 for SIGUSR1."""
+        return 128 + self.signum
+
+
+class StopRequests:
+    """Notes signals while it is open. A second Ctrl-C is not waited for: it raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequests:
+        if threading.current_thread() is threading.main_thread():  # elsewhere, Python takes no handlers
+            self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if isinstance(error, Stopped) and self.received not in (None, error.signum):  # another one, during the checkpoint
+            error.signum = int(self.received or 0)
+            error.before = self._handler(error.signum)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.received is None or signum != signal.SIGTERM:  # it comes before and after a launcher's own signal, which counts
+            self.received = signum
+
+    def flags(self) -> list[float]:
+        """For each of SIGNALS, whether it has been received: what the ranks add up."""
+        return [float(number == self.received) for number in SIGNALS]
+
+    def stopped(self, flags: list[float], step: int, total: int, saved: bool) -> Stopped | None:
+        """What all ranks agreed on by their flags, added up; None when no rank is to stop."""
+        if not any(flags):
+            return None
+        signum = int(SIGNALS[flags.index(max(flags))])
+        return Stopped(signum, step, total, saved, self._handler(signum))
+
+    def _handler(self, signum: int) -> Handler | None:
+        before = self.before.get(signum)
+        return before if callable(before) and signum != signal.SIGINT else None

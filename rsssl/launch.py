@@ -1,0 +1,141 @@
+"""How a job is started and kept to itself: by a sweep's launcher, on several processes, and alone in its run folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rsssl.errors import UserError
+
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+OURS = {signal.SIGUSR1, signal.SIGUSR2}  # SLURM sends them to every process of a job; torchrun would die of them
+KILL_WAIT = 30.0  # seconds that SLURM leaves a job between SIGTERM and its end
+
+
+def launched() -> bool:
+    """Whether one of Hydra's launchers, of another process or another machine, has started this process for a job."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    settings = HydraConfig.get()
+    return settings.mode == RunMode.MULTIRUN and not str(settings.launcher._target_).endswith(".BasicLauncher")
+
+
+def config_dirs() -> list[str]:
+    """What this job was given by --config-dir."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources
+    return [s.path.removeprefix("file://") for s in sources if s.provider == "command-line"]
+
+
+def add_to_path(folders: list[str]) -> None:
+    """A user's own method is a Python file beside their YAML, or in the folder they work in.
+
+    Last on the path: a file of theirs that is called like a package must not take its place.
+    """
+    found = [str(Path(folder).resolve()) for folder in [*folders, "."]]
+    sys.path += [folder for folder in found if folder not in sys.path]
+
+
+def after(signum: int, before: Any) -> None:
+    """Ends a job that a signal has stopped, as its launcher wants it (`before`, its handler). Returns when the job is to go on.
+
+    submitit puts the job back into the queue on a signal of its own, and ignores SIGTERM. That one SLURM sends first, or alone
+    before it takes the machine away and puts the job back itself: a job that has ended by then would not come back.
+    """
+    if callable(before):
+        before(signum, None)
+        if launched():
+            text = f"rsssl: waiting for the launcher's own signal, or the end; going on in {KILL_WAIT:.0f} s"
+            print(text, file=sys.stderr, flush=True)
+            time.sleep(KILL_WAIT)
+            return
+    sys.exit(128 + signum)
+
+
+def under_torchrun(processes: int) -> None:
+    """This job's command again, on that many processes of this machine; ends with its exit code when that is not 0.
+
+    A signal is passed on as SIGTERM, which torchrun hands to its processes, and what a launcher does on it (submitit puts the
+    job back into the queue) is done afterwards.
+
+    Raises:
+        UserError: in a launcher's process, when they have failed.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    settings = HydraConfig.get()
+    folder = str(settings.runtime.output_dir).replace("\\", "\\\\").replace("'", "\\'")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+               "-m", "rsssl.run", *settings.overrides.task, f"hydra.run.dir='{folder}'"]  # fmt: skip
+    command += [part for own in config_dirs() for part in ("--config-dir", own)]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // processes))
+    env = os.environ | {"OMP_NUM_THREADS": threads}
+    received: list[int] = []
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        child.send_signal(signal.SIGTERM)
+
+    before = {number: signal.getsignal(number) for number in PASSED_ON}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)  # what is started inherits it
+    child = subprocess.Popen(command, env=env)
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:  # the terminal has sent it to the processes too
+        code = child.wait()
+        received.append(signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        signum = next((s for s in received if s != signal.SIGTERM), received[0])  # a launcher's own signal counts
+        after(signum, before.get(signal.Signals(signum)))
+        return under_torchrun(processes)
+    if code and launched():
+        raise UserError(
+            f"the {processes} processes of {settings.runtime.output_dir} ended with exit code {code}: read what they said, above "
+            f"or in {settings.sweep.dir}/.submitit/*/*.err, and type the same command again"
+        )
+    if code:
+        sys.exit(code)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """A lock on a run folder; the system takes it away from a process that has died.
+
+    Raises:
+        UserError: when another process has it.
+    """
+    lock = FileLock(folder / ".lock")
+    owner = folder / ".owner"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = owner.read_text() if owner.is_file() else "another process"
+        raise UserError(
+            f"{folder} is the run folder of {who}, which is still at work: wait for it, or type hydra.run.dir=DIR "
+            "with another folder"
+        ) from None
+    try:
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
