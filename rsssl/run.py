@@ -196,8 +196,9 @@ def work(cfg: Any) -> Any:
         except Stopped as error:
             stopped = error.with_traceback(None)  # whose frames hold the network
         if int(os.environ.get("RANK", "0")) == 0:
-            kept = f"A checkpoint is written. {AGAIN}" if stopped.saved else "What it had done is not kept."
-            print(f"rsssl: {stopped}. {kept}", file=sys.stderr, flush=True)
+            kept = "A checkpoint is written." if stopped.saved else "What it had done is not kept."
+            again = "" if stopped.before or not stopped.saved else f" {AGAIN}"  # a launcher sees to it itself
+            print(f"rsssl: {stopped}. {kept}{again}", file=sys.stderr, flush=True)
         after(stopped.signum, stopped.before)
 
 

@@ -32,8 +32,9 @@ from rsssl.engine.tracking import read_metrics
 HERE = Path(__file__).parent
 ROUNDS = [("simclr", 1), ("moco_v2", 2), ("byol", 1), ("dino", 2), ("swav", 1), ("marta_gan", 2), ("mae", 1), ("simclr", 2)]
 TIMED = ("images_per_second", "data_share")
-SAME = ("oa", "aa", "kappa", "confusion", "baselines", "split_hash", "config_hash")
-COMMAND = ["dataset=synthetic", "dataset.generate.per_class=60", "pretrain.images=256", "pretrain.batch_size=16", "pretrain.image_size=32", "pretrain.epochs=8",
+SAME = ("oa", "aa", "kappa", "confusion", "baselines", "split_hash")  # not the hash of the configuration, which knows the store
+COMMAND = ["dataset=synthetic", "dataset.generate.per_class=60", "pretrain.images=256", "pretrain.batch_size=16",
+           "pretrain.image_size=32", "pretrain.epochs=8",
            "pretrain.checkpoint_minutes=0.01", "pretrain.log_every=1", "pretrain.probes=2", "pretrain.pictures=2", "tracker=csv",
            "ts=5", "hydra.run.dir=run"]  # fmt: skip
 
@@ -66,8 +67,9 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = open(folder / "log.txt", "a")  # noqa: SIM115
         environment = os.environ | {"RSSSL_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen([sys.executable, *launch, f"ssl={method}", *network, *COMMAND], cwd=folder, env=environment,
-                                        stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        command = [sys.executable, *launch, f"ssl={method}", *network, *COMMAND]
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=self.log, stderr=subprocess.STDOUT,
+                                        start_new_session=True)  # fmt: skip
 
     def wait(self, seconds: float | None) -> int | None:
         try:
@@ -149,7 +151,7 @@ def soak(method: str, processes: int, folder: Path, draw: random.Random) -> Roun
     took = time.monotonic() - begin
     while True:
         job = Job(method, processes, killed)
-        while (code := job.wait(draw.uniform(0.1, 1.1) * took)) is None:
+        while (code := job.wait(draw.uniform(0, 0.5) * took)) is None:
             disturb(job, done, draw)
         if code == 0:
             break

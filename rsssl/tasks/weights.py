@@ -92,6 +92,12 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
             f"{file} was trained on {len(card['bands'])} bands ({', '.join(card['bands'])}) and {ours.name} has {ours.n_bands} "
             f"({', '.join(ours.bands)}): type dataset.select=[...] with the bands that match, or pre-train on this dataset"
         )
+    theirs, named = [str(b).lower() for b in card["bands"]], [b.lower() for b in ours.bands]
+    if theirs != named and sorted(theirs) == sorted(named):
+        raise UserError(
+            f"{file} was trained on the bands in another order ({', '.join(card['bands'])}) than {ours.name} has them "
+            f"({', '.join(ours.bands)}): type 'dataset.select=[{','.join(ours.bands[named.index(b)] for b in theirs)}]'"
+        )
     record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
     return Weights(
         lambda: load_backbone(file)[0], {k: spec[k] for k in NETWORK if k in spec}, sha256(file.read_bytes())[:16],

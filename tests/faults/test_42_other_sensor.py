@@ -55,6 +55,18 @@ def test_42_weights_of_other_bands_are_refused_by_name(
         assert part in str(error.value)
 
 
+def test_42_the_same_bands_in_another_order_are_refused(four_bands: Path, packed: Callable[..., Pack], root: Path) -> None:
+    data = opened(packed(root), 4)
+    for names, refused in ((("Blue", "Green", "Red", "NIR"), False), (("red", "green", "blue", "nir"), True)):
+        card = dataclasses.replace(data.pack.card, bands=names)
+        mixed = dataclasses.replace(data, pack=dataclasses.replace(data.pack, card=card))
+        if not refused:
+            from_file(four_bands, mixed)
+            continue
+        with pytest.raises(UserError, match=r"dataset\.select=\[blue,green,red,nir\]"):
+            from_file(four_bands, mixed)
+
+
 def test_42_what_the_network_was_trained_with_comes_from_its_file(
     four_bands: Path, packed: Callable[..., Pack], root: Path
 ) -> None:
