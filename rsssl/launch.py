@@ -103,7 +103,7 @@ def under_torchrun(processes: int) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:
+    if received and code:
         signum = next((s for s in received if s != signal.SIGTERM), received[0])  # a launcher's own signal counts
         after(signum, before.get(signal.Signals(signum)))
         return under_torchrun(processes)

@@ -170,7 +170,8 @@ def attempt(cfg: Any) -> Any:
 
     try:
         check(cfg)
-        return under_torchrun(cfg.processes) if cfg.processes > 1 and not torchrun() else work(cfg)
+        several = cfg.processes > 1 and cfg.task._target_ != "rsssl.tasks.replay.run"  # a replay is one process's
+        return under_torchrun(cfg.processes) if several and not torchrun() else work(cfg)
     except InstantiationException as error:  # Hydra wraps what a constructor raises
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None

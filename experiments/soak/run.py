@@ -31,6 +31,7 @@ from rsssl.engine.tracking import read_metrics
 
 HERE = Path(__file__).parent
 ROUNDS = [("simclr", 1), ("moco_v2", 2), ("byol", 1), ("dino", 2), ("swav", 1), ("marta_gan", 2), ("mae", 1), ("simclr", 2)]
+CALM = 8  # every eighth attempt is not disturbed
 TIMED = ("images_per_second", "data_share")
 SAME = ("oa", "aa", "kappa", "confusion", "baselines", "split_hash")  # not the hash of the configuration, which knows the store
 COMMAND = ["dataset=synthetic", "dataset.generate.per_class=60", "pretrain.images=256", "pretrain.batch_size=16",
@@ -148,10 +149,15 @@ def soak(method: str, processes: int, folder: Path, draw: random.Random) -> Roun
     whole, killed = folder / "whole", folder / "killed"
     if Job(method, processes, whole).wait(600) != 0:
         raise RuntimeError(f"the undisturbed run of {method} failed: see {whole / 'log.txt'}")
-    took = time.monotonic() - begin
+    took, attempts = time.monotonic() - begin, 0
     while True:
-        job = Job(method, processes, killed)
-        while (code := job.wait(draw.uniform(0, 0.5) * took)) is None:
+        job, attempts = Job(method, processes, killed), attempts + 1
+        if attempts % CALM == 0:  # left alone: one that hangs would not be seen otherwise
+            code = job.wait(10 * took)
+            if code is None:
+                job.kill_all()
+                raise RuntimeError(f"{method} on {processes} processes hangs: see {killed / 'log.txt'}")
+        while (code := job.wait(draw.uniform(0, 0.35) * took)) is None:
             disturb(job, done, draw)
         if code == 0:
             break

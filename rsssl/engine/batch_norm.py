@@ -20,7 +20,8 @@ def over_all_ranks(model: nn.Module) -> nn.Module:
     """
     if world_size() > 1:
         for module in model.modules():
-            if isinstance(module, _BatchNorm) and not isinstance(module, SharedBatchNorm):
+            known = type(module).__module__.startswith(("torch.", "timm."))  # one with a forward of its own stays
+            if isinstance(module, _BatchNorm) and known:
                 module.__class__ = SharedBatchNormAct if hasattr(module, "act") else SharedBatchNorm
     return model
 
@@ -38,9 +39,9 @@ class SharedBatchNorm(_BatchNorm):
         y, mean, var, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
         if self.track_running_stats:
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # type: ignore[arg-type]
-            self.running_mean.lerp_(mean, share)  # type: ignore[union-attr]
-            self.running_var.lerp_(var * (count / (count - 1).clamp_min(1)), share)  # type: ignore[union-attr]
+            weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # type: ignore[arg-type]
+            self.running_mean.lerp_(mean, weight)  # type: ignore[union-attr]
+            self.running_var.lerp_(var * (count / (count - 1).clamp_min(1)), weight)  # type: ignore[union-attr]
         return y
 
 
@@ -69,9 +70,9 @@ class _Normalise(torch.autograd.Function):
             own[-1] = x.numel() // channels
         parts = stack(own)  # (W, 2 C + 1)
         count = parts[:, -1].sum()
-        share = parts[:, -1:] / count
-        mean = (parts[:, :channels] * share).sum(0)
-        var = ((parts[:, channels:-1] + (parts[:, :channels] - mean).square()) * share).sum(0)
+        portion = parts[:, -1:] / count
+        mean = (parts[:, :channels] * portion).sum(0)
+        var = ((parts[:, channels:-1] + (parts[:, :channels] - mean).square()) * portion).sum(0)
         ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), count)
         ctx.mark_non_differentiable(mean, var, count)
         y = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps) if x.numel() else x.clone()

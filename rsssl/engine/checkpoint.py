@@ -41,7 +41,7 @@ class Entry:
     def whole(self) -> bool:
         try:
             return sha256_of(self.file) == self.sha256
-        except FileNotFoundError:
+        except OSError:
             return False
 
 
@@ -95,13 +95,12 @@ class Checkpoints:
             except RuntimeError:  # torch's own, for a write that failed
                 raise hashed.error or RuntimeError(f"{file} could not be written") from None
         write_json(file.with_suffix(".json"), {"step": step, "sha256": hashed.hexdigest(), "score": score})
-        self._purge(step)
+        self._purge()
 
-    def _purge(self, step: int) -> None:
-        """Leaves the last KEEP and the best. Later ones than `step` are of a future that was given up: they were damaged."""
-        entries = [e for e in self.entries() if e.step <= step]
+    def _purge(self) -> None:
+        """Leaves the last KEEP and the best."""
         best = self.best()
-        kept = {e.file for e in entries[:KEEP]} | ({best.file} if best and best.step <= step else set())
+        kept = {e.file for e in self.entries()[:KEEP]} | ({best.file} if best else set())
         for record in self.folder.glob("checkpoint-*.json"):
             if record.with_suffix(".pt") not in kept:
                 record.unlink(missing_ok=True)
@@ -127,6 +126,13 @@ class Checkpoints:
                     f"no checkpoint in {self.folder} is whole: delete that folder to start afresh, rm -r {self.folder}"
                 )
         return None
+
+    def forget_after(self, step: int) -> None:
+        """Removes those of later steps, which are damaged: the training goes on from an earlier one."""
+        for entry in self.entries():
+            if entry.step > step:
+                entry.record.unlink(missing_ok=True)
+                entry.file.unlink(missing_ok=True)
 
     def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
         """The state of the newest whole checkpoint, or None when there is none. Raises what `newest` raises."""

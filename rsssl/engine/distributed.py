@@ -25,6 +25,8 @@ from rsssl.errors import UserError
 
 JOIN = datetime.timedelta(minutes=10)
 WAIT = datetime.timedelta(hours=24)  # rank 0 may fine-tune while the others wait; a training has a watch (watch.py)
+AGAIN = "Type the same command again to go on from the last checkpoint"
+parent = os.getppid()  # torchrun, when it was that which started this process
 entered = 0  # exchanges begun by this rank: all ranks begin the same ones in the same order
 
 
@@ -34,11 +36,17 @@ class LostRank(UserError):
 
 def start() -> None:
     """Joins torchrun's process group, once."""
-    if world_size() > 1 and not torch.distributed.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if backend == "nccl":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    global parent
+    if world_size() == 1 or torch.distributed.is_initialized():
+        return
+    parent, local, backend = os.getppid(), int(os.environ.get("LOCAL_RANK", "0")), "gloo"
+    if torch.cuda.is_available() and local < torch.cuda.device_count():
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"  # what is said between the ranks, and long waits, do not need an accelerator
+    try:
         torch.distributed.init_process_group(backend, store=session(), rank=rank(), world_size=world_size(), timeout=WAIT)
+    except RuntimeError as error:
+        raise LostRank(f"rank {rank()} does not reach the others ({said(error)}): start all of them again") from error
 
 
 def session() -> torch.distributed.Store:
@@ -64,24 +72,34 @@ def session() -> torch.distributed.Store:
                     answered[other] = said
                     store.set(f"rsssl/welcome/{other}/{said.decode()}", name)
             if store.add(f"{name}/joined", 0) == world_size() - 1:
-                return torch.distributed.PrefixStore(name, store)
+                break
         elif store.check([f"rsssl/welcome/{rank()}/{own}"]):
             name = store.get(f"rsssl/welcome/{rank()}/{own}").decode()
             store.add(f"{name}/joined", 1)
-            return torch.distributed.PrefixStore(name, store)
+            break
         time.sleep(0.02)
-    raise LostRank(f"rank {rank()} has waited for the other ranks for {JOIN.total_seconds():.0f} s: start all of them")
+    else:
+        raise LostRank(f"rank {rank()} has waited for the other ranks for {JOIN.total_seconds():.0f} s: start all of them")
+    store.set_timeout(WAIT)
+    return torch.distributed.PrefixStore(name, store)
 
 
+@torch.compiler.disable
 def exchange(operation: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """One collective operation of torch.distributed; LostRank when another rank is gone."""
     global entered
     entered += 1
     try:
         operation(*arguments, **options)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise LostRank(f"rank {rank()} of {world_size()} lost contact with the others ({reason})") from error
+        raise LostRank(f"rank {rank()} of {world_size()} lost contact with the others ({said(error)}). {AGAIN}") from error
+
+
+def said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def broadcast(value: Any) -> Any:
@@ -113,8 +131,9 @@ def stack(x: Tensor) -> Tensor:
     """Every rank's x, (W, *x.shape), without a gradient."""
     if world_size() == 1:
         return x[None]
+    x = x.contiguous()
     parts = [torch.empty_like(x) for _ in range(world_size())]
-    exchange(torch.distributed.all_gather, parts, x.contiguous())
+    exchange(torch.distributed.all_gather, parts, x)
     return torch.stack(parts)
 
 

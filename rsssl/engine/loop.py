@@ -97,6 +97,11 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def seed_dropout(seed: int, number: int) -> None:
+    """Seeds what the network itself draws at random for batch `number`, on this rank: there is no state to resume."""
+    torch.manual_seed(fold("step", seed, number, distributed.rank()) % 2**63)
+
+
 @dataclass
 class Fit:
     """Everything one training needs; `run()` trains to the end, from the last checkpoint when there is one.
@@ -143,13 +148,13 @@ class Fit:
             LostRank: when another rank is gone.
         """
         try:
-            with StopRequests() as requests, Watch(self.timeout, requests):
-                self._train(requests)
+            with StopRequests() as requests, Watch(self.timeout, requests) as watch:
+                self._train(requests, watch)
         finally:  # whatever happened: what is being written is written to its end
             if self.checkpoints:
                 self.checkpoints.wait()
 
-    def _train(self, requests: StopRequests) -> None:
+    def _train(self, requests: StopRequests, watch: Watch) -> None:
         total, per_epoch, ranks = self.batches.total_steps, self.batches.steps_per_epoch, distributed.world_size()
         step = self._resume()
         first = distributed.rank() == 0  # the one rank that writes
@@ -177,9 +182,7 @@ class Fit:
                 before = time.monotonic()
                 batch = next(batches)
                 waited += time.monotonic() - before
-                # for dropout: no state to resume
-                number = step * self.batches.accumulate + part
-                torch.manual_seed(fold("step", self.seed, number, distributed.rank()) % 2**63)
+                seed_dropout(self.seed, step * self.batches.accumulate + part)
                 with autocast(self.device):
                     out = self.model(batch)
                 part_loss = out["loss"] / self.batches.accumulate
@@ -196,7 +199,7 @@ class Fit:
             self.optimizer.step()
             self.model.after_step(step, total)  # type: ignore[operator]
 
-            step += 1
+            step, watch.started = step + 1, True
             n_images = ranks * sum(len(b.ids) for b in taken)
             self.images += n_images
             window_images += n_images
@@ -236,6 +239,7 @@ class Fit:
                 saved_at, best_score = now, score if better and score is not None else best_score
             if stopped:
                 self._close(bar)
+                self._written()
                 raise stopped
         self._close(bar)
 
@@ -243,6 +247,12 @@ class Fit:
         bar.close()
         if self.tracker and distributed.rank() == 0:
             self.tracker.close()
+
+    def _written(self) -> None:
+        """Until the one rank that writes has written all: no rank ends before, or torchrun would end that one too."""
+        if self.checkpoints:
+            self.checkpoints.wait()
+        distributed.broadcast(None)
 
     def _fetch(self, out: dict[str, Tensor], step: int) -> dict[str, float]:
         """The step's numbers, as means over the ranks, from the device in one go."""
@@ -266,8 +276,9 @@ class Fit:
             max(names, key=len), distributed.world_size(),
         )  # fmt: skip
         if self.checkpoints and distributed.rank() == 0:
-            self.checkpoints.wait()
-            found.write(self.checkpoints.folder, before.state(self.model))
+            self.checkpoints.save(step, self._state(step) | {"model": before.state(self.model)})
+            found.write(self.checkpoints.folder)
+        self._written()
         what = f"the loss is {loss}"
         if math.isfinite(loss):
             what = f"the gradient of {(found.gradients or ['the model'])[0]} is not finite"
@@ -287,8 +298,12 @@ class Fit:
         if self.checkpoints:
             own = distributed.broadcast(self.checkpoints.newest() if distributed.rank() == 0 else None)
             file = own.file if own else file
+            if own and distributed.rank() == 0:
+                self.checkpoints.forget_after(own.step)
         if file is None:
             return 0
+        if not file.is_file():
+            raise UserError(f"{file}, from which this training began, is gone: type another pretrain.resume=")
         state, total = checkpoint.read(file, self.device), self.batches.total_steps
         if state["step"] > total:
             raise UserError(

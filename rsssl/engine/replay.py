@@ -6,15 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rsssl.engine import distributed
-from rsssl.engine.files import atomic, write_json
+from rsssl.engine.files import write_json
 
-RECORD, STATE = "nonfinite.json", "nonfinite.pt"
+RECORD = "nonfinite.json"  # the weights are in the checkpoint of that step
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,7 @@ class Failure:
     gradients: list[str]
     ranks: int
 
-    def write(self, folder: Path, state: dict[str, Any]) -> None:
-        """The record, and the model as it was before the step."""
-        with atomic(folder / STATE) as file:
-            torch.save(state, file)
+    def write(self, folder: Path) -> None:
         write_json(folder / RECORD, asdict(self))
 
     @classmethod

@@ -33,7 +33,10 @@ class Stopped(Exception):
 
 
 class StopRequests:
-    """Notes signals while it is open. A second Ctrl-C is not waited for: it raises KeyboardInterrupt."""
+    """Notes signals while it is open. A second Ctrl-C is not waited for: it raises KeyboardInterrupt.
+
+    A signal that came too late to be acted on, during the last step, is sent again when it closes.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -47,14 +50,16 @@ class StopRequests:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if isinstance(error, Stopped) and self.received not in (None, error.signum):  # another one, during the checkpoint
-            error.signum = int(self.received or 0)
-            error.before = self._handler(error.signum)
+        if isinstance(error, Stopped) and self.received is not None:  # which may be another one, since
+            error.signum, error.before = self.received, self._handler(self.received)
+        if kind is None and self.received is not None:
+            signal.raise_signal(self.received)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.received is None or signum != signal.SIGTERM:  # it comes before and after a launcher's own signal, which counts
+        # SLURM sends SIGTERM before or after a launcher's own signal, and that one counts.
+        if self.received is None or signum != signal.SIGTERM:
             self.received = signum
 
     def flags(self) -> list[float]:

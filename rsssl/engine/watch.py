@@ -24,6 +24,7 @@ from rsssl.engine.stop import StopRequests
 
 log = logging.getLogger(__name__)
 EXIT = 75  # "temporary failure": what torchrun --max-restarts starts again
+FIRST = 6  # times as long until the first step is done
 SILENCE = 5.0  # seconds without a sign of life
 Sign = tuple[int, int, str]  # seconds counted, exchanges begun, who
 
@@ -37,7 +38,8 @@ class Watch:
     """
 
     def __init__(self, seconds: float, requests: StopRequests) -> None:
-        self.seconds, self.requests, self.parent = seconds, requests, os.getppid()
+        self.seconds, self.requests = seconds, requests
+        self.started = False  # set after the first step, which may have much to load and to compile
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -54,14 +56,14 @@ class Watch:
             self._end.set()
             self._thread.join(2)
             if exc and isinstance(exc[1], distributed.LostRank):
-                raise distributed.LostRank(f"{exc[1]}; {self.suspects(self._signs(), self._later())}") from exc[1]
+                raise distributed.LostRank(f"{self.suspects(self._signs(), self._later())}: {exc[1]}") from exc[1]
 
     def _work(self) -> None:
         who = f"host {socket.gethostname()}, process {os.getpid()}"
         moved, seen, count, reachable = time.monotonic(), -1, 0, True
         while not self._end.wait(1.0):
             count += 1
-            if os.getppid() != self.parent and self.requests.received is None:
+            if os.getppid() != distributed.parent and self.requests.received is None:
                 print(f"rsssl: rank {self.rank}: torchrun has ended; stopping", file=sys.stderr, flush=True)
                 self.requests.received = signal.SIGTERM
             try:
@@ -71,7 +73,8 @@ class Watch:
                 reachable = False
             if distributed.entered != seen:
                 moved, seen = time.monotonic(), distributed.entered
-            elif time.monotonic() - moved > self.seconds:
+            elif time.monotonic() - moved > self.seconds * (1 if self.started else FIRST):
+                threading.Timer(3 * SILENCE, os._exit, [EXIT]).start()  # the store may be on a machine that is gone
                 print(f"rsssl: rank {self.rank} has made no progress for {self.seconds:.0f} s; "
                       f"{self.suspects(self._signs(), self._later())}. Ending it; the same command goes on from the last "
                       "checkpoint (timeout=SECONDS sets how long to wait)", file=sys.stderr, flush=True)  # fmt: skip

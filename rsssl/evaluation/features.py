@@ -53,7 +53,8 @@ class FeatureBank:
         if rank() > 0:
             for _ in self._extract(broadcast(None)):
                 pass
-            return torch.from_numpy(broadcast(None))
+            broadcast(None)  # rank 0 has written them
+            return self._read(rows)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -66,8 +67,12 @@ class FeatureBank:
                     self._compute(missing, known)
                 except OSError as error:
                     raise explain_os_error(error, self.folder) from error
-            bank = np.memmap(self.folder / "features.bin", np.float32, "r", shape=(self.n_rows, self._dim()))
-            return torch.from_numpy(broadcast(np.array(bank[rows])))
+            broadcast(None)
+            return self._read(rows)
+
+    def _read(self, rows: np.ndarray) -> Tensor:
+        bank = np.memmap(self.folder / "features.bin", np.float32, "r", shape=(self.n_rows, self._dim()))
+        return torch.from_numpy(np.array(bank[rows]))
 
     def _dim(self) -> int:
         return json.loads((self.folder / "bank.json").read_text())["dim"]

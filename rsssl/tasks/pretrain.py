@@ -25,6 +25,7 @@ from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.files import sha256, write_json
 from rsssl.engine.loop import Fit, on_device, pick_device
 from rsssl.engine.monitor import CollapseMonitor
+from rsssl.engine.ranks import alone
 from rsssl.engine.store import Artifact, Store, digest
 from rsssl.errors import UserError
 from rsssl.methods import Method
@@ -95,7 +96,8 @@ def plan(cfg: DictConfig, store: Store) -> Pretraining:
         inputs["code"] = code
     start_from = None
     if cfg.pretrain.resume:
-        start_from, inputs["resumed"] = resumed(cfg.pretrain.resume, inputs, store)
+        one = resumed(cfg.pretrain.resume, inputs, store) if distributed.rank() == 0 else None
+        start_from, inputs["resumed"] = distributed.broadcast(one)
     return Pretraining(parts, indices, size, mean, std, lr, inputs, start_from)
 
 
@@ -246,6 +248,7 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
     pictures = Pictures(method, batches, todo.parts[0].pack.card, todo.mean, todo.std, folder, tracker)
     if distributed.rank() == 0:
         save_config(cfg, folder)
+        write_json(run_folder() / "pretrain.json", {"pretrain": {"folder": str(folder)}})  # for pretrain.resume=RUN_FOLDER
     fit = Fit(
         model=method, batches=batches, optimizer=optimizer, schedule=instantiate(cfg.schedule, _convert_="all"), device=device,
         tracker=tracker, checkpoints=checkpoints, checkpoint_minutes=cfg.pretrain.checkpoint_minutes,
@@ -257,10 +260,11 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
         f"pretrain.resume={folder} and a lower pretrain.lr= (it was {todo.lr:g}) to go on from the last checkpoint",
     )  # fmt: skip
     fit.run()
-    if not method.whole_images:  # on every rank: batch norm over all ranks waits for all of them
-        recalibrate(method.backbone, whole_images(todo, device))
     if distributed.rank() > 0:
         return
+    if not method.whole_images:
+        with alone():  # the same images for any number of ranks
+            recalibrate(method.backbone, whole_images(todo, device))
     save(method.backbone, todo, folder)
     write_json(folder / "training.json", {
         "images": todo.n_images, "epochs": epochs, "steps": batches.total_steps, "seconds": fit.seconds,

@@ -1,7 +1,7 @@
 """`task=replay`: takes a step again that was not finite, and says which images, which layer and which gradients it was.
 
 The training kept the images' numbers, the keys of their random numbers and the weights before the step; views follow from
-these. One process replays the step of any number of ranks.
+these. One process replays the step of any number of ranks; what the network itself draws (dropout) was each rank's own.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from rsssl.engine import checkpoint
 from rsssl.engine.files import write_json
-from rsssl.engine.loop import Batch, autocast
+from rsssl.engine.loop import Batch, autocast, seed_dropout
 from rsssl.engine.ranks import world_size
-from rsssl.engine.replay import STATE, Failure, not_finite
+from rsssl.engine.replay import Failure, not_finite
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
-from rsssl.tasks.common import run_folder, save_config
+from rsssl.tasks.common import run_folder
 from rsssl.tasks.pretrain import Pretraining, Training, assemble, plan
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ SHOWN = 5
 def run(cfg: DictConfig) -> None:
     """Replays the step that the training of this config kept; prints what it was and writes replay.json."""
     if world_size() > 1:
-        raise UserError("task=replay takes a step again on one process: type it without torchrun and without processes=")
+        raise UserError("task=replay takes a step again on one process: type it without torchrun")
     store = Store(cfg.paths.store)
     todo = plan(cfg, store)
     folder = store.folder("pretrain", todo.inputs)
@@ -42,16 +43,15 @@ def run(cfg: DictConfig) -> None:
             f"{folder} keeps no step that was not finite: type the command that failed, all of it, with task=replay added"
         )
     made = assemble(cfg, todo)
-    made.method.load_state_dict(torch.load(folder / STATE, map_location=made.device, weights_only=True))
+    state = checkpoint.read(folder / f"checkpoint-{failure.step:09d}.pt", made.device)
+    made.method.load_state_dict(state["model"])
     found = replay(made, todo, failure)
-    save_config(cfg, run_folder())
     write_json(run_folder() / "replay.json", found)
     print_found(found, run_folder() / "replay.json")
 
 
 def replay(made: Training, todo: Pretraining, failure: Failure) -> dict[str, Any]:
     """What the step does: its loss, and where the first number that is not finite comes from."""
-    torch.manual_seed(0)
     method = made.method.train()
     first: list[str] = []
     hooks = [m.register_forward_hook(watcher(name, first)) for name, m in method.named_modules() if name]
@@ -60,6 +60,7 @@ def replay(made: Training, todo: Pretraining, failure: Failure) -> dict[str, Any
         batch = made.batches.again(epoch, np.asarray(ids), failure.step)
         batch = replace(batch, key=failure.keys[part])
         images += suspicious(batch, todo)
+        seed_dropout(failure.seed, failure.step * len(failure.ids) + part)  # exact where one process had trained
         with autocast(made.device):
             loss = method(batch)["loss"] / len(failure.ids)
         loss.backward()

@@ -34,6 +34,8 @@ def resumed(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict
     Raises:
         UserError: when there is none, or it is of a training that differs in more than MAY_DIFFER; with the differences.
     """
+    if known := begun(path, inputs, store):
+        return known
     folder, entry = find(path, store)
     before = inputs_of(folder)
     if before is None:
@@ -48,7 +50,22 @@ def resumed(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict
         )
     log.info("goes on from %s, after %d steps%s", entry.file, entry.step,
              "".join(f"; {key}: was {was}, now {now}" for key, was, now in different))  # fmt: skip
-    return entry.file, {"sha256": entry.sha256, "step": entry.step}
+    return entry.file, {"from": folder.name, "sha256": entry.sha256, "step": entry.step}
+
+
+def begun(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict[str, Any]] | None:
+    """What the same command resolved to before, if it was typed before: the folder it names may have newer checkpoints now."""
+    given = Path(path).expanduser()
+    if given.suffix == ".pt":
+        return None
+    names = {folder.name for folder in (given, recorded(given)) if folder}
+    for folder in (store.root / "pretrain").glob("*/"):
+        other = inputs_of(folder) or {}
+        origin = other.pop("resumed", None)
+        if origin and origin["from"] in names and not differences(other, inputs):
+            file = store.root / "pretrain" / origin["from"] / f"checkpoint-{origin['step']:09d}.pt"
+            return file, origin
+    return None
 
 
 def find(path: str, store: Store) -> tuple[Path, Entry]:

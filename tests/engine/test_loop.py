@@ -94,7 +94,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="the loss is nan at step 0 of 12: type a lower learning rate"):
         fit(tmp_path, Numbers(), Bad())
-    assert Checkpoints(tmp_path).load() is None
+    state = Checkpoints(tmp_path).load()
+    assert state is not None and state["step"] == 0, "the state before the step is kept"
+    assert all(torch.equal(v, state["model"][k]) for k, v in Toy().state_dict().items())
 
 
 def test_accumulated_batches_are_one_step_with_their_mean_gradient(tmp_path: Path) -> None:

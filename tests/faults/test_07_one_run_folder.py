@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 TRAIN = ["task=pretrain", "dataset=folder", "backbone.name=resnet10t", "ssl.views=2", "pretrain.batch_size=16",
@@ -14,13 +13,11 @@ TRAIN = ["task=pretrain", "dataset=folder", "backbone.name=resnet10t", "ssl.view
 
 
 def test_07_a_second_process_on_a_run_folder_is_refused_and_a_dead_ones_lock_is_recovered(
-    workshop, tiles: Path, tmp_path: Path
+    workshop, until, tiles: Path, tmp_path: Path
 ) -> None:
     command = [*TRAIN, f"dataset.root={tiles}", "hydra.run.dir=run"]
     (first,) = workshop.start(tmp_path, argv=[*command, "pretrain.epochs=10000"])
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "store").glob("pretrain/*/metrics.csv")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: list((tmp_path / "store").glob("pretrain/*/metrics.csv")))
     environment = os.environ | {"RSSSL_STORE": str(tmp_path / "store"), "PYTHONPATH": str(Path(__file__).parents[2])}
     second = subprocess.run([sys.executable, "-m", "rsssl.run", *command], cwd=tmp_path, env=environment, capture_output=True,
                             text=True, timeout=120, check=False)  # fmt: skip

@@ -104,8 +104,9 @@ def test_09_stopped_at_any_boundary_it_ends_the_same(when: str, workshop, pack_o
     train = f"train('simclr', {str(pack_of_tiles)!r}, {{folder!r}}, 18, log_every=4{{options}})"
     workshop.run(tmp_path, warm=warm, code=train.format(folder="whole", options=""))
     asked = f"[(18, lambda step: os.kill(os.getpid(), 15) or {{}} if step == {step} else {{}})]"
-    text = workshop.run(tmp_path, warm=warm, code=train.format(folder="cut", options=f", meanwhile={asked}"), exits=None)
-    if step < 18:
+    code, last = train.format(folder="cut", options=f", meanwhile={asked}"), step == 18
+    text = workshop.run(tmp_path, warm=warm, code=code, exits=-signal.SIGTERM if last else 1)  # too late: it is sent again
+    if not last:
         assert f"stopped by SIGTERM after step {step + 1} of 18" in text
     workshop.run(tmp_path, warm=warm, code=train.format(folder="cut", options=""))
     a, b = (torch.load(tmp_path / f / "final.pt", weights_only=True) for f in ("whole", "cut"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rsssl.engine.checkpoint import Checkpoints
+from rsssl.engine.checkpoint import Checkpoints, read
 
 BREAK = """
-run, method = fit({name!r}, {pack!r}, "run", 20, log_every=7, advice="type something")
+run, method = fit({name!r}, {pack!r}, "run", 20, log_every=7, checkpoint_minutes=60, advice="type something")
 original = run.model.forward
 def forward(batch):
     out = original(batch)
@@ -49,11 +49,11 @@ def test_29_stops_within_the_step_with_the_state_before_it(
     assert record["step"] == 3 and len(record["ids"][0]) == 8 and len(record["keys"]) == 1
     if what == "a gradient":
         assert record["gradients"], "the parameters are not named"
-    state, before = (torch.load(tmp_path / f, weights_only=True) for f in ("run/nonfinite.pt", "before.pt"))
-    assert state.keys() == before.keys()
-    assert all(torch.equal(state[k], before[k]) for k in before), "the bad step has changed weights, queues or statistics"
     newest = Checkpoints(tmp_path / "run").newest()
     assert newest is not None and newest.step == 3
+    state, before = read(newest.file)["model"], torch.load(tmp_path / "before.pt", weights_only=True)
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[k], before[k]) for k in before), "the bad step has changed weights, queues or statistics"
 
 
 def test_29_one_rank_alone_stops_all_and_all_images_of_the_step_are_kept(workshop, pack_of_tiles: Path, tmp_path: Path) -> None:
