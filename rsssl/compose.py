@@ -7,6 +7,7 @@ Hydra's own messages for a misspelt key are exact but do not say what was meant.
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rsssl.errors import UserError, nearest
@@ -24,11 +27,22 @@ from rsssl.schema import Config, check
 
 CONFIG_MODULE = "rsssl.conf"
 ROOT = "config"
+# Which of Hydra's plugins a launcher needs; our own two and those that the plugins bring.
+LAUNCHERS = {"joblib": "JoblibLauncher", "slurm": "SlurmLauncher", "submitit_slurm": "SlurmLauncher",
+             "submitit_local": "LocalLauncher"}  # fmt: skip
 
 
 def register_schema() -> None:
-    """Makes the typed root known to Hydra under the name `schema`, which conf/config.yaml starts from."""
+    """Makes the typed root known to Hydra under the name `schema`, which conf/config.yaml starts from.
+
+    The joblib plugin's own config becomes `joblib_plugin`, which conf/hydra/launcher/joblib.yaml starts from: Hydra warns of two
+    with one name.
+    """
     ConfigStore.instance().store(name="schema", node=Config)
+    Plugins.instance()  # they store their configs
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    if "joblib.yaml" in launchers:
+        launchers["joblib_plugin.yaml"] = launchers.pop("joblib.yaml")
 
 
 class Composer:
@@ -134,10 +148,39 @@ def precheck(overrides: list[str], config_dir: str | None, multirun: bool, data:
             raise UserError(
                 f"{error}\nAn override is typed key=value, for example ts=5 or dataset.root=/data"
             ) from None
+        check_launcher(composer, parsed, multirun, data)
         for line in expand(parsed) if multirun else [overrides]:
             cfg = composed(composer, line)
             if data:
                 locate(cfg)
+
+
+def check_launcher(composer: Composer, overrides: list[Override], multirun: bool, start: bool) -> None:
+    """The launcher that is asked for exists and is installed; when it is to `start`, it has a sweep, and SLURM, to launch."""
+    for override in overrides:
+        name = override.value()
+        if override.key_or_group != "hydra/launcher" or not isinstance(name, str):
+            continue
+        installed = {plugin.__name__ for plugin in Plugins.instance().discover(Launcher)}
+        if LAUNCHERS.get(name, "BasicLauncher") not in installed:
+            raise UserError(
+                f"hydra/launcher={name} needs a package that is not installed: type pip install 'rsssl[sweep]'"
+            )
+        stored = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+        known = sorted({*stored, *composer.options("hydra/launcher")} - {"joblib_plugin"})
+        if name not in known:
+            meant = nearest(name, known) or "joblib"
+            raise UserError(
+                f"hydra/launcher={name} is unknown; there are {', '.join(known)}. Did you mean this? Type hydra/launcher={meant}"
+            )
+        if start and not multirun:
+            typed_all = " ".join(typed(o) for o in overrides)
+            raise UserError(f"hydra/launcher={name} starts the jobs of a sweep: type rsssl-run --multirun {typed_all}")
+        if start and LAUNCHERS.get(name) == "SlurmLauncher" and not shutil.which("srun"):
+            raise UserError(
+                f"hydra/launcher={name} needs SLURM, and there is no srun here: type this on a login node of the cluster, "
+                "or type hydra/launcher=joblib"
+            )
 
 
 def locate(cfg: DictConfig) -> None:

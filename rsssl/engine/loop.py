@@ -147,12 +147,13 @@ class Fit:
             UserError: on a loss or a gradient that is not finite, before it changes the weights.
             LostRank: when another rank is gone.
         """
-        try:
-            with StopRequests() as requests, Watch(self.timeout, requests) as watch:
-                self._train(requests, watch)
-        finally:  # whatever happened: what is being written is written to its end
-            if self.checkpoints:
-                self.checkpoints.wait()
+        with StopRequests() as requests:
+            try:
+                with Watch(self.timeout, requests) as watch:
+                    self._train(requests, watch)
+            finally:  # whatever happened: what is being written is written to its end
+                if self.checkpoints:
+                    self.checkpoints.wait()
 
     def _train(self, requests: StopRequests, watch: Watch) -> None:
         total, per_epoch, ranks = self.batches.total_steps, self.batches.steps_per_epoch, distributed.world_size()
