@@ -163,7 +163,8 @@ def needs_table(found: dict[str, Any]) -> str:
          f"{real['tiles_per_second_1']:,.0f} with one read in flight, {real['tiles_per_second_4']:,.0f} with 4",
          "no: `Pack.read` has one in flight"),
         ("reading and augmenting a batch of 256", f"{wide['gather_and_views_ms']:,.0f} ms from {wide['sources']:.0f} packs, "
-         f"{narrow['gather_and_views_ms']:.0f} ms from one (this CPU)", "yes: tiles of all packs whose numbers mean the same are rendered together"),
+         f"{narrow['gather_and_views_ms']:.0f} ms from one (this CPU)", "yes: tiles of all packs whose numbers mean the "
+         "same are rendered together"),
         ("checkpoint of ResNet-50 and AdamW", f"{save['MB']:.0f} MB; the step waits {1e3 * save['held_seconds']:.0f} ms, "
          f"the disk is busy {save['save_seconds']:.1f} s", "yes: written in the background"),
         ("how often", f"every {best / 60:.0f} min would be best (Young 1974, a failure every {HOURS_BETWEEN_FAILURES:.0f} h)",
