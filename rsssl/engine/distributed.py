@@ -84,7 +84,6 @@ def session() -> torch.distributed.Store:
     return torch.distributed.PrefixStore(name, store)
 
 
-@torch.compiler.disable
 def exchange(operation: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """One collective operation of torch.distributed; LostRank when another rank is gone."""
     global entered
@@ -95,6 +94,12 @@ def exchange(operation: Callable[..., Any], *arguments: Any, **options: Any) -> 
         raise
     except RuntimeError as error:
         raise LostRank(f"rank {rank()} of {world_size()} lost contact with the others ({said(error)}). {AGAIN}") from error
+
+
+def keep_from_compiler() -> None:
+    """Exchanges stay out of what torch.compile compiles. Not a decorator: its import takes two seconds, which few runs need."""
+    global exchange
+    exchange = torch.compiler.disable(exchange)
 
 
 def said(error: Exception) -> str:

@@ -210,6 +210,7 @@ def assemble(cfg: DictConfig, todo: Pretraining) -> Training:
         method: Method = instantiate(cfg.ssl, backbone=backbone)
     on_device(over_all_ranks(method), device)
     if cfg.compile:
+        distributed.keep_from_compiler()
         method.backbone.compile(mode=cfg.compile)  # in place: the names of the weights stay
     pool = Pool(sources(todo.parts, todo.indices))
     partners = Partners(place_of_each(pool, todo.parts, method.together), TOGETHER_HINT) if method.together else None

@@ -47,6 +47,9 @@ def test_10_more_epochs_plan_the_schedule_anew_and_take_the_images_in_their_orde
     schedule = Cosine(**{k: v for k, v in inputs["schedule"].items() if k != "_target_"})
     assert factors == pytest.approx([schedule(s, 12) for s in range(6, 12)], rel=1e-4)
     assert inputs["resumed"]["step"] == 6 and "reused on" in workshop.run(folder, *more)
+    first.rename(folder / "away")  # what it began with is not needed any more
+    assert "reused on" in workshop.run(folder, *more)
+    (folder / "away").rename(first)
     a, b = (load_file(f / "backbone.safetensors") for f in (first, second))
     assert any(not torch.equal(a[k], b[k]) for k in a)
 
