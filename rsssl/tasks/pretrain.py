@@ -185,6 +185,8 @@ def check_size(backbone: nn.Module, size: int) -> None:
 def pretrain(cfg: DictConfig, store: Store) -> tuple[Artifact, Pretraining]:
     """The pre-trained backbone of this config: from the store, or trained now."""
     todo = plan(cfg, store)
+    if distributed.rank() == 0:  # now, so that pretrain.resume finds the training of a run that has not ended
+        write_json(run_folder() / "pretrain.json", {"pretrain": {"folder": str(store.folder("pretrain", todo.inputs))}})
     artifact = store.get("pretrain", todo.inputs, lambda folder: train(cfg, todo, folder), together=True)
     if distributed.rank() == 0:
         keep_metrics(artifact.folder, run_folder())
@@ -249,7 +251,6 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
     pictures = Pictures(method, batches, todo.parts[0].pack.card, todo.mean, todo.std, folder, tracker)
     if distributed.rank() == 0:
         save_config(cfg, folder)
-        write_json(run_folder() / "pretrain.json", {"pretrain": {"folder": str(folder)}})  # for pretrain.resume=RUN_FOLDER
     fit = Fit(
         model=method, batches=batches, optimizer=optimizer, schedule=instantiate(cfg.schedule, _convert_="all"), device=device,
         tracker=tracker, checkpoints=checkpoints, checkpoint_minutes=cfg.pretrain.checkpoint_minutes,
