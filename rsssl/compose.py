@@ -23,7 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rsssl.errors import UserError, nearest
 from rsssl.groups import GROUPS, group_options
-from rsssl.schema import Config, check
+from rsssl.schema import WITHOUT_DATASET, Config, check, check_needed
 
 CONFIG_MODULE = "rsssl.conf"
 ROOT = "config"
@@ -152,6 +152,7 @@ def precheck(overrides: list[str], config_dir: str | None, multirun: bool, data:
         for line in expand(parsed) if multirun else [overrides]:
             cfg = composed(composer, line)
             if data:
+                check_needed(cfg)
                 locate(cfg)
 
 
@@ -184,7 +185,9 @@ def check_launcher(composer: Composer, overrides: list[Override], multirun: bool
 
 
 def locate(cfg: DictConfig) -> None:
-    """Raises UserError when the dataset's folder is missing: said now, not after torch has been loaded."""
+    """Raises UserError when the folder that the task reads is missing: said now, not after torch has been loaded."""
+    if cfg.task._target_ in WITHOUT_DATASET:
+        return
     from rsssl.data import Dataset
 
     fields = OmegaConf.to_container(cfg.dataset, resolve=True)

@@ -166,10 +166,11 @@ def attempt(cfg: Any) -> Any:
     from hydra.errors import InstantiationException
 
     from rsssl.launch import under_torchrun
-    from rsssl.schema import check
+    from rsssl.schema import check, check_needed
 
     try:
         check(cfg)
+        check_needed(cfg)
         several = cfg.processes > 1 and cfg.task._target_ != "rsssl.tasks.replay.run"  # a replay is one process's
         return under_torchrun(cfg.processes) if several and not torchrun() else work(cfg)
     except InstantiationException as error:  # Hydra wraps what a constructor raises

@@ -17,6 +17,13 @@ from rsssl.errors import UserError
 # clean: nothing is chosen on the test set. validation: for tuning, a part of the pool plays the test set, which stays closed.
 # paper: the published code's choice of the best epoch on half of the test images.
 PROTOCOLS = ("clean", "validation", "paper")
+SUGGEST = ("typicality", "coverage", "margin")
+ADAPT = ("cast", "moments")
+# Tasks that read no dataset: what they work on is named by keys of their own.
+WITHOUT_DATASET = {f"rsssl.tasks.{name}.run": keys for name, keys in {
+    "predict": ("checkpoint", "images", "out"), "map": ("checkpoint", "scene", "out"),
+    "accuracy": ("scene", "reference"), "export": ("checkpoint", "out"),
+}.items()}  # fmt: skip
 COMPILE = ("default", "reduce-overhead", "max-autotune")  # the modes of torch.compile; the second is CUDA graphs
 
 
@@ -109,6 +116,35 @@ class PathsConfig:
 
 
 @dataclass
+class MapConfig:
+    """`task=map`. Null: the stride is half a window, the window the size of the tiles that the classifier was trained on."""
+
+    stride: int | None = None
+    window: int | None = None
+    fast: bool = False
+    confidence: bool = False
+    probabilities: bool = False
+
+
+@dataclass
+class ExportConfig:
+    """`task=export`: what else to write beside the weights, and whether it takes stored pixels."""
+
+    onnx: bool = False
+    program: bool = False
+    preprocessing: bool = False
+
+
+@dataclass
+class SuggestConfig:
+    """`task=suggest`: how many tiles, chosen how; `labelled` lists those that have their labels."""
+
+    n: int = 50
+    by: str = "typicality"
+    labelled: str | None = None
+
+
+@dataclass
 class Config:
     task: TaskConfig = field(default_factory=TaskConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -122,6 +158,18 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    map: MapConfig = field(default_factory=MapConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    suggest: SuggestConfig = field(default_factory=SuggestConfig)
+    scene: str | None = None
+    images: str | None = None
+    reference: str | None = None
+    field: str | None = None
+    out: str | None = None
+    bands: list[Any] | None = None
+    adapt: str | None = None
+    scene_nodata: float | None = None
+    batch_size: int = 64
     ts: Any = 20
     seed: int = 0
     protocol: str = "clean"
@@ -206,6 +254,30 @@ def check(cfg: Any) -> None:
             positive(cfg, f"ssl.{key}")
     check_progressive(cfg)
     check_bands(cfg.dataset)
+    check_keys(cfg)
+
+
+EXAMPLES = {"checkpoint": "runs/2026-11-23/10-00-00-aid", "images": "tiles/", "scene": "scene.tif", "out": "out.tif",
+            "reference": "points.gpkg"}  # fmt: skip
+
+
+def check_needed(cfg: Any) -> None:
+    """What a task cannot start without."""
+    task = cfg.task._target_
+    for key in WITHOUT_DATASET.get(task, ()):
+        if cfg[key] is None:
+            raise UserError(f"task={task.split('.')[-2]} needs {key}=: type for example {key}={EXAMPLES[key]}")
+
+
+def check_keys(cfg: Any) -> None:
+    """What the keys of the tasks that follow a training may say."""
+    positive(cfg, "map.stride", "map.window", "suggest.n", "batch_size")
+    if cfg.adapt is not None and cfg.adapt not in ADAPT:
+        raise UserError(f"adapt={cfg.adapt} is unknown: type adapt={' or adapt='.join(ADAPT)}, or leave it out")
+    if cfg.suggest.by not in SUGGEST:
+        raise UserError(f"suggest.by={cfg.suggest.by} is unknown: type suggest.by={' or suggest.by='.join(SUGGEST)}")
+    if cfg.map.stride and cfg.map.window and cfg.map.stride > cfg.map.window:
+        raise UserError(f"map.stride={cfg.map.stride} leaves gaps between windows of {cfg.map.window} pixels: leave it out")
 
 
 def check_progressive(cfg: Any) -> None:

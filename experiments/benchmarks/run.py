@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE))
 
 from harness import COLUMNS, Bench, Figure, attempts, environment, failed, in_child, row, seconds, why  # noqa: E402
 
-MODULES = ("views", "pack", "probes", "loss", "neighbours", "step", "startup", "memory", "accuracy")
+MODULES = ("views", "pack", "probes", "loss", "neighbours", "step", "startup", "memory", "mapping", "accuracy")
 SLOW = ("accuracy",)  # half an hour: only when named, or with --all
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "lightly", "kornia", "torchgeo", "scikit-learn",
              "rasterio", "GDAL", "Pillow")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +44,25 @@ class Catalog:
 
 def source_listing(catalog: Catalog) -> str:
     """sha256 over every file's path, size and modification time: when it changes, the source was changed."""
+    return listing(catalog.root, catalog.paths)
+
+
+def listing(root: Path, paths: Sequence[str]) -> str:
+    """`source_listing` of any paths relative to a folder, of which some may be missing."""
     digest = hashlib.sha256()
-    root = os.path.join(catalog.root, "")
-    for path in catalog.paths:
-        try:
-            stat = os.stat(root + path)
-        except OSError:
-            stat = os.lstat(root + path)  # a link that leads nowhere
-        digest.update(os.fsencode(path) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    for path in paths:
+        name = os.path.join(root, path)
+        stat = _stat(os.stat, name) or _stat(os.lstat, name)  # a link may lead nowhere
+        known = f"\0{stat.st_size}\0{stat.st_mtime_ns}\n" if stat else "\0missing\n"
+        digest.update(os.fsencode(path) + known.encode())
     return digest.hexdigest()
+
+
+def _stat(look: Callable[[str], os.stat_result], name: str) -> os.stat_result | None:
+    try:
+        return look(name)
+    except OSError:
+        return None
 
 
 def scan(

@@ -39,17 +39,19 @@ class Form:
     high: tuple[float, ...]
 
 
-def conform(path: str | Path, form: Form) -> tuple[np.ndarray, str]:
+def conform(path: str | Path, form: Form, more_bands: bool = False) -> tuple[np.ndarray, str]:
     """Read one image and bring it into `form`: (C, H, W), and what was done to it ("", "grey", "resized", ...).
+
+    With `more_bands` it may have others beside those that the form keeps.
 
     Raises BadImage, saying what was found and what was expected.
     """
-    raster = read(path, form.in_file)
+    raster = read(path, None if more_bands else form.in_file)
     c, h, w = raster.pixels.shape
     dtype = _DTYPES.get(str(raster.pixels.dtype))
     if dtype != form.dtype:
         raise BadImage(path, f"its pixels are {raster.pixels.dtype}, those of the dataset {form.dtype}")
-    if c != form.in_file:
+    if max(form.keep) >= c or (c != form.in_file and not more_bands):
         raise BadImage(path, f"it has {c} bands, expected {form.in_file}")
     if min(h, w) < MIN_SIDE:
         raise BadImage(path, f"{h}x{w} px is too small (at least {MIN_SIDE}x{MIN_SIDE})")

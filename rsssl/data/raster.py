@@ -7,6 +7,7 @@ its drivers and lists the folder for every file); all others, and those it finds
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,13 +118,14 @@ def has_gdal() -> bool:
     return True
 
 
-def _import_gdal(path: str | Path) -> Any:
+def import_gdal(path: str | os.PathLike[str], module: str = "gdal") -> Any:
+    """GDAL's bindings ("gdal", "ogr" or "osr"), their errors as exceptions; UserError naming `path` where they are missing."""
     try:
-        from osgeo import gdal
+        found = importlib.import_module(f"osgeo.{module}")
     except ImportError:
         raise UserError(f"{path} can only be read with GDAL, which is not installed. {INSTALL_GDAL}") from None
-    gdal.UseExceptions()
-    return gdal
+    found.UseExceptions()
+    return found
 
 
 def _tiff(path: str) -> Raster:
@@ -145,7 +147,7 @@ def _tiff(path: str) -> Raster:
 
 
 def _gdal(path: str | Path) -> Raster:
-    gdal = _import_gdal(path)
+    gdal = import_gdal(path)
     gdal.PushErrorHandler("CPLQuietErrorHandler")  # errors arrive as exceptions; warnings about odd tags help nobody
     try:
         source = gdal.OpenEx(os.fspath(path), gdal.OF_RASTER)
@@ -181,7 +183,7 @@ def write_geotiff(
         epsg = int(crs[5:]) if crs else None
         geotiff.write(path, array, geotransform, epsg, nodata, band_names, compress)
         return
-    gdal = _import_gdal(path)
+    gdal = import_gdal(path)
     kinds = {"uint8": gdal.GDT_Byte, "uint16": gdal.GDT_UInt16, "int16": gdal.GDT_Int16, "float32": gdal.GDT_Float32}
     options = [f"COMPRESS={compress.upper()}"] if compress else []
     target = gdal.GetDriverByName("GTiff").Create(

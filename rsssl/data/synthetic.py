@@ -58,6 +58,7 @@ _USUAL: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "river": (_WATER, _GREEN, _EARTH, _GREEN), "shrubland": (_GREEN, _EARTH, _GREEN, _EARTH),
 }  # fmt: skip
 PREFERENCE = 0.85  # probability that a material is what is usual for its class, rather than anything
+REPEAT = 48.0  # of roads, rivers and lakes in a scene: a window of 64 pixels, 38 to 58 at their scale, has one
 _PART = 50  # tiles rendered at a time
 
 
@@ -156,9 +157,13 @@ def tiles(kind: str, ids: np.ndarray, bands: int = 3, size: int = 64, seed: int 
     return _sense(_render(kind, numbers, x, y, repeat, bands), x, y, numbers, bands)
 
 
-def scene(bands: int = 3, size: int = 1024, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A landscape of patches of all classes: image (bands, size, size), true class numbers (size, size) uint8."""
-    grid = max(4, size // 160)
+def scene(bands: int = 3, size: int = 1024, seed: int = 0, patch: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """A landscape of patches of all classes: image (bands, size, size), true class numbers (size, size) uint8.
+
+    `patch` is their side in pixels, about. Each is drawn as a tile is, its light and noise too, so that what a classifier gets
+    right of tiles it gets right of the inside of patches.
+    """
+    grid = max(4, size // patch)
     line = np.arange(size, dtype=np.float32)
     x, y = np.meshgrid(line, line)
     salt = _salt(seed)
@@ -177,7 +182,7 @@ def scene(bands: int = 3, size: int = 1024, seed: int = 0) -> tuple[np.ndarray, 
     order = np.argsort(hash64_numpy(fold(seed, "classes"), cells), kind="stable")
     kind_of = np.empty(len(cells), np.int64)
     kind_of[order] = np.arange(len(cells)) % len(CLASSES)
-    reflectance = np.zeros((size, size, 3 if bands == 3 else len(BANDS)), np.float32)
+    image = np.zeros((3 if bands == 3 else len(BANDS), size, size), np.uint8 if bands == 3 else np.uint16)
     for i in cells:
         ys, xs = np.nonzero(nearest == i)
         if len(ys) == 0:
@@ -186,10 +191,11 @@ def scene(bands: int = 3, size: int = 1024, seed: int = 0) -> tuple[np.ndarray, 
         inside = nearest[box] == i
         numbers = _Numbers(seed, "scene", np.array([i]))
         kind = list(CLASSES)[kind_of[i]]
-        patch = _render(kind, numbers, x[box][None] - cx[i].astype(np.float32), y[box][None] - cy[i].astype(np.float32),
-                        56.0, bands)[0]  # fmt: skip
-        reflectance[box][inside] = patch[inside]
-    image = _sense(reflectance[None], x, y, _Numbers(seed, "scene", np.zeros(1, np.int64)), reflectance.shape[2])[0]
+        here = x[box][None] - cx[i].astype(np.float32), y[box][None] - cy[i].astype(np.float32)
+        ground = _render(kind, numbers, *here, REPEAT, bands)
+        sensed = _sense(ground, *here, numbers, ground.shape[3])[0]
+        ys, xs = np.nonzero(inside)
+        image[:, ys + box[0].start, xs + box[1].start] = sensed[:, ys, xs]
     return image, kind_of[nearest].astype(np.uint8)
 
 

@@ -228,7 +228,7 @@ def lake(x: Array, y: Array, d: Draws) -> Structure:
     """A wide body of smooth water with a curved shore."""
     land = _land(x, y, d)
     salt = d.salt("lake")
-    half = 0.5 * d.repeat
+    half = 40.0  # whatever the distance to the next one
     cx, cy = wrap(x + d("east", -14, 14), d.repeat), wrap(y + d("north", -14, 14), d.repeat)
     distance = np.sqrt(cx**2 + cy**2 * d("stretch", 0.7, 1.5)) / half
     level = distance + 0.9 * (fractal(x, y, salt, 22, 3) - 0.5) - d("extent", 0.4, 0.62)

@@ -138,3 +138,12 @@ def inputs_of(folder: Path) -> dict[str, Any] | None:
         if (folder / name).is_file():
             return json.loads((folder / name).read_text())["inputs"]
     return None
+
+
+def recorded(run: Path) -> Path | None:
+    """The store folder that a run directory's results name."""
+    for name in ("results.json", "pretrain.json"):
+        if (run / name).is_file():
+            record = json.loads((run / name).read_text()).get("pretrain") or {}
+            return Path(record["folder"]) if "folder" in record else None
+    return None

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsssl.evaluation.classifier import SceneClassifier as SceneClassifier
     from rsssl.evaluation.finetune import NetworkTraining as NetworkTraining
     from rsssl.evaluation.knn import KNN as KNN
     from rsssl.evaluation.linear import fit_linear as fit_linear
@@ -29,6 +30,7 @@ _HOME = {
     "PaperHead": "paper_head",
     "RidgeProbe": "ridge",
     "Standardise": "standardise",
+    "SceneClassifier": "classifier",
     "confusion": "metrics",
     "fit_linear": "linear",
     "image_statistics": "statistics",

@@ -58,6 +58,24 @@ class KNN:
         votes = [ranks[i % len(ranks)][i // len(ranks)] for i in range(len(blocks))]
         return torch.cat(votes) if len(features) else features.new_zeros(0, self._classes)
 
+    def votes(self, features: Tensor) -> Tensor:
+        """The same as `scores` for a few features (B, D), by this process alone."""
+        return self._votes(features, features.new_empty(len(features), len(self._bank), dtype=torch.float32))
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What was fitted, as plain arguments and tensors; `of_state` is the way back."""
+        arguments = {"k": self.k, "weighted": self.weighted, "temperature": self.temperature, "centre": self.centre,
+                     "classes": self._classes}  # fmt: skip
+        return arguments, {"bank": self._bank, "labels": self._labels, "mean": self._mean}
+
+    @classmethod
+    def of_state(cls, arguments: dict[str, Any], tensors: dict[str, Tensor]) -> KNN:
+        """The fitted classifier that `state` described."""
+        made = cls(*(arguments[name] for name in ("k", "weighted", "temperature", "centre")))
+        made._bank, made._labels, made._mean = tensors["bank"], tensors["labels"], tensors["mean"]
+        made._classes = arguments["classes"]
+        return made
+
     def _votes(self, features: Tensor, similarity: Tensor) -> Tensor:
         """The votes for B features; similarity (B, n) is filled."""
         n, k = len(self._bank), min(self.k, len(self._bank))

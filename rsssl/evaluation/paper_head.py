@@ -83,3 +83,7 @@ class PaperHead:
     def scores(self, features: Tensor) -> Tensor:
         """Features (m, D) to log-probabilities (m, n_classes) float32."""
         return (features.float() @ self.weight.T + self.bias).log_softmax(1)
+
+    def layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, D) and bias (K,) of the linear layer, whose softmax are the probabilities."""
+        return self.weight, self.bias

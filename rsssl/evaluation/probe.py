@@ -75,6 +75,10 @@ class LinearProbe:
         """Features (m, D) to log-probabilities (m, n_classes) float32; -inf for classes without labels."""
         return (self._scaler(features) @ self.weight.T + self.bias).log_softmax(1)
 
+    def layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, D) and bias (K,) of the linear layer on features as they are, whose softmax are the probabilities."""
+        return self._scaler.unfold(self.weight, self.bias)
+
     def _choose(self, x: Tensor, y: Tensor, seed: int) -> float:
         fold_of = deal_folds(y, self.folds, seed)
         used = int(fold_of.max()) + 1

@@ -79,3 +79,7 @@ class RidgeProbe:
     def scores(self, features: Tensor) -> Tensor:
         """Features (m, D) to scores (m, n_classes) float32, regressed one-hot targets; -inf for unlabelled classes."""
         return (self._scaler(features).double() @ self.weight + self.bias).float()
+
+    def layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, D) and bias (K,) of the linear layer on features as they are that gives the scores."""
+        return self._scaler.unfold(self.weight.T, self.bias)

@@ -41,6 +41,11 @@ class Standardise:
         """(m, D) to (m, D) float32."""
         return ((features.double() - self.mean) * self.scale).float()
 
+    def unfold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer on features as they are that equals weight (K, D), bias (K,) on standardised ones; float32."""
+        plain = weight.double() * self.scale
+        return plain.float(), (bias.double() - plain @ self.mean).float()
+
 
 def check_training_set(features: Tensor, labels: Tensor, n_classes: int) -> None:
     """What every classifier asks of features (n, D) and labels (n,) before it is fitted.

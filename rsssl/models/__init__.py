@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsssl.models.backbone import build_backbone, describe_backbone, load_backbone, save_backbone
+    from rsssl.models.backbone import build_backbone, describe_backbone, read_backbone, save_backbone
     from rsssl.models.batch_norm import recalibrate
     from rsssl.models.decoder import Decoder
     from rsssl.models.ema import MovingAverage
@@ -23,10 +23,10 @@ __all__ = [
     "describe_backbone",
     "feature_maps",
     "in_chans",
-    "load_backbone",
     "load_weights",
     "patch_side",
     "projector",
+    "read_backbone",
     "recalibrate",
     "save_backbone",
 ]
@@ -40,7 +40,7 @@ _HOME = {
     "describe_backbone": "backbone",
     "feature_maps": "maps",
     "in_chans": "maps",
-    "load_backbone": "backbone",
+    "read_backbone": "backbone",
     "load_weights": "weights",
     "patch_side": "maps",
     "projector": "heads",

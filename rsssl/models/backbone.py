@@ -77,7 +77,7 @@ def _build(name: str, in_chans: int, kwargs: dict[str, Any]) -> nn.Module:
         near = difflib.get_close_matches(name.lower(), [*timm.list_models(), *classic.NAMES], n=3, cutoff=0.5)
         meant = f"Did you mean {', '.join(near)}? " if near else ""
         raise UserError(f"No backbone is called {name!r}. {meant}Type backbone.name=resnet18, or any model timm lists.")
-    model = _create_timm(base, in_chans, kwargs)
+    model = create_timm(base, in_chans, kwargs)
     if base != name:
         try:
             return classic.small_stem(model, in_chans)
@@ -99,13 +99,17 @@ def _timm_name(name: str) -> str:
 _DEFAULTS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"zero_init_last": False}, {})
 
 
-def _create_timm(name: str, in_chans: int, kwargs: dict[str, Any], pretrained: bool = False) -> nn.Module:
-    """timm's model without its classifier, with _DEFAULTS where they apply."""
+def create_timm(
+    name: str, in_chans: int, kwargs: dict[str, Any], pretrained: bool = False, num_classes: int = 0
+) -> nn.Module:
+    """timm's model, without its classifier unless there are classes, with _DEFAULTS where they apply."""
     import timm
 
     for extra in _DEFAULTS:
         try:
-            model = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_chans, **(extra | kwargs))
+            model = timm.create_model(
+                name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **(extra | kwargs)
+            )
             break
         except TypeError as error:
             if any(key in str(error) and key not in kwargs for key in extra):
@@ -121,7 +125,7 @@ def _load_pretrained(model: nn.Module, name: str, in_chans: int, adapt: str, kwa
         if name in classic.NAMES:
             state = classic.torchvision_state(name.removesuffix(SMALL))
         else:
-            state = _create_timm(_timm_name(name), 3, kwargs, pretrained=True).state_dict()
+            state = create_timm(_timm_name(name), 3, kwargs, pretrained=True).state_dict()
     except UserError:
         raise
     except Exception as error:  # hubs, proxies and caches raise whatever they like
@@ -136,7 +140,7 @@ def save_backbone(model: nn.Module, path: str | os.PathLike[str], metadata: Mapp
     """Write the weights as safetensors, whole or not at all; `metadata` (the sensor card as JSON) travels inside.
 
     The model may be wrapped by torch.compile or DistributedDataParallel. What build_backbone was told is added to the
-    metadata, so that load_backbone needs nothing but the file.
+    metadata, so that read_backbone needs nothing but the file.
     """
     from safetensors.torch import save
 
@@ -164,7 +168,7 @@ def save_backbone(model: nn.Module, path: str | os.PathLike[str], metadata: Mapp
     return path
 
 
-def load_backbone(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, str]]:
+def read_backbone(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, str]]:
     """The backbone a file of save_backbone holds, on the CPU in training mode, and the file's metadata.
 
     Raises UserError when the file is missing, damaged or made by something else.

@@ -148,7 +148,9 @@ def fit_state(
             "Type the name of the model the weights were made with: backbone.name=..."
         )
     model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in new.items()}, strict=False)
-    log.info("%s: %d of %d tensors loaded, %d more left unused", origin, loaded, len(wanted), len(match.unused))
+    log.info("%s: %d of %d tensors loaded, %d missing", origin, loaded, len(wanted), len(match.missing))
+    if match.unused:
+        log.info("%s: %d more left unused: %s", origin, len(match.unused), _list(match.unused))
     if match.missing:
         log.warning("%s lack tensors, which keep their initial values: %s", origin, _list(match.missing))
     if match.adapted:

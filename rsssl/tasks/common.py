@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import platform
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 import rsssl
 from rsssl.engine.files import explain_os_error, sha256, write_atomic
 from rsssl.engine.store import digest
+from rsssl.engine.store import recorded as recorded
 
 NOT_IN_THE_HASH = ("paths", "tracker", "device", "compile", "workers", "processes", "timeout")
 
@@ -92,12 +92,3 @@ def option(cfg: DictConfig, group: str, name: str) -> dict[str, Any]:
     other = compose("config", [f"{group}={name}"])
     other.paths = cfg.paths
     return plain(other[group])
-
-
-def recorded(run: Path) -> Path | None:
-    """The store folder that a run directory's results name."""
-    for name in ("results.json", "pretrain.json"):
-        if (run / name).is_file():
-            record = json.loads((run / name).read_text()).get("pretrain") or {}
-            return Path(record["folder"]) if "folder" in record else None
-    return None

@@ -24,19 +24,31 @@ from rsssl.engine.loop import on_device, pick_device
 from rsssl.engine.ranks import alone, rank
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
-from rsssl.evaluation import KNN, LinearProbe, NetworkTraining, PaperHead, confusion, image_statistics, scores
+from rsssl.evaluation import (
+    KNN,
+    LinearProbe,
+    PaperHead,
+    RidgeProbe,
+    confusion,
+    image_statistics,
+    scores,
+)
+from rsssl.evaluation.classifier import CLASSIFIER, Head, LinearHead, NeighbourHead, Trained
 from rsssl.evaluation.features import Extractor, FeatureBank
 from rsssl.evaluation.finetune import Classifier, predict, train_classifier
 from rsssl.optim import parameter_groups
 from rsssl.schema import train_scale
 from rsssl.tasks.common import config_hash, group_name, option, plain, run_folder, save_config, versions
 from rsssl.tasks.data import Data, load, need_labels
-from rsssl.tasks.pretrain import LARGEST
-from rsssl.tasks.weights import Weights, find_checkpoint, resolve, untrained
+from rsssl.tasks.names import from_scratch, is_network, method_name, network_name
+from rsssl.tasks.weights import Weights, find_checkpoint, kept, resolve, untrained
 
 log = logging.getLogger(__name__)
 FEATURES_VERSION = 2  # raised when a change of the code changes the features of the same weights and images
 SYMMETRIES = 8
+# What a classifier's file says of how it was made and how good it is.
+NOTED = ("dataset", "ssl", "backbone", "evaluate", "ts", "seed", "protocol", "n_train", "n_test", "oa", "aa", "kappa",
+         "per_class", "baselines", "tta", "versions", "config_hash", "split_hash", "finished")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,10 +87,19 @@ class Job:
                 "per_class": recalls, "confusion": matrix.tolist()}  # fmt: skip
 
 
-def frozen(job: Job, weights: Weights) -> dict[str, Any]:
-    """A probe on the frozen features of `weights`."""
+def frozen(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained | None]:
+    """A probe on the frozen features of `weights`: its numbers, and on rank 0 what was trained."""
     banks = [feature_bank(job, weights, s) for s in range(SYMMETRIES if job.cfg.tta else 1)]
-    return probe(job, banks)
+    found, classifier = probe(job, banks)
+    if rank() > 0:
+        return found, None
+    head: Head
+    if isinstance(classifier, KNN):
+        head = NeighbourHead(*classifier.state())
+    else:
+        weight, bias = classifier.layer()
+        head = LinearHead(weight, bias, isinstance(classifier, RidgeProbe))
+    return found, Trained(head, job.data.pack.card, weights.size, weights.mean, weights.std)
 
 
 def statistics(job: Job) -> dict[str, Any]:
@@ -89,7 +110,7 @@ def statistics(job: Job) -> dict[str, Any]:
     def extract(rows: np.ndarray) -> Tensor:
         return torch.from_numpy(image_statistics(pack.images[rows], pack.card))
 
-    return probe(job, [FeatureBank(job.store.folder("features", inputs), len(pack.images), extract, "image statistics")])
+    return probe(job, [FeatureBank(job.store.folder("features", inputs), len(pack.images), extract, "image statistics")])[0]
 
 
 def feature_bank(job: Job, weights: Weights, symmetry: int) -> FeatureBank:
@@ -103,20 +124,23 @@ def feature_bank(job: Job, weights: Weights, symmetry: int) -> FeatureBank:
     return FeatureBank(job.store.folder("features", inputs), len(pack.images), extract)
 
 
-def probe(job: Job, banks: list[FeatureBank]) -> dict[str, Any]:
-    """Fits the classifier on the labelled features and tests it; scores are averaged over the banks' symmetries."""
+def probe(job: Job, banks: list[FeatureBank]) -> tuple[dict[str, Any], Any]:
+    """Fits the classifier on the labelled features and tests it: its numbers, and itself on rank 0.
+
+    Scores are averaged over the banks' symmetries.
+    """
     classifier = make_probe(job.cfg)
     x, y = banks[0].get(job.train), job.labels(job.train)
     tests = [bank.get(job.test) for bank in banks]
     if rank() > 0 and not isinstance(classifier, KNN):  # which alone is divided among the ranks
-        return {}
+        return {}, None
     if job.cfg.protocol == "paper" and isinstance(classifier, LinearProbe):
         return paper_probe(job, x, y, tests)
     classifier.fit(x, y, job.n_classes, job.cfg.seed)
     mean = torch.stack(
         [classifier.scores(t).softmax(1) if len(tests) > 1 else classifier.scores(t) for t in tests]
     ).mean(0)
-    return job.numbers(mean.argmax(1)) | {"details": classifier.details}
+    return job.numbers(mean.argmax(1)) | {"details": classifier.details}, classifier
 
 
 def make_probe(cfg: DictConfig) -> Any:
@@ -124,23 +148,24 @@ def make_probe(cfg: DictConfig) -> Any:
     return LinearProbe() if is_network(cfg) else instantiate(cfg.evaluate, _convert_="all")
 
 
-def paper_probe(job: Job, x: Tensor, y: Tensor, tests: list[Tensor]) -> dict[str, Any]:
+def paper_probe(job: Job, x: Tensor, y: Tensor, tests: list[Tensor]) -> tuple[dict[str, Any], PaperHead]:
     """The paper's way: the linear layer's epoch is the best on half of the test images, which are then reported too."""
     half = job.selection_half()
     truth = job.labels(job.test)
-    best: tuple[float, int, Tensor] | None = None
+    best: tuple[float, int, Tensor, tuple[Tensor, Tensor]] | None = None
     head = PaperHead()
     for epoch, state in enumerate(head.fit_epochs(x, y, job.n_classes, job.cfg.seed), 1):
         found = torch.stack([head.load(*state).scores(t).softmax(1) for t in tests]).mean(0).argmax(1)
         chosen_on = float((found[half] == truth[half]).float().mean())
         if best is None or chosen_on > best[0]:
-            best = (chosen_on, epoch, found)
+            best = (chosen_on, epoch, found, state)
     assert best is not None
-    return job.numbers(best[2]) | {"details": {"solver": "adam", "epoch": best[1], "epoch_chosen_on_test_images": True}}
+    details = {"solver": "adam", "epoch": best[1], "epoch_chosen_on_test_images": True}
+    return job.numbers(best[2]) | {"details": details}, head.load(*best[3])
 
 
-def network(job: Job, weights: Weights) -> dict[str, Any]:
-    """The whole network trained with the labelled images (`evaluate=finetune`, `evaluate=scratch`)."""
+def network(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained]:
+    """The whole network trained with the labelled images (`evaluate=finetune`, `evaluate=scratch`): its numbers, and itself."""
     cfg, data = job.cfg, job.data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold("classifier", cfg.seed) % 2**63)
@@ -158,28 +183,34 @@ def network(job: Job, weights: Weights) -> dict[str, Any]:
     predicted = partial(
         predict, model, data.pack, job.test, weights.size, weights.mean, weights.std, job.device, cfg.tta
     )
-    best = Best(job) if cfg.protocol == "paper" else None
+    best = Best(job, model) if cfg.protocol == "paper" else None
     made = train_classifier(
         model, batches, optimizer, instantiate(cfg.schedule, _convert_="all"), job.device, group_name("evaluate"),
         None if best is None else lambda epoch: best.see(epoch, predicted()),
     )  # fmt: skip
     if best is not None:
-        return job.numbers(best.found) | {"details": made | {"epoch": best.epoch, "epoch_chosen_on_test_images": True}}
-    return job.numbers(predicted().argmax(1)) | {"details": made}
+        made |= {"epoch": best.epoch, "epoch_chosen_on_test_images": True}
+    found = job.numbers(predicted().argmax(1) if best is None else best.found) | {"details": made}
+    if best is not None:
+        model.load_state_dict(best.state)
+    head = LinearHead(model.head.weight.detach(), model.head.bias.detach())
+    return found, Trained(head, data.pack.card, weights.size, weights.mean, weights.std, model.backbone)
 
 
-def trained_alone(job: Job, weights: Weights) -> dict[str, Any]:
+def trained_alone(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained | None]:
     """`network` on rank 0, while the others wait: a few labels are too few to divide, and the result is that of one process."""
-    if rank() == 0:
-        with alone():
-            found = network(job, weights)
-    return broadcast(found if rank() == 0 else None)
+    if rank() > 0:
+        return broadcast(None), None
+    with alone():
+        found, trained = network(job, weights)
+    return broadcast(found), trained
 
 
 class Best:
-    """protocol=paper: the predictions of the epoch that did best on half of the test images."""
+    """protocol=paper: the predictions, and the network, of the epoch that did best on half of the test images."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, model: torch.nn.Module) -> None:
+        self.model, self.state = model, dict[str, Tensor]()
         self.half, self.truth = job.selection_half(), job.labels(job.test)
         self.oa, self.epoch, self.found = -1.0, 0, torch.empty(0)
 
@@ -188,19 +219,20 @@ class Best:
         oa = float((found[self.half] == self.truth[self.half]).float().mean())
         if oa > self.oa:
             self.oa, self.epoch, self.found = oa, epoch, found
+            self.state = {k: v.clone() for k, v in self.model.state_dict().items()}
 
 
-def evaluate(job: Job, weights: Weights) -> dict[str, Any]:
-    """The results of one job, as they stand in results.json."""
+def evaluate(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained | None]:
+    """The results of one job, as they stand in results.json, and on rank 0 the classifier."""
     cfg, data, pack = job.cfg, job.data, job.data.pack
     begin = time.monotonic()
-    found = trained_alone(job, weights) if is_network(cfg) else frozen(job, weights)
+    found, trained = trained_alone(job, weights) if is_network(cfg) else frozen(job, weights)
     seconds = time.monotonic() - begin
     baselines = {}
     if cfg.baselines:
         random = untrained(cfg, data, random=True, like=weights)
-        baselines = {"random_init": frozen(job, random), "image_statistics": statistics(job)}
-    return {
+        baselines = {"random_init": frozen(job, random)[0], "image_statistics": statistics(job)}
+    results = {
         "task": group_name("task"), "dataset": pack.card.name, "ssl": "none" if from_scratch(cfg) else method_name(cfg),
         "backbone": network_name(weights, min(pack.card.size)), "evaluate": group_name("evaluate"),
         "ts": train_scale(cfg.ts), "seed": cfg.seed, "protocol": cfg.protocol, "tta": cfg.tta,
@@ -208,31 +240,7 @@ def evaluate(job: Job, weights: Weights) -> dict[str, Any]:
         **found, "baselines": baselines, "pretrain": weights.record, "evaluation_seconds": seconds,
         "versions": versions(), "config_hash": config_hash(cfg), "split_hash": data.split.hash, "finished": time.time(),
     }  # fmt: skip
-
-
-def network_name(weights: Weights, native: int) -> str:
-    """The backbone's name and what else tells networks apart, so that a table does not take one's random start for another's."""
-    spec = weights.backbone
-    words = [spec["name"], *(f"{k}={v}" for k, v in sorted(spec["kwargs"].items()))]
-    words += [f"depths={spec['depths']}"] if spec.get("depths", 1) != 1 else []
-    words += [f"at {weights.size} px"] if weights.size != min(native, LARGEST) else []
-    return " ".join(words)
-
-
-def is_network(cfg: DictConfig) -> bool:
-    return isinstance(instantiate(cfg.evaluate, _convert_="all"), NetworkTraining)
-
-
-def from_scratch(cfg: DictConfig) -> bool:
-    return is_network(cfg) and cfg.evaluate.start == "random"
-
-
-def method_name(cfg: DictConfig) -> str:
-    if cfg.checkpoint:
-        return f"checkpoint {Path(cfg.checkpoint).name}"
-    if cfg.ssl.get("_target_") is None and (cfg.backbone.pretrained or cfg.backbone.weights):
-        return "imagenet" if cfg.backbone.pretrained else f"weights {Path(cfg.backbone.weights).name}"
-    return group_name("ssl")
+    return results, trained
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
@@ -256,10 +264,15 @@ def pretrain_and_evaluate(cfg: DictConfig) -> dict[str, Any]:
     train = labelled_subset(data.pack.labels, data.pack.paths, data.split.pool, train_scale(cfg.ts), cfg.seed)
     job = Job(cfg, data, store, device, train, data.split.test)
     weights = untrained(cfg, data, random=True) if from_scratch(cfg) else resolve(cfg, store, data)
-    results = evaluate(job, weights)
+    results, trained = evaluate(job, weights)
     if rank() > 0:
         return {}
     folder = run_folder()
+    assert trained is not None
+    with alone():  # the other ranks have ended
+        backbone = None if trained.network is not None else kept(weights, data, store)
+    notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record}
+    trained.save(folder / CLASSIFIER, backbone, notes)
     save_config(cfg, folder)
     write_json(folder / "results.json", results)
     print_results(results, folder)

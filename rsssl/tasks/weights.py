@@ -15,8 +15,11 @@ from torch import nn
 from rsssl.engine.files import sha256
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
-from rsssl.models import describe_backbone, load_backbone
-from rsssl.tasks.common import plain, recorded
+from rsssl.loading import find_classifier as find_classifier
+from rsssl.loading import find_weights
+from rsssl.loading import open_classifier as open_classifier
+from rsssl.models import describe_backbone, read_backbone, save_backbone
+from rsssl.tasks.common import plain
 from rsssl.tasks.data import Data
 from rsssl.tasks.pretrain import WEIGHTS, pretrain, view_size
 
@@ -28,7 +31,8 @@ class Weights:
     """A backbone to evaluate, and how images must be presented to it.
 
     `build` makes the network (a new one at each call), `backbone` is its name and kwargs, `hash` names its weights, and `record`
-    is what the results say of the pre-training, None for weights that were not pre-trained here.
+    is what the results say of the pre-training, None for weights that were not pre-trained here. `file` holds the weights, None
+    where `build` makes them.
     """
 
     build: Callable[[], nn.Module]
@@ -38,6 +42,7 @@ class Weights:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     record: dict[str, Any] | None = None
+    file: Path | None = None
 
 
 def resolve(cfg: DictConfig, store: Store, data: Data) -> Weights:
@@ -100,9 +105,21 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
         )
     record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
     return Weights(
-        lambda: load_backbone(file)[0], {k: spec[k] for k in NETWORK if k in spec}, sha256(file.read_bytes())[:16],
-        int(metadata["image_size"]), tuple(card["mean"]), tuple(card["std"]), record,
+        lambda: read_backbone(file)[0], {k: spec[k] for k in NETWORK if k in spec}, sha256(file.read_bytes())[:16],
+        int(metadata["image_size"]), tuple(card["mean"]), tuple(card["std"]), record, file,
     )  # fmt: skip
+
+
+def kept(weights: Weights, data: Data, store: Store) -> Path:
+    """The file of the weights; those that were not pre-trained here get one in the store."""
+    if weights.file is not None:
+        return weights.file
+    card = data.pack.card.to_dict() | {"mean": weights.mean, "std": weights.std}
+
+    def build(folder: Path) -> None:
+        save_backbone(weights.build(), folder / WEIGHTS, {"card": json.dumps(card), "image_size": str(weights.size)})
+
+    return store.get("backbone", {"weights": weights.hash, "card": card, "size": weights.size}, build).folder / WEIGHTS
 
 
 def find_checkpoint(path: str, store: Store) -> Path:
@@ -111,18 +128,4 @@ def find_checkpoint(path: str, store: Store) -> Path:
     Raises:
         UserError: when there is none, or more than one to choose from.
     """
-    given = Path(path).expanduser()
-    if given.is_file() and given.suffix == ".safetensors":
-        return given
-    for folder in (given, recorded(given), store.root / "pretrain" / path):
-        files = sorted(folder.glob("*.safetensors")) if folder and folder.is_dir() else []
-        if len(files) == 1:
-            return files[0]
-        if files:
-            raise UserError(
-                f"checkpoint={path} holds {len(files)} weights files: type one of them, checkpoint={files[0]}"
-            )
-    raise UserError(
-        f"checkpoint={path} holds no pre-trained weights: type checkpoint=DIR with a run directory, or with the folder that "
-        "rsssl-run task=pretrain prints"
-    )
+    return find_weights(path, store.root / "pretrain" / path)

@@ -18,7 +18,7 @@ from PIL import Image
 from rsssl.compose import Composer, composed
 from rsssl.engine.store import Store
 from rsssl.groups import group_options
-from rsssl.models import load_backbone
+from rsssl.models import read_backbone
 from rsssl.tasks import data, pretrain
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -71,7 +71,7 @@ def test_39_an_experiment_takes_two_steps(
     with open(tmp_path / "metrics.csv") as file:
         losses = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "loss"]
     assert len(losses) == 2 and all(map(math.isfinite, losses))
-    trained, _ = load_backbone(tmp_path / "backbone.safetensors")
+    trained, _ = read_backbone(tmp_path / "backbone.safetensors")
     start = instantiate(small.backbone, in_chans=3, seed=small.pretrain.seed).state_dict()
     assert any(not torch.equal(v, start[k]) for k, v in trained.state_dict().items() if k.endswith("weight"))
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rsssl.errors import UserError
-from rsssl.models import build_backbone, load_backbone, save_backbone
+from rsssl.models import build_backbone, read_backbone, save_backbone
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "backbone"
 FEATURES = {
@@ -95,7 +95,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     file = save_backbone(nn.DataParallel(model), tmp_path / "deep" / "w.safetensors", {"card": json.dumps({"b": 13})})
     assert [p.name for p in file.parent.iterdir()] == ["w.safetensors"]
 
-    loaded, metadata = load_backbone(file)
+    loaded, metadata = read_backbone(file)
     assert _same(model, loaded) and loaded.num_features == 512
     assert json.loads(metadata["card"]) == {"b": 13}
     timm.create_model("resnet18", num_classes=0, in_chans=13).load_state_dict(load_file(file), strict=True)
@@ -118,14 +118,14 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     file = save_backbone(build_backbone("alexnet", 3), tmp_path / "w.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"cut\.safetensors cannot be read"):
-        load_backbone(tmp_path / "cut.safetensors")
+        read_backbone(tmp_path / "cut.safetensors")
     with pytest.raises(UserError, match=r"No weights file at .*none\.safetensors"):
-        load_backbone(tmp_path / "none.safetensors")
+        read_backbone(tmp_path / "none.safetensors")
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="not saved by rsssl"):
-        load_backbone(tmp_path / "other.safetensors")
+        read_backbone(tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rsssl.models import (
     build_backbone,
     feature_maps,
     in_chans,
-    load_backbone,
+    read_backbone,
     recalibrate,
     save_backbone,
 )
@@ -71,7 +71,7 @@ def test_features_of_several_depths(tmp_path) -> None:  # type: ignore[no-untype
     expected = torch.cat([m.mean((2, 3)) for m in feature_maps(model, x)[-3:]], 1)
     assert model.num_features == expected.shape[1] == 128 + 256 + 512
     torch.testing.assert_close(model(x), expected)
-    loaded, _ = load_backbone(save_backbone(model, tmp_path / "a.safetensors"))
+    loaded, _ = read_backbone(save_backbone(model, tmp_path / "a.safetensors"))
     torch.testing.assert_close(loaded.eval()(x), expected)
     assert list(model.state_dict()) == list(build_backbone("resnet10t", 3).state_dict()), "the names of the weights stay"
     with pytest.raises(UserError, match=r"backbone\.depths=5"):

@@ -180,3 +180,22 @@ def test_files_that_are_no_weights(source: nn.Module, tmp_path: Path) -> None:
     save_file(broken, tmp_path / "nan.safetensors")
     with pytest.raises(UserError, match=r"NaN or infinity in bn1\.bias"):
         build_backbone("resnet18", 3, weights=tmp_path / "nan.safetensors")
+
+
+def test_a_file_as_torchgeo_publishes_them_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """13 bands of Sentinel-2, a prefix, a classifier, and a tensor that is not there: each is named."""
+    published = timm.create_model("resnet50", in_chans=13, num_classes=10)
+    state = {"module." + k: v for k, v in published.state_dict().items() if k != "layer4.2.bn3.bias"}
+    torch.save({"epoch": 99, "state_dict": state | {"queue": torch.zeros(4, 4)}}, tmp_path / "b13.pth")
+    model = build_backbone("resnet50", 13, seed=3)
+    with caplog.at_level(logging.INFO):
+        match = load_weights(model, tmp_path / "b13.pth", 13)
+    assert match.prefix == "module." and match.missing == ("layer4.2.bn3.bias",) and not match.adapted
+    assert set(match.unused) == {"module.fc.weight", "module.fc.bias", "queue"}
+    assert all(torch.equal(model.state_dict()[k], published.state_dict()[k]) for k in match.matched)
+    total = len(match.matched) + 1
+    messages = [r.getMessage() for r in caplog.records]
+    assert any(f"{total - 1} of {total} tensors loaded, 1 missing" in m for m in messages)
+    assert any("3 more left unused: module.fc.weight, module.fc.bias, queue" in m for m in messages)
+    (warning,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert "layer4.2.bn3.bias" in warning.getMessage()

@@ -1,0 +1,92 @@
+"""A classifier over many overlapping windows by one pass of its backbone: the fully convolutional short cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsssl.errors import UserError
+from rsssl.evaluation.classifier import LinearHead, SceneClassifier
+from rsssl.evaluation.standardise import Standardise
+
+PENALTY = 0.3  # of `learn`, for features of mean square norm 1 (experiments/maps)
+
+
+class DenseClassifier(nn.Module):
+    """x (B, C, h, w) preprocessed values -> probabilities (B, rows, cols, K) of the windows of the classifier's size, every
+    `stride` pixels.
+
+    The backbone's map is made once and pooled under each window, as its own global pooling does for one tile. What differs from
+    tile by tile: near its edge a tile is padded with zeros, a window within the map has its neighbours there instead. In small
+    tiles all is near the edge, and the head, which knows features of tiles, takes most of these for something else. So `learn`
+    gives it a linear head of its own, which repeats on places of the scene what the classifier says tile by tile.
+
+    Raises:
+        UserError: for a backbone that is not a convolutional map with an average over it, and a stride that does not fit the map.
+    """
+
+    def __init__(self, classifier: SceneClassifier, stride: int) -> None:
+        super().__init__()
+        self.classifier, self.size = classifier, classifier.size
+        advice = "leave out map.fast"
+        backbone: Any = classifier.backbone
+        if not hasattr(backbone, "forward_features") or not hasattr(backbone, "forward_head"):
+            raise UserError(f"map.fast=true: {type(backbone).__name__} has no feature map that it averages: {advice}")
+        parameter = next(backbone.parameters())
+        tile = torch.randn(1, classifier.card.n_bands, self.size, self.size, generator=torch.Generator().manual_seed(0))
+        tile = tile.to(parameter.device)
+        try:
+            with torch.inference_mode():
+                small, large = backbone.forward_features(tile), backbone.forward_features(tile.repeat(1, 1, 2, 2))
+                self.cells = small.shape[-1]
+                same = small.ndim == 4 and large.shape[-1] == 2 * self.cells and torch.allclose(
+                    self._pooled(small, 1)[0], backbone(tile), rtol=1e-3, atol=1e-4)  # fmt: skip
+        except (RuntimeError, TypeError, AssertionError, IndexError):
+            same = False
+        if not same:
+            raise UserError(f"map.fast=true: the features of {type(backbone).__name__} are not the average of a convolutional "
+                            f"map: {advice}, or train with a ResNet or a ConvNeXt (backbone=resnet18)")  # fmt: skip
+        cell = self.size // self.cells
+        if stride % cell:
+            raise UserError(
+                f"map.fast=true: a value of the backbone's map stands for {cell} pixels, and windows every {stride} pixels do "
+                f"not fall on it: type map.stride={max(1, stride // cell) * cell} (in pixels of {self.size}-pixel windows)"
+            )
+        self.step = stride // cell
+        self.head: nn.Module = classifier.head
+
+    def _pooled(self, maps: Tensor, step: int) -> tuple[Tensor, tuple[int, int]]:
+        """Maps (B, D, h, w) -> features (B * rows * cols, D) of the windows, and (rows, cols)."""
+        means = F.avg_pool2d(maps, self.cells, step)  # (B, D, rows, cols)
+        flat = means.permute(0, 2, 3, 1).reshape(-1, means.shape[1], 1, 1)
+        backbone: Any = self.classifier.backbone
+        return backbone.forward_head(flat, pre_logits=True), (means.shape[2], means.shape[3])
+
+    @torch.inference_mode()
+    def learn(self, regions: Tensor, batch_size: int = 64) -> None:
+        """Fits the head to what the classifier says, tile by tile, about the windows of some regions (n, C, h, w).
+
+        Ridge regression of the logits (Hinton et al. 2015, arXiv 1503.02531, section 2.1: matching logits) on standardised
+        features, in the space of the N windows.
+        """
+        backbone: Any = self.classifier.backbone
+        maps = [self._pooled(backbone.forward_features(region[None]), self.step)[0].flatten(1) for region in regions]
+        stride = self.step * (self.size // self.cells)
+        tiles = regions.unfold(2, self.size, stride).unfold(3, self.size, stride).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        shares = torch.cat([self.classifier.standardised(part) for part in tiles.split(batch_size)])
+        logits = shares.double().clamp_min(1e-4).log()
+        logits -= logits.mean(1, keepdim=True)
+        scaler = Standardise("partial").fit(torch.cat(maps).float())
+        x = scaler(torch.cat(maps).float()).double()
+        mean = logits.mean(0)
+        gram = x @ x.T + PENALTY * torch.eye(len(x), dtype=x.dtype, device=x.device)
+        weight = x.T @ torch.linalg.solve(gram, logits - mean)  # (D, K)
+        self.head = LinearHead(*scaler.unfold(weight.T, mean)).to(x.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        backbone: Any = self.classifier.backbone
+        features, (rows, cols) = self._pooled(backbone.forward_features(x), self.step)
+        return self.head(features.flatten(1)).view(len(x), rows, cols, -1)

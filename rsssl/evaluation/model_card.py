@@ -1,0 +1,142 @@
+"""The README.md of an exported folder: what the network is, what its pixels mean, how to load it, how good it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CARD = """\
+---
+library_name: {library}
+pipeline_tag: {pipeline}
+tags:
+{tags}
+---
+
+# {title}
+
+{what}
+
+## Sensor card
+
+{n_bands} bands, stored as {dtype}, {height} x {width} pixels{gsd}; nodata: {nodata}. The network sees {size} x {size} pixels.
+
+| band | valid from | to | mean | std |
+|---|---|---|---|---|
+{bands}
+
+A stored value x becomes (x - from) / (to - from), clipped to 0..1; nodata and NaN become the band's mean in the dataset;
+then (value - mean) / std. Images of another size are resized (bilinear, antialiased).
+
+## Use
+
+With rsssl, stored pixels go in, and the checksums are tested first:
+
+```python
+import rsssl
+network = rsssl.{loader}("{title}")  # this folder
+{result} = network(pixels)  # pixels (B, {n_bands}, H, W) {dtype} -> {shape}
+```
+
+A sensor with other bands, dtype or valid range is refused unless `card=` and `adapt=` say what to do.
+
+{timm}
+{programs}{metrics}{provenance}
+`sha256sum -c SHA256SUMS` checks all files but this one. The licence is for you to state (`license:` in the lines on top).
+"""
+
+TIMM = """\
+With timm, values scaled to 0..1 as above and standardised go in, and {output} come out:
+
+```python
+import timm
+model = timm.create_model("local-dir:{title}", pretrained=True).eval()  # or "hf-hub:you/name" once it is there
+mean, std = (torch.tensor(model.pretrained_cfg[k])[:, None, None] for k in ("mean", "std"))
+{result} = model((scaled - mean) / std)  # scaled (B, {n_bands}, {size}, {size}) float32
+```
+"""
+NO_TIMM = "timm cannot build this network ({name}), so there is no config.json: load it with rsssl.\n"
+OUTPUT = {
+    "linear": "logits (their softmax are the probabilities)",
+    "regression": "scores of a ridge regression on one-hot labels (clipped at 0 and divided by their sum: the probabilities)",
+    "features": "features",
+}
+KINDS = {
+    "linear": "A linear classifier", "regression": "A linear classifier by ridge regression",
+    "neighbours": "A classifier by nearest neighbours",
+}  # fmt: skip
+
+
+def model_card(about: dict[str, Any], title: str) -> str:
+    """The text, from what rsssl.json says. title: the folder's name."""
+    card, spec, notes, head = about["card"], about["spec"], about["notes"], about.get("head")
+    classifier = about["kind"] == "classifier"
+    kind = head["kind"] if head else "features"
+    network = spec["name"] + ("" if spec.get("depths", 1) == 1 else f" with {spec['depths']} depths joined")
+    what = f"{network}, for Earth observation images as those of {card['name']}."
+    if classifier:
+        what = f"{KINDS[kind]} of {len(card['classes'])} classes on the features of {what}"
+        what += f"\n\nClasses: {', '.join(card['classes'])}."
+    rows = zip(card["bands"], card["low"], card["high"], about["mean"], about["std"], strict=True)
+    result, shape = ("probabilities", f"(B, {len(card['classes'])})") if classifier else ("features", "(B, D)")
+    if not about["timm"]:
+        timm = NO_TIMM.format(name=network)
+    else:
+        output = OUTPUT[kind] if about["layer"] else "features"
+        scores = "features" if not about["layer"] else "logits" if kind == "linear" else "scores"
+        timm = TIMM.format(output=output, title=title, n_bands=len(card["bands"]), size=about["size"], result=scores)
+        if classifier and not about["layer"]:
+            timm += "\nThe classifier itself is no layer of timm's model (head.safetensors): load it with rsssl.\n"
+    tags = ["remote-sensing", "earth-observation", "rsssl", *(["timm"] if about["timm"] else [])]
+    return CARD.format(
+        library="timm" if about["timm"] else "rsssl", title=title, what=what, tags="\n".join(f"- {t}" for t in tags),
+        pipeline="image-classification" if classifier else "image-feature-extraction", n_bands=len(card["bands"]),
+        dtype=card["dtype"], height=card["size"][0], width=card["size"][1], size=about["size"], result=result, shape=shape,
+        gsd="" if card["gsd"] is None else f" of {card['gsd']:g} m", nodata="none" if card["nodata"] is None else card["nodata"],
+        bands="\n".join(f"| {b} | {lo:g} | {hi:g} | {m:.6g} | {s:.6g} |" for b, lo, hi, m, s in rows),
+        loader="load_classifier" if classifier else "load_backbone", timm=timm, programs=_programs(about),
+        metrics=_metrics(notes), provenance=_provenance(notes),
+    )  # fmt: skip
+
+
+def _programs(about: dict[str, Any]) -> str:
+    if not about.get("programs"):
+        return ""
+    card, size = about["card"], about["size"]
+    form = f"stored pixels (B, {len(card['bands'])}, {card['size'][0]}, {card['size'][1]}) {card['dtype']}"
+    if not about["preprocessing"]:
+        form = f"standardised values (B, {len(card['bands'])}, {size}, {size}) float32"
+    output = "probabilities" if about["kind"] == "classifier" else "features"
+    lines = {
+        "model.onnx": f"* `model.onnx`: input `pixels`, output `{output}`, any batch size",
+        "model.pt2": '* `model.pt2`: `torch.export.load("model.pt2").module()`, any batch size',
+    }
+    return "Without Python code of ours; they take " + form + ":\n\n" + "\n".join(lines[n] for n in about["programs"]) + "\n\n"
+
+
+def _metrics(notes: dict[str, Any]) -> str:
+    """The table of test results, with those of the baselines where they are known."""
+    if "oa" not in notes:
+        return ""
+    rows = [(f"{notes.get('ssl')} + {notes.get('evaluate')}", notes)]
+    rows += [(name.replace("_", " "), found) for name, found in (notes.get("baselines") or {}).items()]
+    labels = f"{notes.get('n_train')} labelled images (ts={notes.get('ts')}, seed {notes.get('seed')})"
+    table = "\n".join(f"| {n} | {100 * v['oa']:.1f} | {100 * v['aa']:.1f} | {v['kappa']:.3f} |" for n, v in rows)
+    return (
+        f"## Results\n\nOn {notes.get('n_test')} test images of {notes.get('dataset')}, trained with {labels}, protocol "
+        f"{notes.get('protocol')}; split `{notes.get('split_hash')}`.\n\n"
+        f"| | overall accuracy, % | average accuracy, % | kappa |\n|---|---|---|---|\n{table}\n\n"
+    )
+
+
+def _provenance(notes: dict[str, Any]) -> str:
+    """How it was made: pre-training, versions, the configuration's hash."""
+    lines = []
+    if record := notes.get("pretrain"):
+        known = [f"{k} {record[k]}" for k in ("dataset", "images", "epochs", "artifact") if record.get(k) is not None]
+        lines.append(f"* pre-training: {', '.join(known)}")
+    if found := notes.get("versions"):
+        lines.append("* versions: " + ", ".join(f"{k} {v}" for k, v in found.items()))
+    if found := notes.get("config_hash"):
+        lines.append(f"* configuration: `{found}`")
+    lines += [f"* {notes['command']}"] if "command" in notes else []
+    return "## How it was made\n\n" + "\n".join(lines) + "\n\n" if lines else ""

@@ -1,0 +1,291 @@
+"""A georeferenced raster as a classifier needs it: bands chosen and checked against the sensor card, read window by window."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rsssl.data.raster import import_gdal
+from rsssl.errors import UserError
+from rsssl.geo.product import Grid
+from rsssl.models.card import SensorCard
+
+log = logging.getLogger(__name__)
+
+CACHE = 256 << 20  # bytes of blocks that GDAL may keep; its own default is a twentieth of the machine's memory
+SAMPLES, SAMPLE = 10, 128  # the values are looked at in 10 x 10 places of so many pixels
+FAR, CLIPPED = 5.0, 0.5  # a band does not fit when its mean is that many stds off, or that share lies outside the valid range
+COLOURS = ("red", "green", "blue")
+
+
+class Window(NamedTuple):
+    """A part of a scene: values (C, h, w) float32 in the card's stored units; missing (C, h, w), outside (h, w) or None."""
+
+    values: np.ndarray
+    missing: np.ndarray | None
+    outside: np.ndarray | None
+
+
+class Scene:
+    """A raster that fits a sensor card, or is made to.
+
+    A pixel is outside (nodata in a map) where the dataset's mask or alpha band says so, or where every chosen band is nodata or
+    NaN; a band that alone is nodata counts as missing, as it does in training.
+
+    Args:
+        path: anything GDAL opens. card: what the classifier was trained on.
+        bands: for each band of the card the scene's band, by number (from 1) or name; None: by name where the names say it, in
+          order where there are none and the numbers agree.
+        nodata: a value that means "nothing here", beside what the file declares.
+        adapt: None refuses what does not fit; "cast" takes another type's numbers as they are; "moments" shifts and scales each
+          band to the card's mean and standard deviation.
+
+    Raises:
+        UserError: when the file cannot be opened or does not fit, with the difference and what to type.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], card: SensorCard, bands: Sequence[Any] | None = None, nodata: float | None = None,
+        adapt: str | None = None,
+    ) -> None:  # fmt: skip
+        gdal = import_gdal(path)
+        gdal.SetCacheMax(CACHE)
+        self.path, self.card = Path(path), card
+        gdal.PushErrorHandler("CPLQuietErrorHandler")
+        try:
+            self._dataset = gdal.Open(os.fspath(path))
+        except RuntimeError as error:
+            raise UserError(f"{path} cannot be opened as a raster ({error}): type scene=FILE") from error
+        finally:
+            gdal.PopErrorHandler()
+        if self._dataset.RasterCount == 0:
+            raise UserError(f"{path} holds no raster band: type scene=FILE with one of its parts, as gdalinfo lists them")
+        self.grid = Grid.of(self._dataset)
+        self.names = _names(gdal, self._dataset)
+        self.bands = choose(self.names, card, bands, path)
+        self._bands = [self._dataset.GetRasterBand(b) for b in self.bands]
+        self.dtype = {"Byte": "uint8", "UInt16": "uint16", "Int16": "int16", "Float32": "float32", "Float64": "float32"}.get(
+            gdal.GetDataTypeName(self._bands[0].DataType), gdal.GetDataTypeName(self._bands[0].DataType).lower()
+        )
+        if any(band.DataType != self._bands[0].DataType for band in self._bands):
+            raise UserError(f"{path}: its bands are of different types: make them one, gdal_translate -ot UInt16 IN OUT")
+        self._type, self._numpy = _transfer(gdal, self._bands[0].DataType, path)
+        self.nodata = [[v for v in (band.GetNoDataValue(), nodata) if v is not None] for band in self._bands]
+        masked = gdal.GMF_ALPHA | gdal.GMF_PER_DATASET
+        self._mask = self._bands[0].GetMaskBand() if self._bands[0].GetMaskFlags() & masked else None
+        self._gain: np.ndarray | None = None
+        self.adapted = adapt
+        self._fit(adapt)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.grid.height, self.grid.width
+
+    def read(self, y: int, x: int, h: int, w: int) -> Window:
+        """Rows y..y+h, columns x..x+w, which may reach beyond the scene: there it is mirrored, and outside."""
+        rows, cols = _mirror(y, h, self.grid.height), _mirror(x, w, self.grid.width)
+        y0, x0 = int(rows.min()), int(cols.min())
+        n_rows, n_cols = int(rows.max()) - y0 + 1, int(cols.max()) - x0 + 1
+        raw, missing, outside = self._raw(y0, x0, n_rows, n_cols)
+        if n_rows != h or n_cols != w:
+            iy, ix = (rows - y0)[:, None], (cols - x0)[None, :]
+            raw = raw[:, iy, ix]
+            missing = None if missing is None else missing[:, iy, ix]
+            beyond = ~((np.arange(y, y + h) < self.grid.height) & (np.arange(y, y + h) >= 0))[:, None] | ~(
+                (np.arange(x, x + w) < self.grid.width) & (np.arange(x, x + w) >= 0))[None]  # fmt: skip
+            outside = beyond if outside is None else beyond | outside[iy, ix]
+        values = raw.astype(np.float32, copy=False)
+        if self._gain is not None:
+            values = values * self._gain + self._offset
+        return Window(values, missing, outside)
+
+    def _raw(self, y: int, x: int, h: int, w: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Values in the file's type, and where they are missing or outside."""
+        try:
+            data = self._dataset.ReadRaster(x, y, w, h, buf_type=self._type, band_list=self.bands)
+        except RuntimeError as error:
+            raise UserError(f"{self.path} cannot be read at row {y}, column {x} ({error}): copy the file again") from error
+        raw = np.frombuffer(data, self._numpy).reshape(len(self.bands), h, w)
+        missing = ~np.isfinite(raw) if raw.dtype.kind == "f" else None
+        for i, values in enumerate(self.nodata):
+            for value in values:
+                equal = _equal(raw[i], value)
+                if equal is not None and equal.any():
+                    missing = np.zeros(raw.shape, bool) if missing is None else missing
+                    missing[i] |= equal
+        missing = None if missing is None or not missing.any() else missing
+        outside = None if missing is None else missing.all(0)
+        if self._mask is not None:
+            mask = np.frombuffer(self._mask.ReadRaster(x, y, w, h), np.uint8).reshape(h, w) == 0
+            outside = mask if outside is None else outside | mask
+        return raw, missing, outside if outside is not None and outside.any() else None
+
+    def _fit(self, adapt: str | None) -> None:
+        """Compares the scene with the card; sets what `adapt` asks for."""
+        card = self.card
+        moments = self._moments()
+        if adapt is None and self.dtype != card.dtype:
+            raise UserError(
+                f"{self.path} holds {self.dtype}, the classifier was trained on {card.dtype} ({card.name}). If the numbers mean "
+                "the same, type adapt=cast; to shift and scale each band to what the classifier has seen, type adapt=moments"
+            )
+        if moments is None:
+            return  # nothing but nodata
+        low, high = np.array(card.low), np.array(card.high)
+        centre, spread = low + np.array(card.mean) * (high - low), np.array(card.std) * (high - low)
+        mean, std, clipped = moments
+        if adapt == "moments":
+            gain = np.where(std > 0, spread / np.where(std > 0, std, 1), 1.0)
+            self._gain = gain.astype(np.float32)[:, None, None]
+            self._offset = (centre - mean * gain).astype(np.float32)[:, None, None]
+            return
+        off = (np.abs(mean - centre) > FAR * spread) | (clipped > CLIPPED)
+        if off.any():
+            lines = [
+                f"  {card.bands[b]}: the scene's mean is {mean[b]:.6g}, the training's {centre[b]:.6g} +- {spread[b]:.3g}; "
+                f"{100 * clipped[b]:.0f} % lies outside {low[b]:g}..{high[b]:g}"
+                for b in np.flatnonzero(off)
+            ]
+            raise UserError(
+                f"the values of {self.path} are not those the classifier was trained on ({card.name}):\n" + "\n".join(lines)
+                + "\nChoose other bands with bands=[...], or type adapt=moments to shift and scale each band"
+            )
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Per band: mean, std, and the share of valid pixels outside the card's range, in places spread over the scene."""
+        h, w = self.size
+        side = min(SAMPLE, h), min(SAMPLE, w)
+        ys, xs = (np.unique(np.linspace(0, n - s, SAMPLES).astype(int)) for n, s in zip((h, w), side, strict=True))
+        sums = np.zeros((4, len(self.bands)))
+        low, high = (np.array(v)[:, None] for v in (self.card.low, self.card.high))
+        for y in ys.tolist():
+            for x in xs.tolist():
+                raw, missing, outside = self._raw(y, x, *side)
+                good = np.ones(raw.shape, bool) if missing is None else ~missing
+                if outside is not None:
+                    good &= ~outside
+                values, good = raw.reshape(len(raw), -1).astype(np.float64), good.reshape(len(raw), -1)
+                values = np.where(good, values, 0)
+                sums += [good.sum(1), values.sum(1), (values**2).sum(1), (((values < low) | (values > high)) & good).sum(1)]
+        if (sums[0] == 0).any():
+            return None
+        mean = sums[1] / sums[0]
+        return mean, np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0)), sums[3] / sums[0]
+
+    def fingerprint(self) -> list[list[Any]]:
+        """The files that GDAL reads, with their sizes and times: a change of it means another scene."""
+        files = [Path(name) for name in self._dataset.GetFileList() or []]
+        stats = [(file, file.stat()) for file in files if file.is_file()]
+        return [[str(self.path.resolve()), *self.size], *([f.name, s.st_size, s.st_mtime_ns] for f, s in stats)]
+
+    def thumbnail(self, shape: tuple[int, int]) -> np.ndarray:
+        """(h, w, 3) uint8: the first three bands named red, green and blue, or the first ones, each between its 2nd and 98th
+        percentile; outside is white."""
+        h, w = shape
+        lower = [band.lower() for band in self.card.bands]
+        named = next((n for n in (COLOURS, ("b04", "b03", "b02")) if set(n) <= set(lower)), None)
+        shown = [lower.index(n) for n in named] if named else [min(i, len(lower) - 1) for i in range(3)]
+        out = np.full((h, w, 3), 255, np.uint8)
+        outside = np.ones((h, w), bool)
+        planes = []
+        for i in shown:
+            data = self._bands[i].ReadRaster(0, 0, self.grid.width, self.grid.height, w, h, self._type)
+            plane = np.frombuffer(data, self._numpy).reshape(h, w).astype(np.float64)
+            missing = ~np.isfinite(plane)
+            for value in self.nodata[i]:
+                missing |= plane == value
+            outside &= missing
+            planes.append(np.where(missing, 0, plane))
+        for channel, plane in enumerate(planes):
+            seen = plane[~outside]
+            low, high = np.percentile(seen, (2, 98)) if seen.size else (0.0, 1.0)
+            out[..., channel] = np.clip((plane - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
+        out[outside] = 255
+        return out
+
+    def metres(self) -> float | None:
+        """Metres a pixel (the root of its area), None where the scene does not say."""
+        if self.grid.geotransform is None or not self.grid.projection:
+            return None
+        t = self.grid.geotransform
+        reference = import_gdal(self.path, "osr").SpatialReference()
+        reference.ImportFromWkt(self.grid.projection)
+        area = abs(t[1] * t[5] - t[2] * t[4])
+        if reference.IsGeographic():
+            middle = t[3] + t[4] * self.grid.width / 2 + t[5] * self.grid.height / 2
+            return math.sqrt(area * 111_320.0**2 * math.cos(math.radians(middle)))
+        return math.sqrt(area) * reference.GetLinearUnits()
+
+
+def choose(names: Sequence[str], card: SensorCard, bands: Sequence[Any] | None, path: str | os.PathLike[str]) -> list[int]:
+    """The scene's band (from 1) for each band of the card; see `Scene`."""
+    listed = ", ".join(f"{i} {name}".strip() for i, name in enumerate(names, 1))
+    wanted = ", ".join(card.bands)
+    lower = [name.lower() for name in names]
+    hint = f"type bands=[...] with the scene's numbers for {wanted}"
+    if bands is not None:
+        if len(bands) != card.n_bands:
+            raise UserError(
+                f"bands={list(bands)} names {len(bands)} bands, the classifier was trained on {card.n_bands} ({wanted}); {path} "
+                f"has {listed}: {hint}"
+            )
+        found = []
+        for band in bands:
+            if isinstance(band, int) and 1 <= band <= len(names):
+                found.append(band)
+            elif not isinstance(band, int) and str(band).lower() in lower:
+                found.append(lower.index(str(band).lower()) + 1)
+            else:
+                raise UserError(f"bands={list(bands)}: {path} has no band {band}; it has {listed}: {hint}")
+        return found
+    if all(band.lower() in lower for band in card.bands):
+        return [lower.index(band.lower()) + 1 for band in card.bands]
+    generic = not any(names) or all(band == f"band{i}" for i, band in enumerate(card.bands, 1))
+    if len(names) == card.n_bands and generic:
+        return list(range(1, len(names) + 1))
+    lacking = [band for band in card.bands if band.lower() not in lower]
+    raise UserError(
+        f"{path} has the bands {listed}, the classifier was trained on {card.n_bands} bands ({wanted}). Not found by name: "
+        f"{', '.join(lacking)}; {hint}, or train on the bands that both have (dataset.select=[...])"
+    )
+
+
+def _names(gdal: Any, dataset: Any) -> list[str]:
+    """The bands' descriptions; where there are none, the colours that the file gives them."""
+    bands = [dataset.GetRasterBand(i + 1) for i in range(dataset.RasterCount)]
+    names = [band.GetDescription() for band in bands]
+    if any(names):
+        return names
+    colours = [gdal.GetColorInterpretationName(band.GetColorInterpretation()).lower() for band in bands]
+    return [c if c in COLOURS or c == "alpha" else "" for c in colours] if set(COLOURS) <= set(colours) else names
+
+
+def _transfer(gdal: Any, kind: int, path: str | os.PathLike[str]) -> tuple[int, str]:
+    """As what a band's pixels are read: GDAL's type and numpy's."""
+    known = {gdal.GDT_Byte: "u1", gdal.GDT_UInt16: "u2", gdal.GDT_Int16: "i2", gdal.GDT_Float32: "f4"}
+    if kind in known:
+        return kind, known[kind]
+    if kind in (gdal.GDT_UInt32, gdal.GDT_Int32, gdal.GDT_Float64):
+        return gdal.GDT_Float64, "f8"
+    raise UserError(f"{path} holds pixels of type {gdal.GetDataTypeName(kind)}: convert it, gdal_translate -ot Float32 IN OUT")
+
+
+def _equal(raw: np.ndarray, value: float) -> np.ndarray | None:
+    """Where the pixels are `value`; None for one that their type cannot hold."""
+    if raw.dtype.kind == "f":
+        return raw == raw.dtype.type(value)
+    info = np.iinfo(raw.dtype)
+    return raw == raw.dtype.type(value) if float(value).is_integer() and info.min <= value <= info.max else None
+
+
+def _mirror(start: int, n: int, size: int) -> np.ndarray:
+    """Positions start..start+n of a line of `size` pixels that goes on mirrored at both ends."""
+    at = np.arange(start, start + n) % (2 * size)
+    return np.where(at < size, at, 2 * size - 1 - at)

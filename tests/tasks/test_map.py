@@ -1,0 +1,232 @@
+"""From a classifier to a georeferenced map, as a user types it; no training: random weights classify as well as any here."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rsssl.data.raster import import_gdal, write_geotiff
+from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
+from rsssl.geo.windows import kernel
+from rsssl.models import build_backbone
+from rsssl.models.card import SensorCard
+
+pytest.importorskip("osgeo")
+CLASSES = ("field", "forest & wood", "town", "water")
+WINDOW, STRIDE = 32, 16
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a classifier of 3-band 32-pixel tiles whose head tells apart what a random network sees."""
+    folder = tmp_path_factory.mktemp("run")
+    card = SensorCard("tiles", ("red", "green", "blue"), "uint8", (0.0,) * 3, (255.0,) * 3, None, (0.4,) * 3, (0.25,) * 3,
+                      CLASSES, (WINDOW, WINDOW), 10.0)  # fmt: skip
+    backbone = build_backbone("resnet10t", 3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        features = backbone.eval()(torch.randn(64, 3, WINDOW, WINDOW, generator=generator))
+    weight = torch.randn(4, features.shape[1], generator=generator) / features.std(0).clamp_min(features.std(0).mean() / 10)
+    bias = -(weight @ features.mean(0))
+    Trained(LinearHead(weight, bias), card, WINDOW, card.mean, card.std, backbone).save(folder / CLASSIFIER, None, {})
+    return folder
+
+
+def landscape(h: int, w: int, seed: int = 0) -> np.ndarray:
+    """(3, h, w) uint8: patches of different texture."""
+    draws = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w]
+    kind = ((y // 40 + 2 * (x // 56)) % 4).astype(int)
+    textures = np.stack([np.sin(x / 2), np.sin(x / 5) * np.sin(y / 5), draws.normal(size=(h, w)), np.cos(y / 9)])
+    plane = np.take_along_axis(textures, kind[None], 0)[0]
+    gains = draws.uniform(30, 70, (3, 1, 1))
+    return np.clip(100 + gains * plane + 10 * kind, 1, 254).astype(np.uint8)
+
+
+def read(path: Path) -> np.ndarray:
+    gdal = import_gdal(path)
+    source = gdal.Open(str(path))
+    kind = {1: "u1", 2: "u2"}[source.GetRasterBand(1).DataType]
+    return np.frombuffer(source.ReadRaster(), kind).reshape(source.RasterCount, source.RasterYSize, source.RasterXSize)
+
+
+def expected(run_folder: Path, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """The probabilities (K, h, w) by a loop over windows, each a tile of its own."""
+    classifier = read_classifier(run_folder / CLASSIFIER)
+    h, w = image.shape[1:]
+    valid = np.ones((h, w), bool) if valid is None else valid
+    counts = [max(0, -(-(n - WINDOW) // STRIDE)) + 1 for n in (h, w)]
+    far = [(n - 1) * STRIDE + WINDOW for n in counts]
+    mirrored = np.pad(image, ((0, 0), (0, far[0] - h), (0, far[1] - w)), mode="symmetric").astype(np.float32)
+    known = np.pad(valid, ((0, far[0] - h), (0, far[1] - w)))
+    mirrored[:, np.pad(~valid, ((0, far[0] - h), (0, far[1] - w)), mode="symmetric")] = np.nan  # nodata is the mean
+    k = np.outer(kernel(WINDOW), kernel(WINDOW)).astype(float)
+    sums, total = np.zeros((len(CLASSES), *far)), np.zeros(far)
+    for y in range(0, far[0] - WINDOW + 1, STRIDE):
+        for x in range(0, far[1] - WINDOW + 1, STRIDE):
+            part = slice(y, y + WINDOW), slice(x, x + WINDOW)
+            share = known[part].mean()
+            with torch.inference_mode():
+                found = classifier(torch.from_numpy(mirrored[(slice(None), *part)])[None])[0].numpy()
+            sums[(slice(None), *part)] += found[:, None, None] * k * share
+            total[part] += k * share
+    return sums[:, :h, :w] / np.maximum(total[:h, :w], 1e-12)
+
+
+def agrees(made: np.ndarray, probabilities: np.ndarray, valid: np.ndarray | None = None) -> None:
+    """The class map is the arg max, but for ties to rounding, and nodata exactly where nothing is valid."""
+    valid = np.ones(made.shape, bool) if valid is None else valid
+    np.testing.assert_array_equal(made == 255, ~valid)
+    first, second = np.sort(probabilities, axis=0)[-1:-3:-1]
+    clear = valid & (first - second > 1e-4)
+    assert clear.mean() > 0.9 * valid.mean()
+    np.testing.assert_array_equal(made[clear], probabilities.argmax(0)[clear])
+
+
+def test_a_map_equals_a_loop_over_windows_and_brings_what_goes_with_it(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    image = landscape(150, 203)
+    image[:, 20:70, :90] = 0
+    transform = (500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -10.0)
+    write_geotiff(tmp_path / "scene.tif", image, transform, "EPSG:32632", 0, ("red", "green", "blue"))
+    said = workshop.run(tmp_path, "task=map", "scene=scene.tif", f"checkpoint={run_folder}", "out=made/map.tif",
+                        "map.confidence=true", "map.probabilities=true")  # fmt: skip
+    valid = ~(image == 0).all(0)
+    probabilities = expected(run_folder, image, valid)
+    made = read(tmp_path / "made" / "map.tif")[0]
+    agrees(made, probabilities, valid)
+    every = read(tmp_path / "made" / "map_probabilities.tif")
+    assert every.shape == (4, 150, 203) and (every[:, ~valid] == 65535).all()
+    np.testing.assert_allclose(every[:, valid] * 1e-4, probabilities[:, valid], atol=2e-4)
+    confidence = read(tmp_path / "made" / "map_confidence.tif")[0]
+    np.testing.assert_array_equal(confidence, np.where(valid, every.max(0), 65535))
+    rows = [line.split(",") for line in (tmp_path / "made" / "map_areas.csv").read_text().splitlines()[1:]]
+    assert [int(row[2]) for row in rows] == [int((made == k).sum()) for k in range(4)]
+    assert sum(float(row[4]) for row in rows) == pytest.approx(valid.sum() * 0.01, rel=2e-3)  # hectares
+    names = {f.name for f in (tmp_path / "made").iterdir()}
+    assert names == {"map.tif", "map.tif.aux.xml", "map_confidence.tif", "map_probabilities.tif", "map_areas.csv", "map.png",
+                     "map.qml", "map.json"}  # fmt: skip
+    assert "water" in said and " ha" in said
+    info = subprocess.run(["gdalinfo", str(tmp_path / "made" / "map.tif")], capture_output=True, text=True, check=True).stdout
+    assert "LAYOUT=COG" in info and "forest & wood" in info and "NoData Value=255" in info
+    before = os.stat(tmp_path / "made" / "map.tif").st_mtime_ns
+    again = workshop.run(tmp_path, "task=map", "scene=scene.tif", f"checkpoint={run_folder}", "out=made/map.tif")
+    assert "stands already" in again and os.stat(tmp_path / "made" / "map.tif").st_mtime_ns == before
+
+
+def test_a_folder_of_odd_scenes(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    """Rotated, south-up, degrees, no georeference, smaller than a tile, one pixel wide, all nodata; one is refused, by name."""
+    gdal = import_gdal("scenes")
+    scenes = tmp_path / "scenes"
+    (scenes / "more").mkdir(parents=True)
+    utm = "EPSG:32633"
+    odd: dict[str, tuple[tuple[int, int], tuple[float, ...] | None, str | None]] = {
+        "rotated": ((50, 70), (5e5, 8.0, 3.0, 5e6, 2.0, -8.0), utm), "south_up": ((50, 70), (5e5, 10.0, 0, 5e6, 0, 10.0), utm),
+        "degrees": ((40, 60), (10.0, 1e-4, 0, 60.0, 0, -1e-4), "EPSG:4326"), "nowhere": ((40, 40), None, None),
+        "more/small": ((9, 12), (5e5, 10.0, 0, 5e6, 0, -10.0), utm), "line": ((70, 1), (5e5, 10.0, 0, 5e6, 0, -10.0), utm),
+        "nothing": ((40, 60), (5e5, 10.0, 0, 5e6, 0, -10.0), utm), "wrong": ((40, 60), (5e5, 10.0, 0, 5e6, 0, -10.0), utm),
+    }  # fmt: skip
+    images = {}
+    for i, (name, ((h, w), transform, crs)) in enumerate(odd.items()):
+        image = np.zeros((3, h, w), np.uint8) if name == "nothing" else landscape(h, w, i)
+        images[name] = image
+        kind, array = (gdal.GDT_UInt16, image.astype(np.uint16)) if name == "wrong" else (gdal.GDT_Byte, image)
+        made = gdal.GetDriverByName("GTiff").Create(str(scenes / f"{name}.tif"), w, h, 3, kind)
+        if crs:
+            reference = import_gdal("crs", "osr").SpatialReference()
+            reference.SetFromUserInput(crs)
+            made.SetProjection(reference.ExportToWkt())
+            made.SetGeoTransform(transform)
+        for b in range(3):
+            made.GetRasterBand(b + 1).SetNoDataValue(0)
+        made.WriteRaster(0, 0, w, h, array.tobytes())
+        made = None
+    said = workshop.run(tmp_path, "task=map", "scene=scenes", f"checkpoint={run_folder}", "out=maps", exits=2)
+    assert "1 of 8 scenes" in said and "wrong.tif holds uint16, the classifier was trained on uint8" in said
+    for name, ((h, w), transform, crs) in odd.items():
+        if name == "wrong":
+            assert not (tmp_path / "maps" / "wrong.tif").exists()
+            continue
+        source, made = (gdal.Open(str(folder / f"{name}.tif")) for folder in (scenes, tmp_path / "maps"))
+        assert made.GetGeoTransform(can_return_null=True) == source.GetGeoTransform(can_return_null=True)
+        assert (transform is None) == (made.GetGeoTransform(can_return_null=True) is None)
+        assert (crs is None) == (made.GetSpatialRef() is None)
+        assert crs is None or made.GetSpatialRef().IsSame(source.GetSpatialRef())
+        assert (made.RasterYSize, made.RasterXSize) == (h, w)
+        found = read(tmp_path / "maps" / f"{name}.tif")[0]
+        if name == "nothing":
+            assert (found == 255).all()
+        else:
+            agrees(found, expected(run_folder, images[name]))
+
+
+@pytest.fixture(scope="module")
+def whole(workshop: Any, run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, list[str]]:
+    """A scene of four blocks, its map made in one go, and the command."""
+    folder = tmp_path_factory.mktemp("whole")
+    transform = (5e5, 10.0, 0, 5e6, 0, -10.0)
+    write_geotiff(folder / "scene.tif", landscape(120, 4000), transform, "EPSG:32632", 0, ("red", "green", "blue"))
+    command = ["task=map", f"scene={folder / 'scene.tif'}", f"checkpoint={run_folder}", "map.confidence=true"]
+    workshop.run(folder, *command, "out=map.tif")
+    return folder, (folder / "map.tif").read_bytes() + (folder / "map_confidence.tif").read_bytes(), command
+
+
+def both(folder: Path) -> bytes:
+    return (folder / "map.tif").read_bytes() + (folder / "map_confidence.tif").read_bytes()
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_make_the_same_file(workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path, ranks: int) -> None:
+    workshop.run(tmp_path, *whole[2], "out=map.tif", ranks=ranks)
+    assert both(tmp_path) == whole[1]
+
+
+def test_killed_and_resumed_it_is_the_same_file(workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path) -> None:
+    draws = random.Random(7)
+    parts, kept = tmp_path / ".map.tif.parts", 0
+    for n in (1, 3):
+        pids = workshop.start(tmp_path, argv=(*whole[2], "out=map.tif"))
+        end = time.monotonic() + 60
+        while time.monotonic() < end and len(list(parts.glob("0*"))) < n:
+            time.sleep(0.005)
+        time.sleep(draws.uniform(0, 0.2))
+        os.kill(pids[0], signal.SIGKILL)
+        workshop.wait()
+        assert not (tmp_path / "map.tif").exists()
+        assert len(list(parts.glob("0*"))) >= n > kept
+        kept = n
+    said = workshop.run(tmp_path, *whole[2], "out=map.tif")
+    assert "parts are done" in said and both(tmp_path) == whole[1]
+    assert not parts.exists()
+
+
+def test_parts_of_another_classifier_are_not_taken(workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path) -> None:
+    parts = tmp_path / ".map.tif.parts"
+    parts.mkdir()
+    (parts / "inputs.json").write_text(json.dumps({"key": "of something else"}))
+    (parts / "00000000").write_bytes(b"other numbers")
+    workshop.run(tmp_path, *whole[2], "out=map.tif")
+    assert both(tmp_path) == whole[1]
+
+
+def test_what_is_missing_or_wrong_is_said(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cases = {
+        "task=map needs out=": ("scene=s.tif", f"checkpoint={run_folder}"),
+        "s.tif cannot be opened": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif"),
+        "holds no classifier": ("scene=s.tif", "checkpoint=empty", "out=m.tif"),
+        "not the name of a GeoTIFF: type out=m.tif": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.jpg"),
+        "type adapt=cast": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "adapt=moment"),
+        "leaves gaps": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "map.window=16", "map.stride=20"),
+    }
+    for message, arguments in cases.items():
+        assert message in workshop.run(tmp_path, "task=map", *arguments, exits=2)
