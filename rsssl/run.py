@@ -38,6 +38,8 @@ Keys people use, as key=value:
   pretrain.lr=0.001         peak learning rate (null: the optimizer's own)
   backbone.name=convnext_tiny   any timm model
   checkpoint=DIR            evaluate weights that exist: a run folder, or what task=pretrain printed
+  scene=FILE out=MAP.tif    with task=map checkpoint=DIR: the scene as a class map; bands=[4,3,2] names its bands
+  images=DIR out=FILE.csv   with task=predict checkpoint=DIR: a row for each image
   processes=4               that many processes (one for each accelerator) train together, by torchrun
   hydra/launcher=joblib     with --multirun: jobs side by side; =slurm: in a cluster's queue (pip install 'rsssl[sweep]')
   pretrain.resume=DIR       go on from another training's checkpoint: more epochs, a lower learning rate

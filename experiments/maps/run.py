@@ -63,7 +63,9 @@ def one(args: argparse.Namespace, patch: int, seed: int) -> list[dict[str, float
         mapper = Mapper(classifier, torch.device("cpu"), classifier.window, stride, 128, fast)
         layout = Layout(*opened.size, classifier.window, stride)
         begin = time.perf_counter()
-        mapper.learn(opened, layout)
+        head = args.scratch / "head"
+        head.unlink(missing_ok=True)
+        mapper.learn(opened, layout, head)
         parts = {i: mapper.block(b, region) for i, b, region in read_ahead(opened, layout, list(range(np.prod(layout.blocks))))}
         seconds = time.perf_counter() - begin
         made = Blender(layout, parts.__getitem__, len(classifier.classes), 255).blend(0, 0, *opened.size)

@@ -39,19 +39,19 @@ class Form:
     high: tuple[float, ...]
 
 
-def conform(path: str | Path, form: Form, more_bands: bool = False) -> tuple[np.ndarray, str]:
+def conform(path: str | Path, form: Form, raster: Raster | None = None) -> tuple[np.ndarray, str]:
     """Read one image and bring it into `form`: (C, H, W), and what was done to it ("", "grey", "resized", ...).
 
-    With `more_bands` it may have others beside those that the form keeps.
+    raster: what the file holds, where it has been read already.
 
     Raises BadImage, saying what was found and what was expected.
     """
-    raster = read(path, None if more_bands else form.in_file)
+    raster = read(path, form.in_file) if raster is None else raster
     c, h, w = raster.pixels.shape
     dtype = _DTYPES.get(str(raster.pixels.dtype))
     if dtype != form.dtype:
         raise BadImage(path, f"its pixels are {raster.pixels.dtype}, those of the dataset {form.dtype}")
-    if max(form.keep) >= c or (c != form.in_file and not more_bands):
+    if c != form.in_file:
         raise BadImage(path, f"it has {c} bands, expected {form.in_file}")
     if min(h, w) < MIN_SIDE:
         raise BadImage(path, f"{h}x{w} px is too small (at least {MIN_SIDE}x{MIN_SIDE})")
@@ -235,6 +235,8 @@ def _valid_range(
         pairs = np.array(dataset.valid_range, dtype=np.float64)
         if pairs.shape == (2,):
             pairs = np.tile(pairs, (len(keep), 1))
+        if len(pairs) == len(rasters[0].pixels) != len(keep):
+            pairs = pairs[list(keep)]  # one for each band of the files, of which some are selected
         if pairs.shape != (len(keep), 2) or (pairs[:, 1] <= pairs[:, 0]).any():
             raise UserError(f"dataset.valid_range={dataset.valid_range} is neither [low, high] nor a pair for each of "
                             f"{', '.join(select)}: type dataset.valid_range=[0,9999]")  # fmt: skip

@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from rsssl.engine.ranks import share as share
 from rsssl.engine.ranks import world_size as world_size
 from rsssl.errors import UserError
 
+Result = TypeVar("Result")
 JOIN = datetime.timedelta(minutes=10)
 WAIT = datetime.timedelta(hours=24)  # rank 0 may fine-tune while the others wait; a training has a watch (watch.py)
 AGAIN = "Type the same command again to go on from the last checkpoint"
@@ -123,6 +124,22 @@ def collect(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     exchange(torch.distributed.all_gather_object, values, value)
     return values
+
+
+def together(work: Callable[[], Result]) -> Result:
+    """Does a piece of work that any rank may fail at: when one has raised a UserError, all raise it, and none waits for it."""
+    made: Any = None
+    said = None
+    try:
+        made = work()
+    except LostRank:
+        raise
+    except UserError as error:
+        said = str(error)
+    first = next((text for text in collect(said) if text), None)
+    if first:
+        raise UserError(first)
+    return made
 
 
 def add_up(x: Tensor) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rsssl.engine.distributed import broadcast, collect
+from rsssl.engine.distributed import broadcast, collect, together
 from rsssl.engine.files import explain_os_error, write_atomic, write_json
 from rsssl.engine.ranks import rank, world_size
 from rsssl.engine.store import digest
@@ -34,24 +36,25 @@ class Parts:
     def __init__(self, target: Path, inputs: Mapping[str, Any], n: int) -> None:
         self.target, self.n = target, n
         self.folder = target.with_name(f".{target.name}.parts")
-        if rank() == 0:
-            try:
-                self._prepare(digest(inputs))
-            except OSError as error:
-                raise explain_os_error(error, self.folder) from error
+        together(lambda: self._prepare(digest(inputs)) if rank() == 0 else None)
         self.done: set[int] = broadcast({int(p.name) for p in self.folder.iterdir() if p.name.isdigit()} if rank() == 0 else None)
         if rank() == 0 and self.done:
             log.info("%s: going on, %d of %d parts are done", target, len(self.done), n)
 
     def _prepare(self, key: str) -> None:
         record = self.folder / "inputs.json"
-        if record.is_file() and json.loads(record.read_text())["key"] != key:
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for file in self.folder.glob(".*"):
-            file.unlink()  # half-written, by a process that was killed
-        if not record.is_file():
-            write_json(record, {"key": key})
+        try:
+            for old in self.folder.parent.glob(f"{glob.escape(self.folder.name)}.old-*"):
+                shutil.rmtree(old, ignore_errors=True)
+            if self.folder.exists() and known_key(record) != key:
+                self.remove()  # of other inputs, or of nobody knows which
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for file in self.folder.glob(".*"):
+                file.unlink()  # half-written, by a process that was killed
+            if not record.is_file():
+                write_json(record, {"key": key})
+        except OSError as error:
+            raise explain_os_error(error, self.folder) from error
 
     def missing(self) -> list[int]:
         """The parts that this rank has to make."""
@@ -68,8 +71,19 @@ class Parts:
         collect(None)
 
     def remove(self) -> None:
-        """When the target stands."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """When the target stands. Renamed first: parts without their record could be taken for others."""
+        away = self.folder.with_name(f"{self.folder.name}.old-{uuid.uuid4().hex[:8]}")
+        with suppress(FileNotFoundError):
+            self.folder.rename(away)
+        shutil.rmtree(away, ignore_errors=True)
+
+
+def known_key(record: Path) -> str | None:
+    """The key in a record; None for one that is missing or damaged."""
+    try:
+        return str(json.loads(record.read_text())["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager
@@ -94,4 +108,3 @@ def alone_at(target: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)

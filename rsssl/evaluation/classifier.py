@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from rsssl.augment import symmetries
 from rsssl.engine.files import sha256_of, write_atomic
+from rsssl.engine.loop import autocast
 from rsssl.errors import UserError
 from rsssl.evaluation.knn import KNN
 from rsssl.models import build_backbone, describe_backbone, read_backbone
@@ -97,9 +98,12 @@ class SceneClassifier(nn.Module):
 
     def standardised(self, x: Tensor, tta: bool = False) -> Tensor:
         """The same for x (B, C, S, S) that has been preprocessed; with `tta` averaged over the eight flips and quarter turns."""
-        if not tta:
-            return self.head(self.backbone(x))
-        return torch.stack([self.head(self.backbone(view)) for view in symmetries(x)]).mean(0)
+        if tta:
+            return torch.stack([self.standardised(view) for view in symmetries(x)]).mean(0)
+        with autocast(x.device):
+            features = self.backbone(x)
+        with torch.autocast(x.device.type, enabled=False):  # as evaluations do it: the head in full precision
+            return self.head(features.float())
 
 
 @dataclass(frozen=True)

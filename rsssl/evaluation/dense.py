@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsssl.engine.loop import autocast
 from rsssl.errors import UserError
 from rsssl.evaluation.classifier import LinearHead, SceneClassifier
 from rsssl.evaluation.standardise import Standardise
@@ -28,8 +29,10 @@ class DenseClassifier(nn.Module):
         UserError: for a backbone that is not a convolutional map with an average over it, and a stride that does not fit the map.
     """
 
-    def __init__(self, classifier: SceneClassifier, stride: int) -> None:
+    def __init__(self, classifier: SceneClassifier, stride: int, window: int | None = None) -> None:
+        """stride: in pixels of `window` pixels a window (None: the classifier's size), which is resized to that size."""
         super().__init__()
+        window = window or classifier.size
         self.classifier, self.size = classifier, classifier.size
         advice = "leave out map.fast"
         backbone: Any = classifier.backbone
@@ -50,12 +53,15 @@ class DenseClassifier(nn.Module):
             raise UserError(f"map.fast=true: the features of {type(backbone).__name__} are not the average of a convolutional "
                             f"map: {advice}, or train with a ResNet or a ConvNeXt (backbone=resnet18)")  # fmt: skip
         cell = self.size // self.cells
-        if stride % cell:
-            raise UserError(
-                f"map.fast=true: a value of the backbone's map stands for {cell} pixels, and windows every {stride} pixels do "
-                f"not fall on it: type map.stride={max(1, stride // cell) * cell} (in pixels of {self.size}-pixel windows)"
-            )
-        self.step = stride // cell
+        if stride * self.size % (cell * window):
+            fits = [n for n in range(1, window + 1) if n * self.size % (cell * window) == 0]
+            hint = f"type map.stride={min(fits, key=lambda n: abs(n - stride))}" if fits else advice
+            raise UserError(f"map.fast=true: a value of the backbone's map stands for {cell * window / self.size:g} pixels, and "
+                            f"windows every {stride} pixels do not fall on it: {hint}")  # fmt: skip
+        if self.size > 2 * window:
+            raise UserError(f"map.fast=true: windows of {window} pixels are enlarged to {self.size}, and a whole block of them "
+                            f"would take too much memory: {advice}")  # fmt: skip
+        self.step = stride * self.size // (cell * window)
         self.head: nn.Module = classifier.head
 
     def _pooled(self, maps: Tensor, step: int) -> tuple[Tensor, tuple[int, int]]:
@@ -66,27 +72,32 @@ class DenseClassifier(nn.Module):
         return backbone.forward_head(flat, pre_logits=True), (means.shape[2], means.shape[3])
 
     @torch.inference_mode()
-    def learn(self, regions: Tensor, batch_size: int = 64) -> None:
+    def learn(self, regions: Tensor, batch_size: int = 64, tta: bool = False) -> None:
         """Fits the head to what the classifier says, tile by tile, about the windows of some regions (n, C, h, w).
 
         Ridge regression of the logits (Hinton et al. 2015, arXiv 1503.02531, section 2.1: matching logits) on standardised
         features, in the space of the N windows.
         """
-        backbone: Any = self.classifier.backbone
-        maps = [self._pooled(backbone.forward_features(region[None]), self.step)[0].flatten(1) for region in regions]
+        features = torch.cat([self._features(region[None])[0] for region in regions])
         stride = self.step * (self.size // self.cells)
         tiles = regions.unfold(2, self.size, stride).unfold(3, self.size, stride).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-        shares = torch.cat([self.classifier.standardised(part) for part in tiles.split(batch_size)])
+        shares = torch.cat([self.classifier.standardised(part, tta) for part in tiles.split(batch_size)])
         logits = shares.double().clamp_min(1e-4).log()
         logits -= logits.mean(1, keepdim=True)
-        scaler = Standardise("partial").fit(torch.cat(maps).float())
-        x = scaler(torch.cat(maps).float()).double()
+        scaler = Standardise("partial").fit(features)
+        x = scaler(features).double()
         mean = logits.mean(0)
         gram = x @ x.T + PENALTY * torch.eye(len(x), dtype=x.dtype, device=x.device)
         weight = x.T @ torch.linalg.solve(gram, logits - mean)  # (D, K)
         self.head = LinearHead(*scaler.unfold(weight.T, mean)).to(x.device)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Features (B * rows * cols, D) float32 of the windows, and (rows, cols)."""
         backbone: Any = self.classifier.backbone
-        features, (rows, cols) = self._pooled(backbone.forward_features(x), self.step)
-        return self.head(features.flatten(1)).view(len(x), rows, cols, -1)
+        with autocast(x.device):
+            features, shape = self._pooled(backbone.forward_features(x), self.step)
+        return features.flatten(1).float(), shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, (rows, cols) = self._features(x)
+        return self.head(features).view(len(x), rows, cols, -1)

@@ -47,7 +47,8 @@ class Program(nn.Module):
             pixels = self.network.preprocess.scale(pixels)
             if self.resized:
                 pixels = self.rows @ pixels @ self.cols
-        return self.network.standardised(pixels)
+        features = self.network.backbone(pixels)
+        return self.network.head(features) if isinstance(self.network, SceneClassifier) else features
 
     def example(self) -> Tensor:
         """A batch of zeros that it takes."""

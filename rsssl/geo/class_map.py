@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +126,13 @@ def _fold(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name.strip()).casefold()
 
 
-def open_dataset(path: str | os.PathLike[str], key: str, raster: bool = False) -> Any:
+def open_dataset(path: str | os.PathLike[str], key: str, raster: bool = False, options: Sequence[str] = ()) -> Any:
+    """What GDAL opens; options: those of its driver, NAME=VALUE."""
     gdal = import_gdal(os.fspath(path))
     gdal.PushErrorHandler("CPLQuietErrorHandler")
     try:
-        dataset = gdal.OpenEx(os.fspath(path), gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR)
+        dataset = gdal.OpenEx(os.fspath(path), gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR,
+                              open_options=list(options))  # fmt: skip
     except RuntimeError as error:
         reason = f"cannot be opened ({error})" if os.path.exists(path) else "does not exist"
         raise UserError(f"{key}={path} {reason}: type {key}=FILE") from error

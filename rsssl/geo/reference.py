@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field as made_by
@@ -15,6 +16,8 @@ from rsssl.geo.class_map import ClassMap, distinct, numbers, open_dataset, windo
 
 FIELDS = ("class", "class_name", "classname", "label", "name", "category", "landcover", "land_cover")
 LAYER = "|layername="  # as QGIS writes a layer of a file
+DEGREES = ("lon", "long", "longitude"), ("lat", "latitude")  # columns of a CSV that hold a place, in WGS 84
+PROJECTED = ("x", "easting"), ("y", "northing")  # and in the map's CRS
 
 
 @dataclass
@@ -25,7 +28,8 @@ class Samples:
     kind: str  # what one sample is: "points", "polygons", "points and polygons" or "pixels"
     outside: int = 0  # left out: beyond the map (of a raster: pixels of the map where the reference has nothing)
     nodata: int = 0  # left out: the map is nodata there
-    unlabelled: int = 0  # left out: no class or no geometry in the reference
+    unlabelled: int = 0  # left out: no class in the reference
+    unplaced: int = 0  # left out: no geometry in the reference
     field: str | None = None  # the attribute that was read
     notes: list[str] = made_by(default_factory=list)
 
@@ -48,12 +52,18 @@ def compare(scene: ClassMap, reference: str, attribute: str | None = None) -> Sa
     """
     path, _, layer = reference.partition(LAYER)
     dataset = open_dataset(path, "reference")
-    vector = dataset.GetLayerCount() > 0
-    found = _vector(scene, dataset, path, layer, attribute) if vector else _raster(scene, dataset, path)
+    if dataset.GetLayerCount() == 0:
+        found = _raster(scene, dataset, path)
+    elif dataset.GetDriver().ShortName == "CSV" and dataset.GetLayer(0).GetGeomType() == import_gdal(path, "ogr").wkbNone:
+        found = _table(scene, dataset, path, layer, attribute)
+    else:
+        found = _vector(scene, dataset, path, layer, attribute)
     if found.counts.sum() == 0:
+        taken = "".join(f" {note}" for note in found.notes if found.kind != "pixels")  # how coordinates were understood
         raise UserError(
             f"{path} has nothing to compare with {scene.path}: {found.outside} {found.kind} lie outside it, {found.nodata} where "
-            f"it is nodata, {found.unlabelled} have no class: check both with gdalinfo and ogrinfo, then type reference=FILE"
+            f"it is nodata, {found.unlabelled} have no class, {found.unplaced} no geometry.{taken} Check both with "
+            "gdalinfo and ogrinfo, then type reference=FILE"
         )
     return found
 
@@ -69,7 +79,7 @@ def _layer(dataset: Any, path: str, name: str) -> Any:
 
 
 def _quoted(path: str, layer: str) -> str:
-    return f"""'reference="{path}{LAYER}{layer}"'"""  # Hydra's quotes within the shell's, because of the "="
+    return shlex.quote(f'reference="{path}{LAYER}{layer}"')  # Hydra's quotes within the shell's, because of the "="
 
 
 def _field(layer: Any, path: str, wanted: str | None) -> int:
@@ -89,19 +99,46 @@ def _field(layer: Any, path: str, wanted: str | None) -> int:
     raise UserError(f"{path} has no field {missing}; its fields are {', '.join(names)}: type for example field={close}")
 
 
-def _vector(scene: ClassMap, dataset: Any, path: str, name: str, wanted: str | None) -> Samples:
+def _table(scene: ClassMap, dataset: Any, path: str, name: str, wanted: str | None) -> Samples:
+    """A CSV of points, by the columns that say where they are."""
+    definition = dataset.GetLayer(0).GetLayerDefn()
+    columns = [definition.GetFieldDefn(i).GetName() for i in range(definition.GetFieldCount())]
+    for axes in (DEGREES, PROJECTED):
+        pair = [next((c for c in columns if c.strip().lower() in usual), None) for usual in axes]
+        if None not in pair:
+            break
+    else:
+        raise UserError(
+            f"{path} does not say where its points are; it has the columns {', '.join(columns)}: call two of them lon and lat "
+            "(degrees, WGS 84), or x and y (in the map's CRS), and type reference=FILE"
+        )
+    options = [f"X_POSSIBLE_NAMES={pair[0]}", f"Y_POSSIBLE_NAMES={pair[1]}", "KEEP_GEOM_COLUMNS=NO"]
+    degrees = axes is DEGREES
+    found = _vector(scene, open_dataset(path, "reference", options=options), path, name, wanted, 4326 if degrees else 0)
+    taken = "degrees in WGS 84 (EPSG:4326)" if degrees else "coordinates in the map's CRS; call degrees lon and lat"
+    found.notes.insert(0, f"The columns {pair[0]} and {pair[1]} of {path} were taken to be {taken}.")
+    return found
+
+
+def _vector(
+    scene: ClassMap, dataset: Any, path: str, name: str, wanted: str | None, code: int | None = None
+) -> Samples:
+    """code: the EPSG code of the coordinates, 0 for the map's CRS; None: as the file says."""
     gdal = import_gdal(path)
     layer = _layer(dataset, path, name)
     index = _field(layer, path, wanted)
     found = Samples(np.zeros((len(scene.values),) * 2, np.int64), "features")
     found.field = layer.GetLayerDefn().GetFieldDefn(index).GetName()
-    transform = _transformation(scene, layer, path, found)
+    transform = None if code == 0 else _transformation(scene, layer, path, found, code)
     inverse = gdal.InvGeoTransform(scene.geotransform)
     kinds, points, classes = set(), list[tuple[float, float, int]](), dict[Any, int]()
     for feature in layer:
         geometry, value = feature.GetGeometryRef(), feature.GetField(index)
-        if geometry is None or geometry.IsEmpty() or value is None or not str(value).strip():
+        if value is None or not str(value).strip():
             found.unlabelled += 1
+            continue
+        if geometry is None or geometry.IsEmpty():
+            found.unplaced += 1
             continue
         if value not in classes:
             classes[value] = scene.class_of(value, f"{path}, field {found.field}")
@@ -135,10 +172,13 @@ def _parts(geometry: Any, where: str) -> tuple[str, list[Any]]:
                     "leave the others out of the file, ogr2ogr -where")  # fmt: skip
 
 
-def _transformation(scene: ClassMap, layer: Any, path: str, found: Samples) -> Any:
-    """From the layer's CRS to the map's; None where they are the same, or one is not known."""
+def _transformation(scene: ClassMap, layer: Any, path: str, found: Samples, code: int | None) -> Any:
+    """From the layer's CRS, or that of an EPSG code, to the map's; None where they are the same, or one is not known."""
     osr = import_gdal(path, "osr")
     source = layer.GetSpatialRef()
+    if code is not None:
+        source = osr.SpatialReference()
+        source.ImportFromEPSG(code)
     if not _both(scene, source is not None, path, found):
         return None
     source, target = source.Clone(), osr.SpatialReference(wkt=scene.projection)
@@ -268,5 +308,6 @@ def _resolve(scene: ClassMap, present: Iterable[int], names: dict[int, str], cla
         else:
             raise UserError(
                 f"{path} has the value {value}, which no class of {scene.path} has ({', '.join(map(str, scene.values[:30]))}): "
-                f"where it means no class, type gdal_translate -a_nodata {value} {path} OUT.tif and reference=OUT.tif"
+                f"where it means no class, type gdal_translate -a_nodata {value} {shlex.quote(path)} OUT.tif "
+                "and reference=OUT.tif"
             )

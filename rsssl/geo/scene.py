@@ -19,13 +19,15 @@ from rsssl.models.card import SensorCard
 log = logging.getLogger(__name__)
 
 CACHE = 256 << 20  # bytes of blocks that GDAL may keep; its own default is a twentieth of the machine's memory
+THIN = 2048  # pixels a side of a scene that is looked at whole
 SAMPLES, SAMPLE = 10, 128  # the values are looked at in 10 x 10 places of so many pixels
 FAR, CLIPPED = 5.0, 0.5  # a band does not fit when its mean is that many stds off, or that share lies outside the valid range
 COLOURS = ("red", "green", "blue")
 
 
 class Window(NamedTuple):
-    """A part of a scene: values (C, h, w) float32 in the card's stored units; missing (C, h, w), outside (h, w) or None."""
+    """A part of a scene: values (C, h, w) in the card's stored units, as the file has them or float32; missing (C, h, w) and
+    outside (h, w), or None."""
 
     values: np.ndarray
     missing: np.ndarray | None
@@ -56,7 +58,8 @@ class Scene:
     ) -> None:  # fmt: skip
         gdal = import_gdal(path)
         gdal.SetCacheMax(CACHE)
-        self.path, self.card = Path(path), card
+        self.path, self.card = os.fspath(path), card
+        self.name = Path(path).name
         gdal.PushErrorHandler("CPLQuietErrorHandler")
         try:
             self._dataset = gdal.Open(os.fspath(path))
@@ -76,9 +79,10 @@ class Scene:
         if any(band.DataType != self._bands[0].DataType for band in self._bands):
             raise UserError(f"{path}: its bands are of different types: make them one, gdal_translate -ot UInt16 IN OUT")
         self._type, self._numpy = _transfer(gdal, self._bands[0].DataType, path)
-        self.nodata = [[v for v in (band.GetNoDataValue(), nodata) if v is not None] for band in self._bands]
-        masked = gdal.GMF_ALPHA | gdal.GMF_PER_DATASET
-        self._mask = self._bands[0].GetMaskBand() if self._bands[0].GetMaskFlags() & masked else None
+        own = card.nodata if adapt != "moments" else None  # in the training it meant nothing either
+        self.nodata = [[v for v in {band.GetNoDataValue(), nodata, own} if v is not None] for band in self._bands]
+        plain = (gdal.GMF_ALL_VALID, gdal.GMF_NODATA)
+        self._mask = self._bands[0].GetMaskBand() if self._bands[0].GetMaskFlags() not in plain else None
         self._gain: np.ndarray | None = None
         self.adapted = adapt
         self._fit(adapt)
@@ -101,17 +105,28 @@ class Scene:
             beyond = ~((np.arange(y, y + h) < self.grid.height) & (np.arange(y, y + h) >= 0))[:, None] | ~(
                 (np.arange(x, x + w) < self.grid.width) & (np.arange(x, x + w) >= 0))[None]  # fmt: skip
             outside = beyond if outside is None else beyond | outside[iy, ix]
-        values = raw.astype(np.float32, copy=False)
         if self._gain is not None:
-            values = values * self._gain + self._offset
-        return Window(values, missing, outside)
+            raw = raw.astype(np.float32) * self._gain + self._offset
+        return Window(raw.astype(np.float32) if raw.dtype == np.float64 else raw, missing, outside)
 
     def _raw(self, y: int, x: int, h: int, w: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Values in the file's type, and where they are missing or outside."""
+        return self._read((x, y, w, h), h, w)
+
+    def _read(
+        self, part: tuple[int, int, int, int], h: int, w: int
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """The same of a part (x, y, width, height), thinned out to h x w."""
+        gdal = import_gdal(self.path)
+        gdal.PushErrorHandler("CPLQuietErrorHandler")  # a handler is a thread's own, and blocks are read ahead in another
         try:
-            data = self._dataset.ReadRaster(x, y, w, h, buf_type=self._type, band_list=self.bands)
+            data = self._dataset.ReadRaster(*part, w, h, buf_type=self._type, band_list=self.bands)
+            covered = self._mask.ReadRaster(*part, w, h) if self._mask is not None else b""
         except RuntimeError as error:
-            raise UserError(f"{self.path} cannot be read at row {y}, column {x} ({error}): copy the file again") from error
+            where = f"row {part[1]}, column {part[0]}"
+            raise UserError(f"{self.path} cannot be read at {where} ({error}): copy the file again") from error
+        finally:
+            gdal.PopErrorHandler()
         raw = np.frombuffer(data, self._numpy).reshape(len(self.bands), h, w)
         missing = ~np.isfinite(raw) if raw.dtype.kind == "f" else None
         for i, values in enumerate(self.nodata):
@@ -123,7 +138,7 @@ class Scene:
         missing = None if missing is None or not missing.any() else missing
         outside = None if missing is None else missing.all(0)
         if self._mask is not None:
-            mask = np.frombuffer(self._mask.ReadRaster(x, y, w, h), np.uint8).reshape(h, w) == 0
+            mask = np.frombuffer(covered, np.uint8).reshape(h, w) == 0
             outside = mask if outside is None else outside | mask
         return raw, missing, outside if outside is not None and outside.any() else None
 
@@ -136,17 +151,16 @@ class Scene:
                 f"{self.path} holds {self.dtype}, the classifier was trained on {card.dtype} ({card.name}). If the numbers mean "
                 "the same, type adapt=cast; to shift and scale each band to what the classifier has seen, type adapt=moments"
             )
-        if moments is None:
-            return  # nothing but nodata
         low, high = np.array(card.low), np.array(card.high)
         centre, spread = low + np.array(card.mean) * (high - low), np.array(card.std) * (high - low)
         mean, std, clipped = moments
         if adapt == "moments":
             gain = np.where(std > 0, spread / np.where(std > 0, std, 1), 1.0)
+            mean = np.where(np.isnan(mean), centre, mean)  # a band of nothing but nodata
             self._gain = gain.astype(np.float32)[:, None, None]
             self._offset = (centre - mean * gain).astype(np.float32)[:, None, None]
             return
-        off = (np.abs(mean - centre) > FAR * spread) | (clipped > CLIPPED)
+        off = (np.abs(mean - centre) > FAR * spread) | (clipped > CLIPPED)  # False for NaN: nothing to judge by
         if off.any():
             lines = [
                 f"  {card.bands[b]}: the scene's mean is {mean[b]:.6g}, the training's {centre[b]:.6g} +- {spread[b]:.3g}; "
@@ -158,56 +172,60 @@ class Scene:
                 + "\nChoose other bands with bands=[...], or type adapt=moments to shift and scale each band"
             )
 
-    def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Per band: mean, std, and the share of valid pixels outside the card's range, in places spread over the scene."""
+    def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per band: mean, std, and the share of valid pixels outside the card's range; NaN for a band without valid pixels.
+
+        In places spread over the scene; where these have none, in the whole of it, thinned out.
+        """
         h, w = self.size
         side = min(SAMPLE, h), min(SAMPLE, w)
         ys, xs = (np.unique(np.linspace(0, n - s, SAMPLES).astype(int)) for n, s in zip((h, w), side, strict=True))
         sums = np.zeros((4, len(self.bands)))
-        low, high = (np.array(v)[:, None] for v in (self.card.low, self.card.high))
         for y in ys.tolist():
             for x in xs.tolist():
-                raw, missing, outside = self._raw(y, x, *side)
-                good = np.ones(raw.shape, bool) if missing is None else ~missing
-                if outside is not None:
-                    good &= ~outside
-                values, good = raw.reshape(len(raw), -1).astype(np.float64), good.reshape(len(raw), -1)
-                values = np.where(good, values, 0)
-                sums += [good.sum(1), values.sum(1), (values**2).sum(1), (((values < low) | (values > high)) & good).sum(1)]
+                sums += self._sums(*self._raw(y, x, *side))
         if (sums[0] == 0).any():
-            return None
-        mean = sums[1] / sums[0]
-        return mean, np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0)), sums[3] / sums[0]
+            sums = self._sums(*self._read((0, 0, w, h), min(h, THIN), min(w, THIN)))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = sums[1] / sums[0]
+            return mean, np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0)), sums[3] / sums[0]
+
+    def _sums(self, raw: np.ndarray, missing: np.ndarray | None, outside: np.ndarray | None) -> np.ndarray:
+        """(4, C): valid pixels, their sum, that of their squares, and how many lie outside the card's range."""
+        low, high = (np.array(v)[:, None] for v in (self.card.low, self.card.high))
+        good = np.ones(raw.shape, bool) if missing is None else ~missing
+        if outside is not None:
+            good &= ~outside
+        values, good = raw.reshape(len(raw), -1).astype(np.float64), good.reshape(len(raw), -1)
+        values = np.where(good, values, 0)
+        beyond = ((values < low) | (values > high)) & good
+        return np.array([good.sum(1), values.sum(1), (values**2).sum(1), beyond.sum(1)], np.float64)
+
+    def files(self) -> list[Path]:
+        """The files that GDAL reads."""
+        return [file for name in self._dataset.GetFileList() or [] if (file := Path(name)).is_file()]
 
     def fingerprint(self) -> list[list[Any]]:
-        """The files that GDAL reads, with their sizes and times: a change of it means another scene."""
-        files = [Path(name) for name in self._dataset.GetFileList() or []]
-        stats = [(file, file.stat()) for file in files if file.is_file()]
-        return [[str(self.path.resolve()), *self.size], *([f.name, s.st_size, s.st_mtime_ns] for f, s in stats)]
+        """The files with their sizes and times: a change of it means another scene. What viewers leave beside does not count."""
+        stats = [(file, file.stat()) for file in self.files() if not file.name.endswith(".aux.xml")]
+        path = str(Path(self.path).resolve()) if Path(self.path).exists() else self.path
+        return [[path, *self.size], *([f.name, s.st_size, s.st_mtime_ns] for f, s in stats)]
 
     def thumbnail(self, shape: tuple[int, int]) -> np.ndarray:
         """(h, w, 3) uint8: the first three bands named red, green and blue, or the first ones, each between its 2nd and 98th
         percentile; outside is white."""
-        h, w = shape
+        raw, missing, outside = self._read((0, 0, self.grid.width, self.grid.height), *shape)
         lower = [band.lower() for band in self.card.bands]
         named = next((n for n in (COLOURS, ("b04", "b03", "b02")) if set(n) <= set(lower)), None)
         shown = [lower.index(n) for n in named] if named else [min(i, len(lower) - 1) for i in range(3)]
-        out = np.full((h, w, 3), 255, np.uint8)
-        outside = np.ones((h, w), bool)
-        planes = []
-        for i in shown:
-            data = self._bands[i].ReadRaster(0, 0, self.grid.width, self.grid.height, w, h, self._type)
-            plane = np.frombuffer(data, self._numpy).reshape(h, w).astype(np.float64)
-            missing = ~np.isfinite(plane)
-            for value in self.nodata[i]:
-                missing |= plane == value
-            outside &= missing
-            planes.append(np.where(missing, 0, plane))
-        for channel, plane in enumerate(planes):
-            seen = plane[~outside]
-            low, high = np.percentile(seen, (2, 98)) if seen.size else (0.0, 1.0)
+        hidden = np.zeros(shape, bool) if outside is None else outside
+        out = np.full((*shape, 3), 255, np.uint8)
+        for channel, i in enumerate(shown):
+            seen = ~hidden if missing is None else ~hidden & ~missing[i]
+            plane = np.where(seen, raw[i], 0).astype(np.float64)
+            low, high = np.percentile(plane[seen], (2, 98)) if seen.any() else (0.0, 1.0)
             out[..., channel] = np.clip((plane - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
-        out[outside] = 255
+        out[hidden] = 255
         return out
 
     def metres(self) -> float | None:

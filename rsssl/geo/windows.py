@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
 BLOCK = 1024  # pixels a side of what is read and classified at once, about
+GROUP = 16  # classes blended at once: of hundreds, all together would take too much memory
 CHUNK = 512  # pixels a side of what is blended and written at once: the tiles of the product
 
 
@@ -150,29 +153,32 @@ class Blender:
         """A part of the map."""
         valid = self._valid(y, x, h, w)
         classes = np.full((h, w), self.nodata, np.uint8 if self.nodata < 256 else np.uint16)
-        best = np.zeros((h, w), np.float32)
         every = np.zeros((self.n_classes, h, w), np.float32) if probabilities else None
         if not valid.any():
-            return Blended(y, x, classes, best, every)
+            return Blended(y, x, classes, np.zeros((h, w), np.float32), every)
         rows, cols = self.layout.reaching(y, y + h, 0), self.layout.reaching(x, x + w, 1)
-        shares, weight = self._windows(rows, cols)
+        shares, weight = (torch.from_numpy(v) for v in self._windows(rows, cols))
         down, across = self._spread(rows, y, h), self._spread(cols, x, w).T
-        total = np.maximum(down @ weight @ across, 1e-12)
-        for k in range(self.n_classes):  # one at a time: all together would take K times the memory
-            plane = down @ (shares[..., k] * weight) @ across / total
+        total = (down @ weight @ across).clamp_min_(1e-12)
+        lines = torch.tensordot(down, shares * weight[..., None], 1).permute(2, 0, 1).contiguous()  # (K, h, cols)
+        best, number = torch.full((h, w), -1.0), torch.zeros((h, w), dtype=torch.int64)
+        for k in range(0, self.n_classes, GROUP):
+            planes = lines[k : k + GROUP] @ across
+            value, index = planes.max(0)
+            more = value > best
+            number = torch.where(more, index + k, number)
+            best = torch.where(more, value, best)
             if every is not None:
-                every[k] = np.where(valid, plane, 0)
-            more = plane > best if k else np.ones((h, w), bool)
-            classes[more & valid] = k
-            np.copyto(best, plane, where=more)
-        best[~valid] = 0
-        return Blended(y, x, classes, best, every)
+                every[k : k + GROUP] = np.where(valid, (planes / total).numpy(), 0)
+        np.copyto(classes, number.numpy(), where=valid, casting="unsafe")
+        return Blended(y, x, classes, np.where(valid, (best / total).numpy(), 0), every)
 
-    def _spread(self, windows: range, start: int, n: int) -> np.ndarray:
+    def _spread(self, windows: range, start: int, n: int) -> Tensor:
         """(n, windows): the kernel's value of each window at pixels start..start+n of a line."""
         at = np.arange(start, start + n)[:, None] - np.array(windows)[None] * self.layout.stride
         inside = (at >= 0) & (at < self.layout.window)
-        return np.where(inside, self._kernel[np.clip(at, 0, self.layout.window - 1)], 0).astype(np.float32)
+        values = np.where(inside, self._kernel[np.clip(at, 0, self.layout.window - 1)], 0)
+        return torch.from_numpy(values.astype(np.float32))
 
     def _windows(self, rows: range, cols: range) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (rows, cols, K) and weights (rows, cols) of windows, from the blocks that hold them."""

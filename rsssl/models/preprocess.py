@@ -50,7 +50,7 @@ class Preprocess(nn.Module):
     def scale(self, x: Tensor) -> Tensor:
         """Values alone: (B, C, H, W) -> float32 (B, C, H, W)."""
         y = x.to(torch.float32)
-        scaled = torch.minimum(torch.maximum(y * self.gain + self.offset, self.least), self.most)
+        scaled = torch.addcmul(self.offset, y, self.gain).clamp_(self.least, self.most)
         missing = y.isnan() if x.is_floating_point() else None
         if self.nodata is not None:
             equal = y == self.nodata

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """
     if rank() > 0:
         return {}
-    scene = ClassMap(cfg.scene)
-    samples = compare(scene, cfg.reference, cfg.field)
+    scene = ClassMap(os.path.expanduser(cfg.scene))
+    samples = compare(scene, os.path.expanduser(cfg.reference), cfg.field)
     mapped, unit = scene.areas()
     results = summary(scene.names, samples, mapped, unit)
     results = {"task": "accuracy", "scene": str(cfg.scene), "reference": cfg.reference} | results
@@ -48,9 +49,11 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 def targets(out: str | None, folder: Path) -> tuple[Path, Path]:
     """Where the JSON and the CSV go: into the run folder, into the folder `out`, or beside each other as out.json and out.csv."""
-    if out is None or Path(out).is_dir():
-        place = folder if out is None else Path(out)
-        return place / "accuracy.json", place / "confusion.csv"
+    if out is None:
+        return folder / "accuracy.json", folder / "confusion.csv"
+    out = os.path.expanduser(out)
+    if Path(out).is_dir():
+        return Path(out) / "accuracy.json", Path(out) / "confusion.csv"
     base = Path(out[: -len(Path(out).suffix)]) if Path(out).suffix.lower() in (".json", ".csv") else Path(out)
     return base.with_name(base.name + ".json"), base.with_name(base.name + ".csv")
 
@@ -72,7 +75,8 @@ def summary(names: list[str], samples: Samples, mapped: np.ndarray, unit: str) -
     }  # fmt: skip
     return {
         "kind": samples.kind, "field": samples.field, "classes": names, "n_samples": int(counts.sum()),
-        "left_out": {"outside": samples.outside, "nodata": samples.nodata, "unlabelled": samples.unlabelled},
+        "left_out": {"outside": samples.outside, "nodata": samples.nodata, "unlabelled": samples.unlabelled,
+                     "unplaced": samples.unplaced},
         "of_samples": {k: number(plain[k]) for k in ("oa", "aa", "kappa")},  # type: ignore[literal-required]
         "of_area": {"oa": number(found.overall), "oa_ci95": number(Z95 * found.overall_se), "covered": found.covered},
         "area_unit": unit, "per_class": per_class,
@@ -151,7 +155,7 @@ def show(results: dict[str, Any], files: tuple[Path, Path]) -> None:
     say(f"\n{results['scene']} by {results['n_samples']:,} {results['kind']} of {results['reference']}")
     say(
         f"  left out: {left['outside']:,} outside, {left['nodata']:,} where the map is nodata, "
-        f"{left['unlabelled']:,} without a class"
+        f"{left['unlabelled']:,} without a class, {left['unplaced']:,} without a place"
     )
     say(f"  of the samples  OA {100 * samples['oa']:.1f} %  kappa {kappa}")
     say(f"  of the area     OA {interval(area['oa'], area['oa_ci95'], 100, 1)} %")

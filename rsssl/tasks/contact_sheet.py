@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from rsssl.data.pack import Pack
@@ -22,6 +23,7 @@ SIDE = 128  # pixels of a thumbnail's longer side
 GAP, EDGE = 14, 28
 LINE = 17  # pixels of a line of text
 HEAD = 58
+SHEET = "Contact sheet"  # key in a page's file
 PAPER, INK, GREY, RIM = "#ffffff", "#1c2126", "#6b737c", "#d5dadf"
 
 
@@ -29,20 +31,44 @@ def contact_sheet(pack: Pack, rows: np.ndarray, notes: Sequence[Sequence[str]], 
     """Writes the tiles `rows` (n,) of a pack in their order, numbered from 1, 100 a page: `file`, then `<stem>-2.png` and on.
 
     notes: for each tile the lines of text below its number. Returns the files. Plain bytes are shown as they are, other
-    numbers are stretched alike in all tiles, so that tiles can be compared.
+    numbers are stretched alike in all tiles, so that tiles can be compared. Further pages that an earlier call left are removed.
     """
     bands = shown_bands(pack.card.bands)
     low, high = stretch(pack, rows, bands)
     pages = range(0, len(rows), PAGE)
-    files = [file if i == 0 else file.with_name(f"{file.stem}-{i + 1}{file.suffix}") for i in range(len(pages))]
+    files = [page_file(file, i + 1) for i in range(len(pages))]
     for start, place in zip(tqdm(pages, desc="pages", unit="page", leave=False, disable=None), files, strict=True):
         part = rows[start : start + PAGE]
         tiles = [thumbnail(x, low, high) for x in visible(pack.read(part), pack.card, bands)]
         where = f"{start + 1} to {start + len(part)} of {len(rows)}"
         content = io.BytesIO()
-        page(tiles, notes[start : start + PAGE], start + 1, title, where).save(content, format="PNG", optimize=True)
+        sheet = page(tiles, notes[start : start + PAGE], start + 1, title, where)
+        sheet.save(content, format="PNG", optimize=True, pnginfo=page_of(file))
         write_atomic(place, content.getvalue())
+    number = len(files) + 1
+    while is_page_of(stale := page_file(file, number), file):
+        stale.unlink()
+        number += 1
     return files
+
+
+def page_file(file: Path, number: int) -> Path:
+    return file if number == 1 else file.with_name(f"{file.stem}-{number}{file.suffix}")
+
+
+def page_of(file: Path) -> PngInfo:
+    """What a page says of itself: another sheet may be called as a page would be."""
+    info = PngInfo()
+    info.add_itxt(SHEET, file.name.encode("utf-8", "replace").decode())
+    return info
+
+
+def is_page_of(place: Path, file: Path) -> bool:
+    try:
+        with Image.open(place) as image:
+            return image.info.get(SHEET) == file.name.encode("utf-8", "replace").decode()
+    except OSError:
+        return False
 
 
 def page(tiles: Sequence[Image.Image], notes: Sequence[Sequence[str]], first: int, title: str, where: str) -> Image.Image:

@@ -93,13 +93,24 @@ def frozen(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained | None]:
     found, classifier = probe(job, banks)
     if rank() > 0:
         return found, None
-    head: Head
+    return found, Trained(head_of(classifier), job.data.pack.card, weights.size, weights.mean, weights.std)
+
+
+def head_of(classifier: Any) -> Head:
+    """A fitted probe as the head of the classifier that is kept."""
     if isinstance(classifier, KNN):
-        head = NeighbourHead(*classifier.state())
-    else:
-        weight, bias = classifier.layer()
-        head = LinearHead(weight, bias, isinstance(classifier, RidgeProbe))
-    return found, Trained(head, job.data.pack.card, weights.size, weights.mean, weights.std)
+        return NeighbourHead(*classifier.state())
+    weight, bias = classifier.layer()
+    return LinearHead(weight, bias, isinstance(classifier, RidgeProbe))
+
+
+@torch.no_grad()
+def averaged(classifier: Any, views: list[Tensor]) -> Tensor:
+    """Features (n, D) of each symmetry -> class probabilities (n, K), averaged as the kept classifier does with tta=true."""
+    if isinstance(classifier, KNN):  # its scores are its head's votes, and the ranks divide the work
+        return torch.stack([classifier.scores(features) for features in views]).mean(0)
+    head = head_of(classifier)
+    return torch.stack([head(features) for features in views]).mean(0)
 
 
 def statistics(job: Job) -> dict[str, Any]:
@@ -127,7 +138,7 @@ def feature_bank(job: Job, weights: Weights, symmetry: int) -> FeatureBank:
 def probe(job: Job, banks: list[FeatureBank]) -> tuple[dict[str, Any], Any]:
     """Fits the classifier on the labelled features and tests it: its numbers, and itself on rank 0.
 
-    Scores are averaged over the banks' symmetries.
+    Probabilities are averaged over the banks' symmetries.
     """
     classifier = make_probe(job.cfg)
     x, y = banks[0].get(job.train), job.labels(job.train)
@@ -137,10 +148,8 @@ def probe(job: Job, banks: list[FeatureBank]) -> tuple[dict[str, Any], Any]:
     if job.cfg.protocol == "paper" and isinstance(classifier, LinearProbe):
         return paper_probe(job, x, y, tests)
     classifier.fit(x, y, job.n_classes, job.cfg.seed)
-    mean = torch.stack(
-        [classifier.scores(t).softmax(1) if len(tests) > 1 else classifier.scores(t) for t in tests]
-    ).mean(0)
-    return job.numbers(mean.argmax(1)) | {"details": classifier.details}, classifier
+    scored = averaged(classifier, tests) if len(tests) > 1 else classifier.scores(tests[0])
+    return job.numbers(scored.argmax(1)) | {"details": classifier.details}, classifier
 
 
 def make_probe(cfg: DictConfig) -> Any:

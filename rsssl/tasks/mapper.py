@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rsssl.engine.loop import autocast, on_device
+from rsssl.engine.distributed import broadcast, rank, together
+from rsssl.engine.files import write_atomic
+from rsssl.engine.loop import on_device
 from rsssl.errors import UserError
-from rsssl.evaluation.classifier import SceneClassifier
+from rsssl.evaluation.classifier import LinearHead, SceneClassifier
 from rsssl.evaluation.dense import DenseClassifier
 from rsssl.geo.scene import Scene, Window
 from rsssl.geo.windows import Block, Classified, Layout
-from rsssl.rng import fold, permutation
+from rsssl.rng import Order, fold
 
 PLACES, PLACE = 12, 7  # the short cut learns from so many places of so many windows a side
 
@@ -32,27 +36,29 @@ class Mapper:
                  fast: bool = False, tta: bool = False) -> None:  # fmt: skip
         self.classifier, self.device = on_device(classifier, device), device
         self.window, self.stride, self.batch_size, self.tta = window, stride, batch_size, tta
-        self.dense = DenseClassifier(classifier, self._scaled(stride)) if fast else None
+        self.dense = DenseClassifier(classifier, stride, window) if fast else None
 
-    def _scaled(self, pixels: int) -> int:
-        """Pixels of the scene as pixels of what the backbone sees."""
-        if pixels * self.classifier.size % self.window:
-            raise UserError(
-                f"map.fast=true: windows of {self.window} pixels are resized to {self.classifier.size}, and {pixels} pixels "
-                "become a broken number of them: type map.stride= with half of the window, or leave out map.fast"
-            )
-        return pixels * self.classifier.size // self.window
+    def learn(self, scene: Scene, layout: Layout, file: Path) -> None:
+        """Fits the short cut to the scene, on windows of places spread over it; leaves it out for a scene of few windows.
 
-    def learn(self, scene: Scene, layout: Layout) -> None:
-        """Fits the short cut to the scene, on windows of places spread over it; leaves it out for a scene of few windows."""
-        if self.dense is None:
-            return
+        Rank 0 does it, once: what was learnt is kept in `file`, for all ranks and for a map that is gone on with.
+        """
         rows, cols = layout.shape
-        if rows < PLACE or cols < PLACE or rows * cols <= 2 * PLACES * PLACE**2:
+        if self.dense is None or min(rows, cols) < PLACE or rows * cols <= 2 * PLACES * PLACE**2:
             self.dense = None  # to learn would take as long as to look at each
             return
+        together(lambda: self._learn(scene, layout, file) if rank() == 0 and not file.is_file() else None)
+        state = broadcast(load_file(file) if rank() == 0 else None)
+        if state:
+            self.dense.head = LinearHead(state["weight"], state["bias"]).to(self.device)
+        else:
+            self.dense = None  # no place without much nodata
+
+    def _learn(self, scene: Scene, layout: Layout, file: Path) -> None:
+        assert self.dense is not None
+        rows, cols = layout.shape
         side, found = (PLACE - 1) * self.stride + self.window, []
-        order = permutation(fold("places", rows, cols), (rows - PLACE + 1) * (cols - PLACE + 1))
+        order = Order(fold("places", rows, cols), (rows - PLACE + 1) * (cols - PLACE + 1))
         for i in order[: 20 * PLACES].tolist():
             row, col = divmod(i, cols - PLACE + 1)
             region = scene.read(row * self.stride, col * self.stride, side, side)
@@ -60,14 +66,17 @@ class Mapper:
                 found.append(self._resized(self._standardised(region)))
             if len(found) == PLACES:
                 break
+        state = {}
         if found:
-            self.dense.learn(torch.stack(found), self.batch_size)
+            self.dense.learn(torch.stack(found), self.batch_size, self.tta)
+            state = {k: v.detach().cpu().contiguous() for k, v in self.dense.head.state_dict().items()}
+        write_atomic(file, save(state))
 
     def _resized(self, x: Tensor) -> Tensor:
         """A region (C, h, w) as the backbone sees it."""
         if self.window == self.classifier.size:
             return x
-        size = self._scaled(x.shape[1]), self._scaled(x.shape[2])
+        size = tuple(n * self.classifier.size // self.window for n in x.shape[1:])  # whole: DenseClassifier has seen to it
         return torch.nn.functional.interpolate(x[None], size, mode="bilinear", antialias=True)[0]
 
     @torch.inference_mode()
@@ -82,6 +91,9 @@ class Mapper:
         chosen = np.flatnonzero(weight.ravel() > 0)
         if len(chosen):
             shares[chosen] = self._probabilities(self._standardised(region), block, chosen).float().cpu().numpy()
+            if not np.isfinite(shares).all():
+                raise UserError(f"the classifier gives NaN or infinity for windows at row {top}, column {left} of the scene: its "
+                                "weights have diverged, or the values are far from those of its training")  # fmt: skip
         return Classified(shares.reshape(block.rows, block.cols, -1), weight, valid)
 
     def _weights(self, block: Block, region: Window) -> np.ndarray:
@@ -97,7 +109,10 @@ class Mapper:
     def _standardised(self, region: Window) -> Tensor:
         """(C, h, w) float32 on the device, channels last, at the scene's resolution."""
         preprocess = self.classifier.preprocess
-        x = preprocess.scale(torch.from_numpy(region.values).to(self.device)[None])
+        values = region.values
+        if values.dtype == np.uint16 and self.device.type != "cpu":  # which few operations of an accelerator take
+            values = values.astype(np.int32)
+        x = preprocess.scale(torch.tensor(values, device=self.device)[None])
         if region.missing is not None:
             x = torch.where(torch.from_numpy(region.missing).to(self.device), preprocess.absent, x)
         return x[0].permute(1, 2, 0).contiguous().permute(2, 0, 1)
@@ -105,8 +120,7 @@ class Mapper:
     def _probabilities(self, x: Tensor, block: Block, chosen: np.ndarray) -> Tensor:
         """(len(chosen), K) for windows of the block, numbered along its rows."""
         if self.dense is not None:
-            with autocast(self.device):
-                found = self.dense(self._resized(x)[None])[0].flatten(0, 1)
+            found = self.dense(self._resized(x)[None])[0].flatten(0, 1)
             return found[torch.from_numpy(chosen).to(found.device)]
         windows = x.unfold(1, self.window, self.stride).unfold(2, self.window, self.stride)  # (C, rows, cols, window, window)
         out = []
@@ -114,8 +128,7 @@ class Mapper:
             part = torch.from_numpy(chosen[start : start + self.batch_size]).to(x.device)
             rows, cols = part // block.cols, part % block.cols
             tiles = windows.permute(1, 2, 3, 4, 0)[rows, cols].permute(0, 3, 1, 2)  # (B, C, window, window), channels last
-            with autocast(self.device):
-                out.append(self.classifier.standardised(self.classifier.preprocess.resize(tiles), self.tta))
+            out.append(self.classifier.standardised(self.classifier.preprocess.resize(tiles), self.tta))
         return torch.cat(out)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from rsssl.errors import UserError
 from rsssl.evaluation.classifier import SceneClassifier
 from rsssl.evaluation.features import FeatureBank
 from rsssl.evaluation.suggest import coverage, margin, refuse_too_many, typicality
+from rsssl.models.card import SensorCard
+from rsssl.models.sensor import differences
 from rsssl.tasks.common import plain, run_folder, save_config
 from rsssl.tasks.contact_sheet import contact_sheet
 from rsssl.tasks.data import Data, load
@@ -128,14 +132,10 @@ def classifier_bank(job: Job, classifier: SceneClassifier) -> FeatureBank:
     """The features that the classifier's head takes, of images preprocessed as it was trained.
 
     Raises:
-        UserError: when it was trained on other bands than the dataset has.
+        UserError: when it was trained on another sensor than the dataset's.
     """
-    pack, own = job.data.pack, classifier.card
-    if [b.lower() for b in own.bands] != [b.lower() for b in pack.card.bands]:
-        raise UserError(
-            f"checkpoint={job.cfg.checkpoint} was trained on the bands {', '.join(own.bands)} and {pack.card.name} has "
-            f"{', '.join(pack.card.bands)}: type 'dataset.select=[{','.join(own.bands)}]' or another checkpoint"
-        )
+    pack = job.data.pack
+    refuse_other_sensor(classifier.card, pack.card, job.cfg.checkpoint)
     on_device(classifier, job.device)
 
     @torch.inference_mode()
@@ -146,6 +146,23 @@ def classifier_bank(job: Job, classifier: SceneClassifier) -> FeatureBank:
     inputs = {"version": FEATURES_VERSION, "classifier": classifier.fingerprint, "pixels": pack.fingerprint,
               "precision": "bf16" if job.device.type == "cuda" else "fp32"}  # fmt: skip
     return FeatureBank(job.store.folder("features", inputs), len(pack), extract)
+
+
+def refuse_other_sensor(own: SensorCard, card: SensorCard, checkpoint: str) -> None:
+    """Stops where a dataset's images are not such as the classifier was trained on."""
+    found = differences(own, card)
+    if not found:
+        return
+    typed_keys = []
+    if [b.lower() for b in own.bands] != [b.lower() for b in card.bands]:
+        typed_keys.append(f"'dataset.select=[{','.join(own.bands)}]'")
+    elif (own.low, own.high) != (card.low, card.high):
+        pairs = ",".join(f"[{low!r},{high!r}]" for low, high in zip(own.low, own.high, strict=True))
+        typed_keys.append(f"'dataset.valid_range=[{pairs}]' where the numbers mean the same")
+    raise UserError(
+        f"{typed('checkpoint', checkpoint)} was trained on other images than those of {card.name}: {'; '.join(found)}. Type "
+        + " or ".join([*typed_keys, "another checkpoint=DIR"])
+    )
 
 
 @torch.inference_mode()
@@ -167,9 +184,18 @@ def write_table(file: Path, paths: list[str], score: Tensor, columns: dict[str, 
 
 def print_next(cfg: DictConfig, out: Path, checkpoint: str | None) -> None:
     """What to do with the list."""
-    given = f"checkpoint={checkpoint}" if checkpoint else "ssl=none"
-    dataset = f"dataset={cfg.dataset.name} dataset.root={cfg.dataset.root}"
+    given = typed("checkpoint", checkpoint) if checkpoint else "ssl=none"
+    dataset = f"dataset={cfg.dataset.name} {typed('dataset.root', cfg.dataset.root)}"
     print("  next: copy these tiles into folders named by their class, LABELLED/<class>/, and type\n"
           f"    rsssl-run task=evaluate dataset=folder dataset.root=LABELLED {given} ts=all\n"
           "  to go on after that, list all that are labelled in one CSV and type\n"
-          f"    rsssl-run task=suggest {dataset} {given} suggest.labelled={out}")  # fmt: skip
+          f"    rsssl-run task=suggest {dataset} {given} {typed('suggest.labelled', out)}")  # fmt: skip
+
+
+def typed(key: str, value: object) -> str:
+    """key=value as it has to be typed: quoted for Hydra, and that for the shell, where the value is not plain."""
+    text = str(value)
+    if re.fullmatch(r"[\w./+@%:-]+", text, re.ASCII):
+        return f"{key}={text}"
+    text = re.sub(r"(\\*)(\"|$)", lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)  # Hydra escapes only what ends a quote
+    return shlex.quote(f'{key}="{text}"')

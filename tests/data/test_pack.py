@@ -298,3 +298,14 @@ def test_scenes_of_many_shapes_are_refused_with_a_way_out(shared_data: Path, tmp
     with pytest.raises(UserError) as error:
         pack(Dataset("folder", str(shared_data / "scenes")), tmp_path / "p", workers=1)
     assert "dataset." in str(error.value)
+
+
+def test_a_range_for_each_band_of_the_files_goes_with_the_bands_selected(
+    rasters: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The cards of published datasets have one; whoever selects bands need not type it again."""
+    ranges = [[0, 10], [0, 20], [0, 30]]
+    root = rasters([np.full((3, 16, 16), 5, np.uint16)])
+    dataset = Dataset("t", str(root), classes=[], bands=["a", "b", "c"], select=["c", "a"], valid_range=ranges)
+    card = pack(dataset, tmp_path / "pack", progress=False).card
+    assert (card.bands, card.high) == (("c", "a"), (30.0, 10.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -294,7 +296,39 @@ def test_what_has_no_class_is_counted(tmp_path: Path, classes: np.ndarray) -> No
     place = "POINT ({} {})".format(*at(NORTH_UP, 10.5, 20.5))
     features = [(place, "water"), (place, None), (place, " "), (None, "water"), ("POINT EMPTY", "water")]
     got = compare(ClassMap(raster(tmp_path / "map.tif", classes)), str(vector(tmp_path / "points.gpkg", features)))
-    assert got.counts.sum() == 1 and got.unlabelled == 4
+    assert got.counts.sum() == 1 and (got.unlabelled, got.unplaced) == (2, 2)
+
+
+def test_a_csv_of_points(tmp_path: Path, classes: np.ndarray) -> None:
+    """By the columns' names: degrees, or the map's CRS; the sheet of a spreadsheet too."""
+    scene = ClassMap(raster(tmp_path / "map.tif", classes))
+    places = [at(NORTH_UP, col + 0.5, row + 0.5) for col, row in ((10, 20), (30, 7), (59, 39))]
+    expected = np.zeros((4, 4), int)
+    for col, row in ((10, 20), (30, 7), (59, 39)):
+        expected[classes[row, col], 2] += 1
+    to_degrees = osr.CoordinateTransformation(srs_of(32632), srs_of(4326))
+    degrees = [to_degrees.TransformPoint(*place)[:2] for place in places]
+    for heads, numbers, said in [
+        ("x,y,class", places, "map's CRS"), ("Northing;Easting;class", [p[::-1] for p in places], "map's CRS"),
+        ("lon,lat,class", degrees, "EPSG:4326"), ("\ufeffLatitude,Longitude,class", [d[::-1] for d in degrees], "EPSG:4326"),
+        ("x,y,lon,lat,class", [(1, 1, *d) for d in degrees], "EPSG:4326"),
+    ]:  # fmt: skip
+        joint = ";" if ";" in heads else ","
+        lines = [heads, *(joint.join([*map(repr, map(float, n)), "water"]) for n in numbers)]
+        lines += [joint.join([*map(repr, map(float, numbers[0])), ""]), joint.join(["" for _ in numbers[0]] + ["water"])]
+        path = tmp_path / "points.csv"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        got = compare(scene, str(path))
+        np.testing.assert_array_equal(got.counts, expected, heads)
+        assert (got.kind, got.unlabelled, got.unplaced, len(got.notes)) == ("points", 1, 1, 1) and said in got.notes[0]
+    (tmp_path / "none.csv").write_text("place,class\n1,water\n")
+    with pytest.raises(UserError, match=r"columns place, class: call two of them lon and lat .* or x and y"):
+        compare(scene, str(tmp_path / "none.csv"))
+    (tmp_path / "wrong.csv").write_text("x,y,class\n9.0,50.5,water\n")
+    with pytest.raises(UserError, match=r"1 points lie outside.*columns x and y .* the map's CRS; call degrees lon and lat"):
+        compare(scene, str(tmp_path / "wrong.csv"))
+    (tmp_path / "wkt.csv").write_text('WKT,class\n"POINT ({} {})",water\n'.format(*places[0]))
+    assert compare(scene, str(tmp_path / "wkt.csv")).counts.sum() == 1
 
 
 def test_fields_and_layers(tmp_path: Path, classes: np.ndarray) -> None:
@@ -314,6 +348,12 @@ def test_fields_and_layers(tmp_path: Path, classes: np.ndarray) -> None:
     assert compare(scene, f"{path}|layername=second", "class").counts[:, 1].sum() == 2
     with pytest.raises(UserError, match=r"no layer 'secund'.*layername=second"):
         compare(scene, f"{path}|layername=secund")
+    (tmp_path / "it's").mkdir()
+    os.rename(path, tmp_path / "it's" / "points.gpkg")
+    with pytest.raises(UserError) as caught:
+        compare(scene, str(tmp_path / "it's" / "points.gpkg"))
+    asked = shlex.split(str(caught.value).split("type for example ")[1])
+    assert asked == [f'reference="{tmp_path}/it\'s/points.gpkg|layername=layer"']
 
 
 def test_refuses_what_cannot_be_compared(tmp_path: Path, classes: np.ndarray) -> None:

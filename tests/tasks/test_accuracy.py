@@ -53,7 +53,7 @@ def test_the_command(workshop, folder: Path) -> None:
     got = json.loads((folder / "run" / "accuracy.json").read_text())
     counts = np.array([[18, 0, 2, 0], [1, 9, 0, 0], [3, 0, 7, 0], [0, 0, 0, 0]])
     assert got["confusion"] == counts.tolist() and got["classes"] == NAMES and got["n_samples"] == 40
-    assert got["left_out"] == {"outside": 1, "nodata": 0, "unlabelled": 0}
+    assert got["left_out"] == {"outside": 1, "nodata": 0, "unlabelled": 0, "unplaced": 0}
     assert got["of_samples"]["oa"] == pytest.approx(34 / 40)
     chance = (20 * 22 + 10 * 9 + 10 * 9) / 1600
     assert got["of_samples"]["kappa"] == pytest.approx((34 / 40 - chance) / (1 - chance))
@@ -82,6 +82,18 @@ def test_the_command(workshop, folder: Path) -> None:
     layer = """reference="points.gpkg|layername=points\""""
     text = workshop.run(folder, "task=accuracy", "scene=map.tif", layer, "field=cower", exits=2)
     assert "no field 'cower'" in text and "field=cover" in text and "Traceback" not in text
+
+
+def test_paths_below_home_and_a_csv(workshop, folder: Path) -> None:
+    (folder / "points.csv").write_text("x,y,class\n500005,5599995,crop\n500955,5599995,forest\n500955,5599985,\n")
+    text = workshop.run(folder, "task=accuracy", 'scene="~/map.tif"', 'reference="~/points.csv"', 'out="~/home"',
+                        env={"HOME": str(folder)})  # fmt: skip
+    got = json.loads((folder / "home.json").read_text())
+    assert got["n_samples"] == 2 and got["of_samples"]["oa"] == 1 and got["left_out"]["unlabelled"] == 1
+    assert "1 without a class, 0 without a place" in text and "map's CRS" in got["notes"][0]
+    layer = """reference="~/points.gpkg|layername=points\""""
+    workshop.run(folder, "task=accuracy", 'scene="~/map.tif"', layer, "field=cover", 'out="~/home"', env={"HOME": str(folder)})
+    assert json.loads((folder / "home.json").read_text())["n_samples"] == 40
 
 
 def test_two_ranks_write_once(workshop, folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from rsssl.data.raster import import_gdal, write_geotiff
 from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
@@ -22,6 +23,7 @@ from rsssl.models import build_backbone
 from rsssl.models.card import SensorCard
 
 pytest.importorskip("osgeo")
+RGB = ("red", "green", "blue")
 CLASSES = ("field", "forest & wood", "town", "water")
 WINDOW, STRIDE = 32, 16
 
@@ -112,15 +114,21 @@ def test_a_map_equals_a_loop_over_windows_and_brings_what_goes_with_it(workshop:
     rows = [line.split(",") for line in (tmp_path / "made" / "map_areas.csv").read_text().splitlines()[1:]]
     assert [int(row[2]) for row in rows] == [int((made == k).sum()) for k in range(4)]
     assert sum(float(row[4]) for row in rows) == pytest.approx(valid.sum() * 0.01, rel=2e-3)  # hectares
-    names = {f.name for f in (tmp_path / "made").iterdir()}
-    assert names == {"map.tif", "map.tif.aux.xml", "map_confidence.tif", "map_probabilities.tif", "map_areas.csv", "map.png",
-                     "map.qml", "map.json"}  # fmt: skip
+    names = {f.name for f in (tmp_path / "made").iterdir() if not f.name.startswith(".")}
+    assert names == {"map.tif", "map.tif.aux.xml", "map_confidence.tif", "map_probabilities.tif", "map_areas.csv", "map.qml",
+                     "map_preview.png", "map_record.json"}  # fmt: skip
     assert "water" in said and " ha" in said
     info = subprocess.run(["gdalinfo", str(tmp_path / "made" / "map.tif")], capture_output=True, text=True, check=True).stdout
     assert "LAYOUT=COG" in info and "forest & wood" in info and "NoData Value=255" in info
     before = os.stat(tmp_path / "made" / "map.tif").st_mtime_ns
-    again = workshop.run(tmp_path, "task=map", "scene=scene.tif", f"checkpoint={run_folder}", "out=made/map.tif")
-    assert "stands already" in again and os.stat(tmp_path / "made" / "map.tif").st_mtime_ns == before
+    command = ("task=map", "scene=scene.tif", f"checkpoint={run_folder}", "out=made/map.tif")
+    assert "stands already" in workshop.run(tmp_path, *command)
+    assert os.stat(tmp_path / "made" / "map.tif").st_mtime_ns == before
+    (tmp_path / "made" / "map_confidence.tif").write_bytes(b"cut")
+    assert "stands already" in workshop.run(tmp_path, *command)
+    assert "stands already" not in workshop.run(tmp_path, *command, "map.confidence=true")
+    workshop.run(tmp_path, *command, "map.stride=32")  # another map, without the layers of the one before
+    assert not (tmp_path / "made" / "map_confidence.tif").exists()
 
 
 def test_a_folder_of_odd_scenes(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
@@ -216,6 +224,45 @@ def test_parts_of_another_classifier_are_not_taken(workshop: Any, whole: tuple[P
     (parts / "00000000").write_bytes(b"other numbers")
     workshop.run(tmp_path, *whole[2], "out=map.tif")
     assert both(tmp_path) == whole[1]
+    parts.mkdir()  # killed while it was removing them: nothing says whose they were
+    (parts / "00000000").write_bytes(b"other numbers")
+    (tmp_path / "map.tif").unlink()
+    workshop.run(tmp_path, *whole[2], "out=map.tif")
+    assert both(tmp_path) == whole[1]
+
+
+def test_the_short_cut_learns_once_for_all_ranks(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    for name, w in (("few", 400), ("many", 1600)):
+        write_geotiff(tmp_path / f"{name}.tif", landscape(800, w), (5e5, 10.0, 0, 5e6, 0, -10.0), "EPSG:32632", 0, RGB)
+    command = ("task=map", f"checkpoint={run_folder}", "map.stride=32", "map.confidence=true", "out=map.tif")
+    few = (*command, f"scene={tmp_path / 'few.tif'}")  # fewer windows than it learns from: each is looked at
+    workshop.run(tmp_path / "tiles", *few)
+    workshop.run(tmp_path / "fast", *few, "map.fast=true")
+    assert both(tmp_path / "fast") == both(tmp_path / "tiles")
+    said = workshop.run(tmp_path / "hint", *few, "map.fast=true", "map.stride=5", exits=2)
+    assert "stands for 32 pixels" in said and "type map.stride=32" in said
+    many = (*command, f"scene={tmp_path / 'many.tif'}", "map.fast=true")
+    workshop.run(tmp_path / "one", *many)
+    workshop.run(tmp_path / "two", *many, ranks=2)
+    assert both(tmp_path / "one") == both(tmp_path / "two")
+
+
+def test_one_ranks_error_ends_all_and_the_next_scene_is_mapped(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    """A scene that another command is mapping is left out, by all ranks; a folder's maps may not be its scenes."""
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "maps").mkdir()
+    for name in ("a", "b"):
+        write_geotiff(tmp_path / "scenes" / f"{name}.tif", landscape(64, 64), None, None, 0, RGB)
+    command = ("task=map", "scene=scenes", f"checkpoint={run_folder}")
+    with FileLock(tmp_path / "maps" / ".a.tif.lock"):
+        said = workshop.run(tmp_path, *command, "out=maps", ranks=2, exits=2)
+    assert "another command is making maps/a.tif" in said and (tmp_path / "maps" / "b.tif").is_file()
+    before = (tmp_path / "scenes" / "a.tif").read_bytes()
+    assert "would overwrite the scene's own" in workshop.run(tmp_path, *command, "out=scenes", exits=2)
+    workshop.run(tmp_path, "task=map", "scene=scenes/a.tif", f"checkpoint={run_folder}", "out=scenes", exits=2)
+    assert (tmp_path / "scenes" / "a.tif").read_bytes() == before
+    write_geotiff(tmp_path / "scenes" / "a.tiff", landscape(64, 64), None, None, 0, RGB)
+    assert "would both become" in workshop.run(tmp_path, *command, "out=maps", exits=2)
 
 
 def test_what_is_missing_or_wrong_is_said(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
@@ -226,7 +273,28 @@ def test_what_is_missing_or_wrong_is_said(workshop: Any, run_folder: Path, tmp_p
         "holds no classifier": ("scene=s.tif", "checkpoint=empty", "out=m.tif"),
         "not the name of a GeoTIFF: type out=m.tif": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.jpg"),
         "type adapt=cast": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "adapt=moment"),
-        "leaves gaps": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "map.window=16", "map.stride=20"),
+        "leaves gaps between windows": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "map.window=16", "map.stride=20"),
     }
+    write_geotiff(tmp_path / "small.tif", landscape(64, 64), None, None, 0, RGB)
+    cases["leaves gaps between windows of 32"] = ("scene=small.tif", f"checkpoint={run_folder}", "out=m.tif", "map.stride=48")
     for message, arguments in cases.items():
         assert message in workshop.run(tmp_path, "task=map", *arguments, exits=2)
+
+
+def test_real_scenes_by_their_bands(workshop: Any, run_folder: Path, shared_data: Path, tmp_path: Path) -> None:
+    """NAIP's four bands without names, and a Sentinel-2 scene whose outside is 255 and not declared."""
+    common = ("task=map", f"checkpoint={run_folder}", "map.stride=32")
+    naip = shared_data / "scenes" / "naip_4band_uint8_nodata0.tif"
+    assert "type bands=[...]" in workshop.run(tmp_path, *common, f"scene={naip}", "out=naip.tif", exits=2)
+    workshop.run(tmp_path, *common, f"scene={naip}", "out=naip.tif", "bands=[1,2,3]")
+    outside = (read(naip)[:3] == 0).all(0)
+    np.testing.assert_array_equal(read(tmp_path / "naip.tif")[0] == 255, outside)
+    coast = shared_data / "scenes" / "sentinel2_coast_8band_uint8.tif"
+    small = tmp_path / "small.vrt"
+    import_gdal(coast).Translate(str(small), str(coast), format="VRT", srcWin=[0, 0, 700, 900])
+    workshop.run(tmp_path, *common, f"scene={small}", "out=coast.tif", "bands=[B04,B03,B02]", "scene_nodata=255")
+    outside = (read(small)[[3, 2, 1]] == 255).all(0)
+    np.testing.assert_array_equal(read(tmp_path / "coast.tif")[0] == 255, outside)
+    assert 0.05 < outside.mean() < 0.95
+    with open(tmp_path / "coast_areas.csv") as file:
+        assert sum(float(line.split(",")[4]) for line in file.readlines()[1:]) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import time
@@ -14,10 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from rsssl.data.loader import stored
 from rsssl.data.raster import write_geotiff
+from rsssl.engine.store import Store
+from rsssl.evaluation import confusion
 from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
 from rsssl.models import build_backbone
 from rsssl.models.card import SensorCard
+from rsssl.tasks.data import load
 
 CLASSES = ("field", "town, old", "water")
 
@@ -90,6 +95,136 @@ def test_a_list_of_paths_and_chosen_bands(workshop: Any, tmp_path: Path) -> None
     workshop.run(tmp_path, "task=predict", "images=t/list.txt", f"checkpoint={run_folder}", "out=made.csv", "bands=[4,1]")
     assert rows(tmp_path / "made.csv")[1:] == body[:1]
     assert not (tmp_path / "made_unusable.csv").exists()  # of the run before
+
+
+def test_bands_are_found_by_name_as_in_a_map(workshop: Any, tmp_path: Path) -> None:
+    """Other orders, more bands than needed, names typed; what has no names goes in order when the number agrees."""
+    run_folder = made_classifier(tmp_path / "run", ("B04", "B03", "B02"), "uint16", 4000)
+    draws = np.random.default_rng(3)
+    pixels = draws.integers(0, 4000, (3, 32, 32)).astype(np.uint16)
+    tiles = tmp_path / "tiles"
+    tiles.mkdir()
+    write_geotiff(tiles / "a_same.tif", pixels, band_names=["B04", "B03", "B02"])
+    write_geotiff(tiles / "b_turned.tif", pixels[::-1], band_names=["b02", "B03", "B04"])
+    names = [f"B{i:02d}" for i in range(1, 14)]
+    many = draws.integers(0, 4000, (13, 32, 32)).astype(np.uint16)
+    many[[3, 2, 1]] = pixels
+    write_geotiff(tiles / "c_many.tif", many, band_names=names)
+    write_geotiff(tiles / "d_unnamed.tif", many)
+    command = ("task=predict", "images=tiles", f"checkpoint={run_folder}", "out=made.csv")
+    workshop.run(tmp_path, *command)
+    body = rows(tmp_path / "made.csv")[1:]
+    assert [row[0] for row in body] == ["a_same.tif", "b_turned.tif", "c_many.tif"]
+    assert body[0][1:] == body[1][1:] == body[2][1:]
+    ((bad, reason),) = rows(tmp_path / "made_unusable.csv")[1:]
+    assert bad == "d_unnamed.tif" and "13 bands, expected 3" in reason and "type bands=[...]" in reason
+    (tiles / "d_unnamed.tif").unlink()
+    workshop.run(tmp_path, *command, "bands=[B04,b03,B02]")
+    assert rows(tmp_path / "made.csv")[1:] == body
+    write_geotiff(tiles / "d_unnamed.tif", pixels)
+    workshop.run(tmp_path, *command)
+    assert rows(tmp_path / "made.csv")[-1][1:] == body[0][1:]
+    workshop.run(tmp_path, *command, "bands=[B04,B03,B02]")
+    assert "not all of bands=['B04', 'B03', 'B02']" in rows(tmp_path / "made_unusable.csv")[1][1]
+
+
+def test_no_image_can_be_used(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiles").mkdir()
+    write_geotiff(tmp_path / "tiles" / "a.tif", np.zeros((4, 32, 32), np.uint8))
+    (tmp_path / "tiles" / "b.png").write_bytes(b"")
+    command = ("task=predict", "images=tiles", f"checkpoint={run_folder}", "out=made.csv")
+    for _ in range(2):
+        text = workshop.run(tmp_path, *command, exits=2)
+        assert "none of the 2 images of tiles" in text and "a.tif: it has 4 bands, expected 3" in text and "Type images=" in text
+    assert "Traceback" not in text and len(rows(tmp_path / "made_unusable.csv")) == 3
+    assert not (tmp_path / "made.csv").exists() and not (tmp_path / ".made.csv.parts").exists()
+    text = workshop.run(tmp_path, *command, "bands=[0,1,2]", exits=2)
+    assert "bands=[0, 1, 2]: the classifier was trained on 3 bands" in text
+
+
+def test_names_that_are_not_utf_8_and_lists_of_spreadsheets(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    tiles = tmp_path / "tiles"
+    tiles.mkdir()
+    names = [os.fsencode("é.png"), b"b\xe9.png", b"bad\xe9.png"]
+    for name in names[:2]:
+        with open(os.path.join(os.fsencode(tiles), name), "wb") as file:
+            Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(file, format="PNG")
+    open(os.path.join(os.fsencode(tiles), names[2]), "wb").close()
+    command = ("task=predict", f"checkpoint={run_folder}", "out=made.csv")
+    for env in ({}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        workshop.run(tmp_path, *command, "images=tiles", env=env)
+        assert {line.split(b",")[0] for line in (tmp_path / "made.csv").read_bytes().splitlines()[1:]} == set(names[:2])
+        assert names[2] in (tmp_path / "made_unusable.csv").read_bytes()
+        (tmp_path / "made.csv").unlink()
+    (tiles / "list.csv").write_bytes(b"\xef\xbb\xbfpath,id\r\n" + b"\r\n".join(n + b",1" for n in names))
+    (tiles / "list.txt").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(names))
+    for name in ("list.csv", "list.txt"):
+        workshop.run(tmp_path, *command, f"images=tiles/{name}")
+        lines = (tmp_path / "made.csv").read_bytes().splitlines()[1:]
+        assert [line.split(b",")[0] for line in lines] == names[:2]
+
+
+def test_what_is_finished_is_not_made_again(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    tiles = tmp_path / "tiles"
+    tiles.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((32, 32, 3), 60 * i, np.uint8)).save(tiles / f"{i}.png")
+    command = ("task=predict", "images=tiles", f"checkpoint={run_folder}", "out=made.csv")
+    assert "4 images" in workshop.run(tmp_path, *command)
+    first = (tmp_path / "made.csv").stat()
+    for more in ({}, {"ranks": 2}):  # another batch size gives the same
+        text = workshop.run(tmp_path, *command, "batch_size=3", **more)
+        assert "stands already" in text and "4 images" not in text
+        assert (tmp_path / "made.csv").stat().st_mtime_ns == first.st_mtime_ns
+    with open(tmp_path / "made.csv", "a") as file:
+        file.write("edited\n")
+    assert "4 images" in workshop.run(tmp_path, *command, ranks=2)
+    assert (tmp_path / "made.csv").stat().st_size == first.st_size
+    assert "4 images" in workshop.run(tmp_path, *command, "tta=true")
+    Image.fromarray(np.full((32, 32, 3), 7, np.uint8)).save(tiles / "4.png")
+    assert "5 images" in workshop.run(tmp_path, *command, "tta=true")
+
+
+def test_an_error_on_one_rank_ends_the_others(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    tiles = tmp_path / "tiles"
+    tiles.mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tiles / "0.png")
+    (tiles / "needs.jp2").write_bytes(b"x")
+    (tiles / "list.txt").write_text("0.png\nneeds.jp2\n")
+    argv = ["rsssl-run", "task=predict", f"images={tiles / 'list.txt'}", f"checkpoint={run_folder}", "out=made.csv"]
+    code = f"""
+import rsssl.data.raster, rsssl.tasks.predict
+from rsssl.errors import UserError
+def missing(*_):
+    raise UserError("GDAL is not installed")
+rsssl.data.raster.import_gdal, rsssl.tasks.predict.PART, sys.argv = missing, 1, {argv}
+rsssl.run.main()
+"""
+    text = workshop.run(tmp_path, code=code, ranks=2, exits=2)
+    assert "rsssl (rank 1): GDAL is not installed" in text and not (tmp_path / "made.csv").exists()
+
+
+@pytest.mark.parametrize("evaluate", ["ridge", "knn"])
+def test_the_accuracy_said_is_the_classifiers_own(workshop: Any, tmp_path: Path, evaluate: str) -> None:
+    """With tta=true: the kept classifier's averaged probabilities, not another average."""
+    draws = np.random.default_rng(4)
+    for i, name in enumerate(CLASSES):
+        (tmp_path / "tiles" / name).mkdir(parents=True)
+        for j in range(40):
+            ramp = np.linspace(0, 40 * i, 32)[None, :, None] + draws.normal(100, 60, (32, 32, 3)) + draws.normal(0, 30, 3)
+            Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8)).save(tmp_path / "tiles" / name / f"{j}.png")
+    workshop.run(tmp_path, "task=evaluate", "dataset=folder", f"dataset.root={tmp_path / 'tiles'}", "ssl=none", "ts=5",
+                 "backbone=resnet18", "backbone.name=resnet10t", "pretrain.image_size=32", f"evaluate={evaluate}", "tta=true",
+                 "baselines=false", "hydra.run.dir=run")  # fmt: skip
+    data = load({"name": "folder", "root": str(tmp_path / "tiles")}, Store(tmp_path / "store"), 1)
+    classifier = read_classifier(tmp_path / "run" / CLASSIFIER)
+    x = stored(data.pack, data.split.test, torch.device("cpu"))
+    with torch.inference_mode():
+        found = classifier.standardised(classifier.preprocess(x), tta=True).argmax(1).numpy()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    matrix = confusion(data.pack.labels[data.split.test], found, len(CLASSES))
+    assert results["confusion"] == matrix.tolist() and results["oa"] == pytest.approx(matrix.trace() / matrix.sum())
+    assert results["oa"] < 1
 
 
 def test_killed_or_on_two_ranks_it_is_the_same_file(workshop: Any, run_folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,11 @@ from PIL import Image
 
 from rsssl.data.pack import Pack
 from rsssl.engine.store import Store
+from rsssl.errors import UserError
+from rsssl.models.card import SensorCard
 from rsssl.tasks.contact_sheet import COLUMNS, EDGE, GAP, HEAD, LINE, PAGE, SIDE, contact_sheet
 from rsssl.tasks.data import load
+from rsssl.tasks.suggest import refuse_other_sensor, typed
 
 NETWORK = ["ssl=none", "backbone=resnet18", "backbone.name=resnet10t", "pretrain.image_size=32"]
 HUES = {"red": (210, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 220)}
@@ -114,6 +119,46 @@ def test_class_folders_and_a_classifier(suggest: Callable[..., str], workshop, t
     assert {r["path"] for r in table(tmp_path / "run" / "suggest.csv")} == pool
     text = suggest(tmp_path, tiles, "suggest.n=49", code=2)
     assert "suggest.n=49 asks for more images than the 48 without a label: type suggest.n=48 or less" in text
+
+
+@pytest.mark.parametrize("value", ["a b/c", "/a=b/c", "it's/x", 'q"x', "end\\", 'b\\"c', "/é/[x],{y}", "plain/x.csv", "/a$b"])
+def test_what_to_type_next_can_be_typed(value: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (word,) = shlex.split(typed("dataset.root", value))
+    assert OverridesParser.create().parse_override(word).value() == value
+    assert typed("out", "plain/x.csv") == "out=plain/x.csv"
+
+
+def test_the_next_command_is_quoted(
+    suggest: Callable[..., str], workshop, flat: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my tiles").symlink_to(flat)
+    text = suggest(tmp_path, flat, "dataset.root=my tiles", "suggest.n=2", "out=a list.csv")
+    line = text.split("rsssl-run ")[-1].splitlines()[0]
+    assert shlex.split(line) == ["task=suggest", "dataset=folder", 'dataset.root="my tiles"', "ssl=none",
+                                 'suggest.labelled="a list.csv"']  # fmt: skip
+
+
+def test_another_sensor_is_refused() -> None:
+    own = SensorCard("s2", ("red", "nir"), "uint16", (0.0, 0.0), (3000.5, 4000.0), None, (0.4, 0.4), (0.2, 0.2), ("a",), (32, 32))
+    refuse_other_sensor(own, dataclasses.replace(own, bands=("Red", "NIR"), name="x"), "run")
+    with pytest.raises(UserError, match=r"take uint16 and the card says uint8.*Type another checkpoint=DIR"):
+        refuse_other_sensor(own, dataclasses.replace(own, dtype="uint8"), "run")
+    with pytest.raises(UserError, match=r"goes from 0 to 3000.5.*'dataset.valid_range=\[\[0.0,3000.5\],\[0.0,4000.0\]\]'"):
+        refuse_other_sensor(own, dataclasses.replace(own, high=(255.0, 4000.0)), "run")
+    with pytest.raises(UserError, match=r"in another order.*'dataset.select=\[red,nir\]'"):
+        refuse_other_sensor(own, dataclasses.replace(own, bands=("nir", "red"), high=(4000.0, 3000.5)), "run")
+
+
+def test_pages_of_an_earlier_run_go(tiles: Path, tmp_path: Path) -> None:
+    packed = load({"name": "x", "root": str(tiles)}, Store(tmp_path / "store"), 1).pack
+    for n, left in ((2 * PAGE + 1, ["a-2.png", "a-3.png", "a.png"]), (PAGE, ["a.png"])):
+        contact_sheet(packed, np.arange(n) % 60, [["x"]] * n, "title", tmp_path / "a.png")
+        assert sorted(f.name for f in tmp_path.glob("*.png")) == left
+    contact_sheet(packed, np.arange(2), [["x"]] * 2, "another list", tmp_path / "a-2.png")
+    contact_sheet(packed, np.arange(2), [["x"]] * 2, "title", tmp_path / "a.png")
+    assert sorted(f.name for f in tmp_path.glob("*.png")) == ["a-2.png", "a.png"]
 
 
 def test_what_is_refused(suggest: Callable[..., str], flat: Path, tmp_path: Path) -> None:
