@@ -26,12 +26,14 @@ def figures(bench: Bench) -> Iterator[Figure]:
     if bench.quick:
         scene = cut(scene, bench.scratch / "cut.tif", 300)
     checkpoint = classifier(bench.scratch)
-    yield from attempts(bench, lambda b: forward_alone(b, scene, checkpoint), lambda b: data_path(b, scene, checkpoint),
+    large = classifier(bench.scratch, "resnet50")
+    yield from attempts(bench, lambda b: forward_alone(b, scene, checkpoint, "ResNet-18"),
+                        lambda b: forward_alone(b, scene, large, "ResNet-50"), lambda b: data_path(b, scene, checkpoint),
                         lambda b: end_to_end(b, scene, checkpoint), lambda b: memory(b, checkpoint))  # fmt: skip
 
 
-def classifier(folder: Path) -> Path:
-    """A run folder with a ResNet-18 for 8 bands at 64 pixels and ten classes, of random weights: speed does not ask for more."""
+def classifier(folder: Path, name: str = "resnet18") -> Path:
+    """A run folder with a network for 8 bands at 64 pixels and ten classes, of random weights: speed does not ask for more."""
     import torch
 
     from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained
@@ -40,10 +42,12 @@ def classifier(folder: Path) -> Path:
 
     card = SensorCard("tiles", tuple(f"B{i:02d}" for i in range(1, 9)), "uint8", (0.0,) * 8, (255.0,) * 8, None, (0.4,) * 8,
                       (0.25,) * 8, tuple(f"class {i}" for i in range(10)), (WINDOW, WINDOW))  # fmt: skip
-    head = LinearHead(torch.randn(10, 512), torch.zeros(10))
-    place = folder / "run"
+    backbone = build_backbone(name, 8)
+    width: Any = backbone.num_features
+    head = LinearHead(torch.randn(10, width), torch.zeros(10))
+    place = folder / name
     place.mkdir(exist_ok=True)
-    Trained(head, card, WINDOW, card.mean, card.std, build_backbone("resnet18", 8)).save(place / CLASSIFIER, None, {})
+    Trained(head, card, WINDOW, card.mean, card.std, backbone).save(place / CLASSIFIER, None, {})
     return place
 
 
@@ -77,16 +81,16 @@ def mapped(bench: Bench, scene: Path, checkpoint: Path, fast: bool = False) -> C
         with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
             out = Path(folder, "map.tif")
             parts = Parts(out, {}, layout.blocks[0] * layout.blocks[1])
-            mapper.learn(found, layout)
+            mapper.learn(found, layout, parts.folder / "head")
             classify(parts, found, layout, mapper)
             with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-                finish(found, layout, parts, mapper.classifier, out, NOTHING_MORE)
+                finish(found, layout, parts, mapper.classifier, out, NOTHING_MORE, {}, {})
 
     n = layout.shape[0] * layout.shape[1]
     return lambda: n / seconds(work)
 
 
-def forward_alone(bench: Bench, scene: Path, checkpoint: Path) -> Iterator[Figure]:
+def forward_alone(bench: Bench, scene: Path, checkpoint: Path, name: str) -> Iterator[Figure]:
     """The map against the model's forward alone on resident windows."""
     import torch
 
@@ -102,7 +106,7 @@ def forward_alone(bench: Bench, scene: Path, checkpoint: Path) -> Iterator[Figur
     ours = mapped(bench, scene, checkpoint)
     ours()
     pairs = turns(ours, lambda: (n // BATCH) * BATCH / seconds(alone), bench.repeats)
-    yield Figure(f"task=map, ResNet-18, windows of {WINDOW} px every {STRIDE}, {n} windows", "forward alone on resident windows",
+    yield Figure(f"task=map, {name}, windows of {WINDOW} px every {STRIDE}, {n} windows", "forward alone on resident windows",
                  "windows/s", *pairs, 0.95, True,
                  note="the whole command after start-up: reading, blending, areas, GeoTIFF, preview")  # fmt: skip
 
@@ -282,7 +286,7 @@ def map_mosaic(side: int, scratch: str, checkpoint: str) -> dict[str, Any]:
         parts = Parts(out, {}, layout.blocks[0] * layout.blocks[1])
         classify(parts, found, layout, mapper)
         with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-            finish(found, layout, parts, mapper.classifier, out, NOTHING_MORE)
+            finish(found, layout, parts, mapper.classifier, out, NOTHING_MORE, {}, {})
 
     took = seconds(work)
     return {"peak_mib": peak_mib(), "minutes": took / 60, "tiles": len(starts),

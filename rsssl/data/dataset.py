@@ -17,8 +17,8 @@ class Dataset:
 
     root: the folder. classes: official names in order (null: every folder is a class; []: unlabelled).
     bands: names of the bands in the files, in order (null: taken from the files). select: the bands to keep, in order.
-    valid_range: [low, high], or such a pair for each selected band, in the pixels' units; null: 0..255 for uint8, the
-      0.1 and 99.9 percentiles of a sample otherwise. nodata: a pixel value that means "nothing here".
+    valid_range: [low, high], or such a pair for each band of the files, or for each selected one, in the pixels' units;
+      null: 0..255 for uint8, the 0.1 and 99.9 percentiles of a sample otherwise. nodata: a pixel value that means "nothing here".
     native_size: the publisher's tile size in pixels, used when the files differ in size; size: resize to this.
     gsd: metres per pixel. url, md5: the publisher's archive, fetched with `download: true` when the root is missing.
     on_error: "raise" stops at the first unusable image, "skip" leaves them out and counts them.
