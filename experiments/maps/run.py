@@ -4,7 +4,8 @@
     python experiments/maps/run.py --checkpoint runs/maps [--scenes 10] [--size 2048]
 
 Scenes have patches of 128, 256 and 512 pixels; a patch is drawn as a tile is. Windows overlap by a half,
-tile by tile and with the fully convolutional short cut. Writes results.csv beside this file and prints the table.
+tile by tile and with the fully convolutional short cut. Prints the table, and writes every row to
+results.csv in the scratch folder.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def main() -> None:
         for seed in range(args.scenes):
             rows += [{"patch": patch, "seed": seed} | row for row in one(args, patch, seed)]
         summary(rows, patch)
-    with open(Path(__file__).with_name("results.csv"), "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        with open(args.scratch / "results.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def one(args: argparse.Namespace, patch: int, seed: int) -> list[dict[str, float]]:

@@ -25,7 +25,7 @@ from rsssl.rng import fold, hash64_numpy
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the pictures: a change makes the folders of older versions stale
+VERSION = 3  # of the pictures: a change makes the folders of older versions stale
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
 GSD = 10.0
 CRS = "EPSG:32632"
