@@ -223,6 +223,8 @@ def explain(composer: Composer, overrides: list[str], error: HydraException) -> 
                 reason = str(cause).splitlines()[0]
                 return f"{parsed.input_line}: {reason}. Type rsssl-run --cfg job to see the keys with their values"
             if "Ambiguous value" in str(one):
+                if key == "bands":
+                    return f"{parsed.input_line} is not a list: type 'bands=[{parsed.get_value_string()}]'"
                 return f"{parsed.input_line} holds several values: type rsssl-run --multirun {parsed.input_line}"
             try:
                 names = leaf_keys(composer.compose(chosen))

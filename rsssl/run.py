@@ -40,6 +40,11 @@ Keys people use, as key=value:
   checkpoint=DIR            evaluate weights that exist: a run folder, or what task=pretrain printed
   scene=FILE out=MAP.tif    with task=map checkpoint=DIR: the scene as a class map; bands=[4,3,2] names its bands
   images=DIR out=FILE.csv   with task=predict checkpoint=DIR: a row for each image
+  map.stride=16             pixels between windows; also map.window, map.fast, map.confidence, map.probabilities
+  adapt=cast|moments        take a scene of another type or range; scene_nodata=255: a value that means "nothing here"
+  scene=MAP.tif reference=FILE field=class   with task=accuracy: points, polygons or a raster
+  out=FOLDER export.onnx=true   with task=export; also export.preprocessing, export.program
+  suggest.n=50 suggest.by=typicality|coverage|margin   with task=suggest; suggest.labelled=FILE.csv
   processes=4               that many processes (one for each accelerator) train together, by torchrun
   hydra/launcher=joblib     with --multirun: jobs side by side; =slurm: in a cluster's queue (pip install 'rsssl[sweep]')
   pretrain.resume=DIR       go on from another training's checkpoint: more epochs, a lower learning rate

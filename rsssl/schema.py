@@ -257,7 +257,7 @@ def check(cfg: Any) -> None:
     check_keys(cfg)
 
 
-EXAMPLES = {"checkpoint": "runs/2026-11-23/10-00-00-aid", "images": "tiles/", "scene": "scene.tif", "out": "out.tif",
+EXAMPLES = {"checkpoint": "runs/2026-11-23/10-00-00-aid", "images": "tiles/", "scene": "scene.tif", "out": "map.tif",
             "reference": "points.gpkg"}  # fmt: skip
 
 
@@ -266,7 +266,9 @@ def check_needed(cfg: Any) -> None:
     task = cfg.task._target_
     for key in WITHOUT_DATASET.get(task, ()):
         if cfg[key] is None:
-            raise UserError(f"task={task.split('.')[-2]} needs {key}=: type for example {key}={EXAMPLES[key]}")
+            name = task.split(".")[-2]
+            example = {"predict": "classes.csv", "export": "my_model"}.get(name, EXAMPLES[key]) if key == "out" else EXAMPLES[key]
+            raise UserError(f"task={name} needs {key}=: type for example {key}={example}")
 
 
 def check_keys(cfg: Any) -> None:

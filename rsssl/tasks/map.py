@@ -54,6 +54,8 @@ def run(cfg: DictConfig) -> None:
         # A name that is no file stays as it is typed: GDAL knows others, as /vsizip//a.zip/a.tif
         map_scene(cfg, str(source) if source.exists() else cfg.scene, out, classifier, device)
         return
+    if out.suffix or out.is_file():
+        raise UserError(f"scene={source} is a folder, and so has out= to be: type out={out.with_suffix('')}_maps")
     failed = []
     pairs = targets(source, out)
     for scene, target in pairs:

@@ -85,7 +85,7 @@ def run(cfg: DictConfig) -> None:
     if len(data.split.test):
         print(f"  left alone: the {len(data.split.test)} of the fixed test set (dataset.classes=[] for tiles without classes)")
     print(f"  {out}\n  {pages[0]}" + (f" and {len(pages) - 1} more pages" if len(pages) > 1 else ""))
-    print_next(cfg, out, str(weights.record["folder"]) if weights and weights.record else cfg.checkpoint)
+    print_next(cfg, str(weights.record["folder"]) if weights and weights.record else cfg.checkpoint)
 
 
 def typed_paths(data: Data) -> list[str]:
@@ -182,14 +182,14 @@ def write_table(file: Path, paths: list[str], score: Tensor, columns: dict[str, 
     write_atomic(file, text.getvalue().encode(errors="surrogateescape"))
 
 
-def print_next(cfg: DictConfig, out: Path, checkpoint: str | None) -> None:
+def print_next(cfg: DictConfig, checkpoint: str | None) -> None:
     """What to do with the list."""
     given = typed("checkpoint", checkpoint) if checkpoint else "ssl=none"
     dataset = f"dataset={cfg.dataset.name} {typed('dataset.root', cfg.dataset.root)}"
     print("  next: copy these tiles into folders named by their class, LABELLED/<class>/, and type\n"
           f"    rsssl-run task=evaluate dataset=folder dataset.root=LABELLED {given} ts=all\n"
-          "  to go on after that, list all that are labelled in one CSV and type\n"
-          f"    rsssl-run task=suggest {dataset} {given} {typed('suggest.labelled', out)}")  # fmt: skip
+          "  to go on after that, list all that are labelled, of this round and those before, in one CSV and type\n"
+          f"    rsssl-run task=suggest {dataset} {given} suggest.labelled=ALL_LABELLED.csv")  # fmt: skip
 
 
 def typed(key: str, value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -140,14 +139,8 @@ def test_the_real_tiles_read_the_same_with_and_without_gdal(shared_data: Path) -
 
 
 def test_gdal_missing_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_gdal(name: str, *rest: object) -> object:
-        if name.startswith("osgeo"):
-            raise ImportError(name)
-        return real(name, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", without_gdal)
+    for name in ("osgeo", "osgeo.gdal"):
+        monkeypatch.setitem(sys.modules, name, None)
     raster.has_gdal.cache_clear()
     try:
         write_geotiff(tmp_path / "plain.tif", noise((3, 9, 9), "uint8"))

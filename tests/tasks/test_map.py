@@ -298,3 +298,12 @@ def test_real_scenes_by_their_bands(workshop: Any, run_folder: Path, shared_data
     assert 0.05 < outside.mean() < 0.95
     with open(tmp_path / "coast_areas.csv") as file:
         assert sum(float(line.split(",")[4]) for line in file.readlines()[1:]) > 0
+
+
+def test_a_folder_of_scenes_becomes_a_folder(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes").mkdir()
+    write_geotiff(tmp_path / "scenes" / "a.tif", landscape(64, 64), None, None, 0, RGB)
+    said = workshop.run(tmp_path, "task=map", "scene=scenes", f"checkpoint={run_folder}", "out=map.tif", exits=2)
+    assert "type out=map_maps" in said
+    said = workshop.run(tmp_path, "task=map", "scene=scenes", f"checkpoint={run_folder}", "out=maps", "bands=1,2,3", exits=2)
+    assert "type 'bands=[1,2,3]'" in said

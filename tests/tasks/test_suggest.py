@@ -137,7 +137,7 @@ def test_the_next_command_is_quoted(
     text = suggest(tmp_path, flat, "dataset.root=my tiles", "suggest.n=2", "out=a list.csv")
     line = text.split("rsssl-run ")[-1].splitlines()[0]
     assert shlex.split(line) == ["task=suggest", "dataset=folder", 'dataset.root="my tiles"', "ssl=none",
-                                 'suggest.labelled="a list.csv"']  # fmt: skip
+                                 'suggest.labelled=ALL_LABELLED.csv']  # fmt: skip
 
 
 def test_another_sensor_is_refused() -> None:
