@@ -18,6 +18,7 @@ test: lint
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 install: $(INSTALLED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +51,9 @@ def classifier(folder: Path, name: str = "resnet18") -> Path:
 
 
 def cut(scene: Path, file: Path, side: int) -> Path:
-    subprocess.run(["gdal_translate", "-q", "-srcwin", "0", "0", str(side), str(side), str(scene), str(file)], check=True)
+    from rsssl.data.raster import import_gdal
+
+    import_gdal(scene).Translate(str(file), str(scene), srcWin=[0, 0, side, side])
     return file
 
 
@@ -62,8 +63,8 @@ def opened(scene: Path, checkpoint: Path, fast: bool = False) -> tuple[Any, Any,
 
     from rsssl.geo.scene import Scene
     from rsssl.geo.windows import Layout
+    from rsssl.loading import open_classifier
     from rsssl.tasks.mapper import Mapper
-    from rsssl.tasks.weights import open_classifier
 
     model = open_classifier(str(checkpoint))
     found = Scene(scene, model.card, adapt="moments", nodata=None)

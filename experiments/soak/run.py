@@ -79,8 +79,8 @@ class Job:
             return None
 
     def ranks(self) -> list[int]:
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False).stdout
-        return [int(p) for p in found.split()]
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(child) for thread in threads for child in thread.read_text().split()]
 
     def kill_all(self) -> None:
         for pid in [*self.ranks(), self.process.pid]:

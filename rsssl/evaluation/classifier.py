@@ -22,6 +22,7 @@ from rsssl.engine.files import sha256_of, write_atomic
 from rsssl.engine.loop import autocast
 from rsssl.errors import UserError
 from rsssl.evaluation.knn import KNN
+from rsssl.evaluation.ridge import RidgeProbe
 from rsssl.models import build_backbone, describe_backbone, read_backbone
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
@@ -67,6 +68,14 @@ class NeighbourHead(nn.Module):
 
 
 Head = LinearHead | NeighbourHead
+
+
+def head_of(classifier: Any) -> Head:
+    """A fitted probe as the head of the classifier that is kept."""
+    if isinstance(classifier, KNN):
+        return NeighbourHead(*classifier.state())
+    weight, bias = classifier.layer()
+    return LinearHead(weight, bias, isinstance(classifier, RidgeProbe))
 
 
 class SceneClassifier(nn.Module):

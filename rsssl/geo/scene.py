@@ -13,6 +13,7 @@ import numpy as np
 
 from rsssl.data.raster import import_gdal
 from rsssl.errors import UserError
+from rsssl.geo.bands import COLOURS, choose, names_of
 from rsssl.geo.product import Grid
 from rsssl.models.card import SensorCard
 
@@ -22,7 +23,6 @@ CACHE = 256 << 20  # bytes of blocks that GDAL may keep; its own default is a tw
 THIN = 2048  # pixels a side of a scene that is looked at whole
 SAMPLES, SAMPLE = 10, 128  # the values are looked at in 10 x 10 places of so many pixels
 FAR, CLIPPED = 5.0, 0.5  # a band does not fit when its mean is that many stds off, or that share lies outside the valid range
-COLOURS = ("red", "green", "blue")
 
 
 class Window(NamedTuple):
@@ -70,7 +70,7 @@ class Scene:
         if self._dataset.RasterCount == 0:
             raise UserError(f"{path} holds no raster band: type scene=FILE with one of its parts, as gdalinfo lists them")
         self.grid = Grid.of(self._dataset)
-        self.names = _names(gdal, self._dataset)
+        self.names = names_of(gdal, self._dataset)
         self.bands = choose(self.names, card, bands, path)
         self._bands = [self._dataset.GetRasterBand(b) for b in self.bands]
         self.dtype = {"Byte": "uint8", "UInt16": "uint16", "Int16": "int16", "Float32": "float32", "Float64": "float32"}.get(
@@ -240,49 +240,6 @@ class Scene:
             middle = t[3] + t[4] * self.grid.width / 2 + t[5] * self.grid.height / 2
             return math.sqrt(area * 111_320.0**2 * math.cos(math.radians(middle)))
         return math.sqrt(area) * reference.GetLinearUnits()
-
-
-def choose(names: Sequence[str], card: SensorCard, bands: Sequence[Any] | None, path: str | os.PathLike[str]) -> list[int]:
-    """The scene's band (from 1) for each band of the card; see `Scene`."""
-    listed = ", ".join(f"{i} {name}".strip() for i, name in enumerate(names, 1))
-    wanted = ", ".join(card.bands)
-    lower = [name.lower() for name in names]
-    hint = f"type bands=[...] with the scene's numbers for {wanted}"
-    if bands is not None:
-        if len(bands) != card.n_bands:
-            raise UserError(
-                f"bands={list(bands)} names {len(bands)} bands, the classifier was trained on {card.n_bands} ({wanted}); {path} "
-                f"has {listed}: {hint}"
-            )
-        found = []
-        for band in bands:
-            if isinstance(band, int) and 1 <= band <= len(names):
-                found.append(band)
-            elif not isinstance(band, int) and str(band).lower() in lower:
-                found.append(lower.index(str(band).lower()) + 1)
-            else:
-                raise UserError(f"bands={list(bands)}: {path} has no band {band}; it has {listed}: {hint}")
-        return found
-    if all(band.lower() in lower for band in card.bands):
-        return [lower.index(band.lower()) + 1 for band in card.bands]
-    generic = not any(names) or all(band == f"band{i}" for i, band in enumerate(card.bands, 1))
-    if len(names) == card.n_bands and generic:
-        return list(range(1, len(names) + 1))
-    lacking = [band for band in card.bands if band.lower() not in lower]
-    raise UserError(
-        f"{path} has the bands {listed}, the classifier was trained on {card.n_bands} bands ({wanted}). Not found by name: "
-        f"{', '.join(lacking)}; {hint}, or train on the bands that both have (dataset.select=[...])"
-    )
-
-
-def _names(gdal: Any, dataset: Any) -> list[str]:
-    """The bands' descriptions; where there are none, the colours that the file gives them."""
-    bands = [dataset.GetRasterBand(i + 1) for i in range(dataset.RasterCount)]
-    names = [band.GetDescription() for band in bands]
-    if any(names):
-        return names
-    colours = [gdal.GetColorInterpretationName(band.GetColorInterpretation()).lower() for band in bands]
-    return [c if c in COLOURS or c == "alpha" else "" for c in colours] if set(COLOURS) <= set(colours) else names
 
 
 def _transfer(gdal: Any, kind: int, path: str | os.PathLike[str]) -> tuple[int, str]:

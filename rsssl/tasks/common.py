@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 import rsssl
 from rsssl.engine.files import explain_os_error, sha256, write_atomic
 from rsssl.engine.store import digest
-from rsssl.engine.store import recorded as recorded
 
 NOT_IN_THE_HASH = ("paths", "tracker", "device", "compile", "workers", "processes", "timeout")
 

@@ -28,12 +28,11 @@ from rsssl.evaluation import (
     KNN,
     LinearProbe,
     PaperHead,
-    RidgeProbe,
     confusion,
     image_statistics,
     scores,
 )
-from rsssl.evaluation.classifier import CLASSIFIER, Head, LinearHead, NeighbourHead, Trained
+from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained, head_of
 from rsssl.evaluation.features import Extractor, FeatureBank
 from rsssl.evaluation.finetune import Classifier, predict, train_classifier
 from rsssl.optim import parameter_groups
@@ -94,14 +93,6 @@ def frozen(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained | None]:
     if rank() > 0:
         return found, None
     return found, Trained(head_of(classifier), job.data.pack.card, weights.size, weights.mean, weights.std)
-
-
-def head_of(classifier: Any) -> Head:
-    """A fitted probe as the head of the classifier that is kept."""
-    if isinstance(classifier, KNN):
-        return NeighbourHead(*classifier.state())
-    weight, bias = classifier.layer()
-    return LinearHead(weight, bias, isinstance(classifier, RidgeProbe))
 
 
 @torch.no_grad()

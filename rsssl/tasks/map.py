@@ -29,9 +29,9 @@ from rsssl.geo.product import Product
 from rsssl.geo.scene import Scene
 from rsssl.geo.style import palette, write_preview, write_qml
 from rsssl.geo.windows import CHUNK, Blended, Blender, Classified, Layout
+from rsssl.loading import open_classifier
 from rsssl.tasks.common import versions
 from rsssl.tasks.mapper import Mapper, read_ahead
-from rsssl.tasks.weights import open_classifier
 
 log = logging.getLogger(__name__)
 

@@ -26,15 +26,15 @@ from rsssl.data.conform import Form, conform
 from rsssl.data.raster import BadImage, read
 from rsssl.engine.distributed import broadcast
 from rsssl.engine.files import atomic, sha256_of, write_json
-from rsssl.engine.loop import autocast, on_device, pick_device
+from rsssl.engine.loop import on_device, pick_device
 from rsssl.engine.parts import Parts, alone_at
 from rsssl.engine.ranks import rank
 from rsssl.engine.store import digest
 from rsssl.errors import UserError
 from rsssl.evaluation.classifier import SceneClassifier
-from rsssl.geo.scene import choose
+from rsssl.geo.bands import choose
+from rsssl.loading import open_classifier
 from rsssl.models.card import SensorCard
-from rsssl.tasks.weights import open_classifier
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def predictions(
         found = np.zeros((0, len(classifier.classes)), np.float32)
         if good:
             x = torch.from_numpy(np.stack([images[i] for i in good])).to(device)
-            with torch.inference_mode(), autocast(device):
+            with torch.inference_mode():
                 found = classifier.standardised(classifier.preprocess(x), cfg.tta).float().cpu().numpy()
         rows = dict(zip(good, found, strict=True))
         for i, name in enumerate(names):

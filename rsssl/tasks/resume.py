@@ -14,9 +14,8 @@ from typing import Any
 
 from rsssl.engine.checkpoint import Checkpoints, Entry
 from rsssl.engine.files import sha256_of
-from rsssl.engine.store import Store, inputs_of
+from rsssl.engine.store import Store, inputs_of, recorded
 from rsssl.errors import UserError
-from rsssl.tasks.common import recorded
 
 log = logging.getLogger(__name__)
 # How fast and how long; everything else says what is trained, and on what. The state of the optimizer stays, so must its class.

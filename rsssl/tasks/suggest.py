@@ -23,13 +23,14 @@ from rsssl.errors import UserError
 from rsssl.evaluation.classifier import SceneClassifier
 from rsssl.evaluation.features import FeatureBank
 from rsssl.evaluation.suggest import coverage, margin, refuse_too_many, typicality
+from rsssl.loading import open_classifier
 from rsssl.models.card import SensorCard
 from rsssl.models.sensor import differences
 from rsssl.tasks.common import plain, run_folder, save_config
 from rsssl.tasks.contact_sheet import contact_sheet
 from rsssl.tasks.data import Data, load
 from rsssl.tasks.evaluate import FEATURES_VERSION, Job, feature_bank
-from rsssl.tasks.weights import find_checkpoint, open_classifier, resolve
+from rsssl.tasks.weights import find_checkpoint, resolve
 
 BLOCK = 4096  # features whose classes are asked for at a time
 

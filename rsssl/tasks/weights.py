@@ -15,9 +15,7 @@ from torch import nn
 from rsssl.engine.files import sha256
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
-from rsssl.loading import find_classifier as find_classifier
 from rsssl.loading import find_weights
-from rsssl.loading import open_classifier as open_classifier
 from rsssl.models import describe_backbone, read_backbone, save_backbone
 from rsssl.tasks.common import plain
 from rsssl.tasks.data import Data

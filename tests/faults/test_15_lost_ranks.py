@@ -80,7 +80,7 @@ def test_15_torchrun_restarts_after_a_killed_rank_and_ends_with_the_same_weights
     workshop.run(tmp_path / "whole", *command, ranks=2)
     process = torchrun(*command, options=["--standalone", "--nproc-per-node=2", "--max-restarts=3"], cwd=tmp_path / "cut")
     until(lambda: steps(tmp_path / "cut" / "store") >= 5)
-    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    ranks = [r for thread in Path(f"/proc/{process.pid}/task").glob("*/children") for r in thread.read_text().split()]
     environment = {r: Path(f"/proc/{r}/environ").read_bytes() for r in ranks}
     (second,) = [r for r in ranks if b"\0RANK=1\0" in environment[r]]
     os.kill(int(second), signal.SIGKILL)

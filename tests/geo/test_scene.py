@@ -10,7 +10,8 @@ import pytest
 
 from rsssl.data.raster import import_gdal, write_geotiff
 from rsssl.errors import UserError
-from rsssl.geo.scene import Scene, choose
+from rsssl.geo.bands import choose
+from rsssl.geo.scene import Scene
 from rsssl.models.card import SensorCard
 
 pytest.importorskip("osgeo")

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,7 @@ def test_a_map_equals_a_loop_over_windows_and_brings_what_goes_with_it(workshop:
     assert names == {"map.tif", "map.tif.aux.xml", "map_confidence.tif", "map_probabilities.tif", "map_areas.csv", "map.qml",
                      "map_preview.png", "map_record.json"}  # fmt: skip
     assert "water" in said and " ha" in said
-    info = subprocess.run(["gdalinfo", str(tmp_path / "made" / "map.tif")], capture_output=True, text=True, check=True).stdout
+    info = import_gdal("map").Info(str(tmp_path / "made" / "map.tif"))
     assert "LAYOUT=COG" in info and "forest & wood" in info and "NoData Value=255" in info
     before = os.stat(tmp_path / "made" / "map.tif").st_mtime_ns
     command = ("task=map", "scene=scene.tif", f"checkpoint={run_folder}", "out=made/map.tif")

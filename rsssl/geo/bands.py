@@ -1,0 +1,55 @@
+"""Which band of a file is which band of a sensor card: by name, by number, or in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rsssl.errors import UserError
+from rsssl.models.card import SensorCard
+
+COLOURS = ("red", "green", "blue")
+
+
+def choose(names: Sequence[str], card: SensorCard, bands: Sequence[Any] | None, path: str | os.PathLike[str]) -> list[int]:
+    """The scene's band (from 1) for each band of the card; see `rsssl.geo.scene.Scene`."""
+    listed = ", ".join(f"{i} {name}".strip() for i, name in enumerate(names, 1))
+    wanted = ", ".join(card.bands)
+    lower = [name.lower() for name in names]
+    hint = f"type bands=[...] with the scene's numbers for {wanted}"
+    if bands is not None:
+        if len(bands) != card.n_bands:
+            raise UserError(
+                f"bands={list(bands)} names {len(bands)} bands, the classifier was trained on {card.n_bands} ({wanted}); {path} "
+                f"has {listed}: {hint}"
+            )
+        found = []
+        for band in bands:
+            if isinstance(band, int) and 1 <= band <= len(names):
+                found.append(band)
+            elif not isinstance(band, int) and str(band).lower() in lower:
+                found.append(lower.index(str(band).lower()) + 1)
+            else:
+                raise UserError(f"bands={list(bands)}: {path} has no band {band}; it has {listed}: {hint}")
+        return found
+    if all(band.lower() in lower for band in card.bands):
+        return [lower.index(band.lower()) + 1 for band in card.bands]
+    generic = not any(names) or all(band == f"band{i}" for i, band in enumerate(card.bands, 1))
+    if len(names) == card.n_bands and generic:
+        return list(range(1, len(names) + 1))
+    lacking = [band for band in card.bands if band.lower() not in lower]
+    raise UserError(
+        f"{path} has the bands {listed}, the classifier was trained on {card.n_bands} bands ({wanted}). Not found by name: "
+        f"{', '.join(lacking)}; {hint}, or train on the bands that both have (dataset.select=[...])"
+    )
+
+
+def names_of(gdal: Any, dataset: Any) -> list[str]:
+    """The bands' descriptions; where there are none, the colours that the file gives them."""
+    bands = [dataset.GetRasterBand(i + 1) for i in range(dataset.RasterCount)]
+    names = [band.GetDescription() for band in bands]
+    if any(names):
+        return names
+    colours = [gdal.GetColorInterpretationName(band.GetColorInterpretation()).lower() for band in bands]
+    return [c if c in COLOURS or c == "alpha" else "" for c in colours] if set(COLOURS) <= set(colours) else names
