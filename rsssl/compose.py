@@ -28,8 +28,12 @@ from rsssl.schema import WITHOUT_DATASET, Config, check, check_needed
 CONFIG_MODULE = "rsssl.conf"
 ROOT = "config"
 # Which of Hydra's plugins a launcher needs; our own two and those that the plugins bring.
-LAUNCHERS = {"joblib": "JoblibLauncher", "slurm": "SlurmLauncher", "submitit_slurm": "SlurmLauncher",
-             "submitit_local": "LocalLauncher"}  # fmt: skip
+LAUNCHERS = {
+    "joblib": "JoblibLauncher",
+    "slurm": "SlurmLauncher",
+    "submitit_slurm": "SlurmLauncher",
+    "submitit_local": "LocalLauncher",
+}
 
 
 def register_schema() -> None:

@@ -78,8 +78,17 @@ def under_torchrun(processes: int) -> None:
 
     settings = HydraConfig.get()
     folder = str(settings.runtime.output_dir).replace("\\", "\\\\").replace("'", "\\'")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-               "-m", "rsssl.run", *settings.overrides.task, f"hydra.run.dir='{folder}'"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "-m",
+        "rsssl.run",
+        *settings.overrides.task,
+        f"hydra.run.dir='{folder}'",
+    ]
     command += [part for own in config_dirs() for part in ("--config-dir", own)]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // processes))
     env = os.environ | {"OMP_NUM_THREADS": threads}

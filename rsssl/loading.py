@@ -95,7 +95,9 @@ def open_network(path: Place, *more: Path) -> tuple[SceneClassifier | SceneBackb
     file = find_weights(str(path), *more)
     backbone, metadata = read_backbone(file)
     if "card" not in metadata:
-        raise UserError(f"{file} says nothing of its sensor: type path=DIR with a folder that rsssl-run task=pretrain prints")
+        raise UserError(
+            f"{file} says nothing of its sensor: type path=DIR with a folder that rsssl-run task=pretrain prints"
+        )
     card = SensorCard.from_dict(json.loads(metadata["card"]))
     record: dict[str, Any] = {"dataset": card.name, "artifact": file.parent.name}
     if (file.parent / "training.json").is_file():
@@ -123,10 +125,16 @@ def find_weights(path: str, *more: Path) -> Path:
         return given
     if is_exported(given):
         if describe_exported(given)["layer"]:
-            raise UserError(f"{path} is an exported classifier: type checkpoint=DIR with the run directory that it was made from")
+            raise UserError(
+                f"{path} is an exported classifier: type checkpoint=DIR with the run directory that it was made from"
+            )
         return given / "model.safetensors"
     for folder in (given, recorded(given), *more):
-        files = sorted(f for f in folder.glob("*.safetensors") if f.name != CLASSIFIER) if folder and folder.is_dir() else []
+        files = (
+            sorted(f for f in folder.glob("*.safetensors") if f.name != CLASSIFIER)
+            if folder and folder.is_dir()
+            else []
+        )
         if len(files) == 1:
             return files[0]
         if files:
@@ -146,7 +154,9 @@ def find_classifier(path: str | None) -> Path:
         UserError: when there is none.
     """
     if not path:
-        raise UserError("a classifier is needed: type checkpoint=DIR with the run folder of a task=pipeline or task=evaluate")
+        raise UserError(
+            "a classifier is needed: type checkpoint=DIR with the run folder of a task=pipeline or task=evaluate"
+        )
     given = Path(path).expanduser()
     if given.is_file() and given.suffix == ".safetensors":
         return given

@@ -56,8 +56,21 @@ Flags: --multirun (-m) sweeps comma-separated values; --cfg job prints the compo
 
 log = logging.getLogger(__name__)
 AGAIN = "Type the same command again to go on from the last checkpoint."
-FLAGS_WITH_VALUE = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--package", "-p", "--info", "-i",
-                    "--config-path", "-cp", "--experimental-rerun")  # fmt: skip
+FLAGS_WITH_VALUE = (
+    "--cfg",
+    "-c",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--package",
+    "-p",
+    "--info",
+    "-i",
+    "--config-path",
+    "-cp",
+    "--experimental-rerun",
+)
 
 
 def help_text(config_dir: str | None = None) -> str:

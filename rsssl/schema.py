@@ -20,10 +20,15 @@ PROTOCOLS = ("clean", "validation", "paper")
 SUGGEST = ("typicality", "coverage", "margin")
 ADAPT = ("cast", "moments")
 # Tasks that read no dataset: what they work on is named by keys of their own.
-WITHOUT_DATASET = {f"rsssl.tasks.{name}.run": keys for name, keys in {
-    "predict": ("checkpoint", "images", "out"), "map": ("checkpoint", "scene", "out"),
-    "accuracy": ("scene", "reference"), "export": ("checkpoint", "out"),
-}.items()}  # fmt: skip
+WITHOUT_DATASET = {
+    f"rsssl.tasks.{name}.run": keys
+    for name, keys in {
+        "predict": ("checkpoint", "images", "out"),
+        "map": ("checkpoint", "scene", "out"),
+        "accuracy": ("scene", "reference"),
+        "export": ("checkpoint", "out"),
+    }.items()
+}
 COMPILE = ("default", "reduce-overhead", "max-autotune")  # the modes of torch.compile; the second is CUDA graphs
 
 
@@ -216,12 +221,27 @@ def check(cfg: Any) -> None:
     """
     train_scale(cfg.ts)
     positive(
-        cfg, "pretrain.images", "pretrain.epochs", "pretrain.steps", "pretrain.batch_size", "pretrain.image_size", "pretrain.lr",
-        "pretrain.log_every", "pretrain.accumulate", "processes", "timeout",
-        "backbone.depths", "finetune.epochs", "finetune.batch_size", "finetune.lr", "dataset.size",
-    )  # fmt: skip
+        cfg,
+        "pretrain.images",
+        "pretrain.epochs",
+        "pretrain.steps",
+        "pretrain.batch_size",
+        "pretrain.image_size",
+        "pretrain.lr",
+        "pretrain.log_every",
+        "pretrain.accumulate",
+        "processes",
+        "timeout",
+        "backbone.depths",
+        "finetune.epochs",
+        "finetune.batch_size",
+        "finetune.lr",
+        "dataset.size",
+    )
     if cfg.compile is not None and cfg.compile not in COMPILE:
-        raise UserError(f"compile={cfg.compile} is unknown: type compile={' or compile='.join(COMPILE)} or compile=null")
+        raise UserError(
+            f"compile={cfg.compile} is unknown: type compile={' or compile='.join(COMPILE)} or compile=null"
+        )
     if cfg.protocol not in PROTOCOLS:
         raise UserError(f"protocol={cfg.protocol} is unknown: type protocol={' or protocol='.join(PROTOCOLS)}")
     if cfg.dataset.on_error not in ("raise", "skip"):
@@ -257,8 +277,13 @@ def check(cfg: Any) -> None:
     check_keys(cfg)
 
 
-EXAMPLES = {"checkpoint": "runs/2026-11-23/10-00-00-aid", "images": "tiles/", "scene": "scene.tif", "out": "map.tif",
-            "reference": "points.gpkg"}  # fmt: skip
+EXAMPLES = {
+    "checkpoint": "runs/2026-11-23/10-00-00-aid",
+    "images": "tiles/",
+    "scene": "scene.tif",
+    "out": "map.tif",
+    "reference": "points.gpkg",
+}
 
 
 def check_needed(cfg: Any) -> None:
@@ -267,7 +292,11 @@ def check_needed(cfg: Any) -> None:
     for key in WITHOUT_DATASET.get(task, ()):
         if cfg[key] is None:
             name = task.split(".")[-2]
-            example = {"predict": "classes.csv", "export": "my_model"}.get(name, EXAMPLES[key]) if key == "out" else EXAMPLES[key]
+            example = (
+                {"predict": "classes.csv", "export": "my_model"}.get(name, EXAMPLES[key])
+                if key == "out"
+                else EXAMPLES[key]
+            )
             raise UserError(f"task={name} needs {key}=: type for example {key}={example}")
 
 
@@ -279,7 +308,9 @@ def check_keys(cfg: Any) -> None:
     if cfg.suggest.by not in SUGGEST:
         raise UserError(f"suggest.by={cfg.suggest.by} is unknown: type suggest.by={' or suggest.by='.join(SUGGEST)}")
     if cfg.map.stride and cfg.map.window and cfg.map.stride > cfg.map.window:
-        raise UserError(f"map.stride={cfg.map.stride} leaves gaps between windows of {cfg.map.window} pixels: leave it out")
+        raise UserError(
+            f"map.stride={cfg.map.stride} leaves gaps between windows of {cfg.map.window} pixels: leave it out"
+        )
 
 
 def check_progressive(cfg: Any) -> None:

@@ -25,8 +25,15 @@ def run(harness: Any) -> Any:
 
 
 def figure(harness: Any, **changes: Any) -> Any:
-    fields: dict[str, Any] = {"name": "views", "peer": "other 1.0", "unit": "images/s", "ours": (900.0, 1000.0, 1400.0),
-                              "theirs": (100.0, 250.0, 200.0), "target": 7.0, "higher_is_better": True}  # fmt: skip
+    fields: dict[str, Any] = {
+        "name": "views",
+        "peer": "other 1.0",
+        "unit": "images/s",
+        "ours": (900.0, 1000.0, 1400.0),
+        "theirs": (100.0, 250.0, 200.0),
+        "target": 7.0,
+        "higher_is_better": True,
+    }
     return harness.Figure(**(fields | changes))
 
 
@@ -52,9 +59,14 @@ def test_a_figure_without_a_peer_has_no_ratio(harness: Any) -> None:
 
 def test_the_row_says_median_and_range(harness: Any) -> None:
     assert harness.row(figure(harness, bound=4000.0)) == (
-        "views", "1,000 (900 to 1,400) images/s", "200 (100 to 250) images/s (other 1.0)", "7.00 (4.00 to 9.00)", "7.00",
-        "4,000 images/s (0.25)", "yes",
-    )  # fmt: skip
+        "views",
+        "1,000 (900 to 1,400) images/s",
+        "200 (100 to 250) images/s (other 1.0)",
+        "7.00 (4.00 to 9.00)",
+        "7.00",
+        "4,000 images/s (0.25)",
+        "yes",
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,8 +117,14 @@ def test_a_child_returns_its_result_or_its_reason(harness: Any) -> None:
 def test_the_record_keeps_the_lines_of_modules_not_run_again(harness: Any, run: Any, tmp_path: Path) -> None:
     def entry(name: str) -> dict[str, Any]:
         fields = vars(figure(harness, name=name, note="a | b"))
-        return {"figures": [json.loads(json.dumps(fields))], "seconds": 60.0, "date": "2020-01-01", "command": "run",
-                "machine": {"CPU": "one"}, "peaks": {"flops": 5e10, "bytes": 2e9}}  # fmt: skip
+        return {
+            "figures": [json.loads(json.dumps(fields))],
+            "seconds": 60.0,
+            "date": "2020-01-01",
+            "command": "run",
+            "machine": {"CPU": "one"},
+            "peaks": {"flops": 5e10, "bytes": 2e9},
+        }
 
     out = tmp_path / "RESULTS.md"
     run.save({"views": entry("old views"), "step": entry("old step")}, out)

@@ -16,8 +16,11 @@ from rsssl.groups import GROUPS
 from rsssl.run import help_text, split_arguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-EVERY = [(g, p.relative_to(REPOSITORY / "conf" / g).with_suffix("").as_posix())
-         for g in GROUPS for p in sorted((REPOSITORY / "conf" / g).rglob("*.yaml"))]  # fmt: skip
+EVERY = [
+    (g, p.relative_to(REPOSITORY / "conf" / g).with_suffix("").as_posix())
+    for g in GROUPS
+    for p in sorted((REPOSITORY / "conf" / g).rglob("*.yaml"))
+]
 
 
 @pytest.mark.parametrize(("group", "option"), EVERY, ids=[f"{g}={o}" for g, o in EVERY])
@@ -115,8 +118,15 @@ def test_the_help_names_every_group_and_option() -> None:
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run([sys.executable, "-X", "importtime", "-m", "rsssl.run", *arguments], capture_output=True, text=True,
-                          cwd=cwd, env=environment, timeout=120, check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "rsssl.run", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,16 +41,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def imported(folder: Path, *tasks: str) -> list[set[str]]:
     """For each task, run after one another in one new process: the heavy packages imported up to its end."""
-    common = ["dataset=folder", f"dataset.root={folder / 'images'}", "backbone.name=resnet10t", "pretrain.epochs=1",
-              "pretrain.batch_size=8", "ts=2", "tracker=csv"]  # fmt: skip
+    common = [
+        "dataset=folder",
+        f"dataset.root={folder / 'images'}",
+        "backbone.name=resnet10t",
+        "pretrain.epochs=1",
+        "pretrain.batch_size=8",
+        "ts=2",
+        "tracker=csv",
+    ]
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "RSSSL_STORE": str(folder / "store"),
         "OMP_NUM_THREADS": "1",
     }
     commands = json.dumps([[f"task={task}", *common] for task in tasks])
-    done = subprocess.run([sys.executable, "-c", RUNS, commands], cwd=folder, env=environment, capture_output=True, text=True,
-                          timeout=300, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS, commands],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("IMPORTED ")]
     return [set(names) for names in json.loads(lines[0].removeprefix("IMPORTED "))]

@@ -40,7 +40,12 @@ from rsssl.engine.tracking import Tracker
 from rsssl.methods import Method
 from rsssl.optim import Cosine, parameter_groups
 
-SMALL = {"moco_v2": ["ssl.queue=24"], "nnclr": ["ssl.queue=24"], "swav": ["ssl.queue=24"], "dino": ["ssl.prototypes=32"]}
+SMALL = {
+    "moco_v2": ["ssl.queue=24"],
+    "nnclr": ["ssl.queue=24"],
+    "swav": ["ssl.queue=24"],
+    "dino": ["ssl.prototypes=32"],
+}
 
 
 @cache
@@ -67,13 +72,33 @@ def fit(name: str, pack: str, folder: str, steps: int, **options: Any) -> tuple[
     method, cfg = method_of(name, packed.card.n_bands)
     views = instantiate(cfg.augment, _convert_="all")
     rows = np.arange(len(packed.paths))
-    batches = PoolBatches(Pool([Source(packed, rows)]), views, method.n_views, 8, 1, lambda step, total: 16,
-                          packed.card.mean, packed.card.std, 0, "order", steps=steps, local=method.uses_local)  # fmt: skip
+    batches = PoolBatches(
+        Pool([Source(packed, rows)]),
+        views,
+        method.n_views,
+        8,
+        1,
+        lambda step, total: 16,
+        packed.card.mean,
+        packed.card.std,
+        0,
+        "order",
+        steps=steps,
+        local=method.uses_local,
+    )
     over_all_ranks(method)
     optimizer = instantiate(cfg.optimizer, params=parameter_groups(*method.trained_modules()), lr=1e-3, _convert_="all")
     settings: dict[str, Any] = {"checkpoint_minutes": 0.0, "log_every": 1, "monitor": CollapseMonitor()} | options
-    return Fit(method, batches, optimizer, Cosine(warmup=0.2), torch.device("cpu"), Tracker(tensorboard=False),
-               Checkpoints(Path(folder)), **settings), method  # fmt: skip
+    return Fit(
+        method,
+        batches,
+        optimizer,
+        Cosine(warmup=0.2),
+        torch.device("cpu"),
+        Tracker(tensorboard=False),
+        Checkpoints(Path(folder)),
+        **settings,
+    ), method
 
 
 def train(name: str, pack: str, folder: str, steps: int, **options: Any) -> None:
@@ -99,8 +124,14 @@ def child(job: dict[str, Any], rank: int, port: int) -> int:
     os.chdir(job["cwd"])
     os.environ.update(job.get("env", {}))
     if "ranks" in job:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["ranks"]), LOCAL_WORLD_SIZE=str(job["ranks"]),
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(job["ranks"]),
+            LOCAL_WORLD_SIZE=str(job["ranks"]),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
     try:
         if "argv" in job:
             sys.argv = ["rsssl-run", *job["argv"]]

@@ -65,8 +65,12 @@ def figures(bench: Bench) -> Iterator[Figure]:
 
     torch.set_num_threads(bench.threads)
     scale = Scale(256, 1, (1,), (0,), 500) if bench.quick else Scale()
-    overrides = ["dataset=eurosat_rgb", f"pretrain.images={scale.images}", f"paths.data={bench.data}",
-                 f"paths.store={bench.scratch / 'store'}"]  # fmt: skip
+    overrides = [
+        "dataset=eurosat_rgb",
+        f"pretrain.images={scale.images}",
+        f"paths.data={bench.data}",
+        f"paths.store={bench.scratch / 'store'}",
+    ]
     with Composer() as composer:
         cfg = composer.compose(overrides)
     todo = plan(cfg, Store(cfg.paths.store))  # packs, splits and draws, as the command does
@@ -75,14 +79,20 @@ def figures(bench: Bench) -> Iterator[Figure]:
     enough = [n for n, result in results.items() if result.mean >= theirs.mean]
     found = results[enough[0]].seconds if enough else math.inf
     yield Figure(
-        f"SimCLR to lightly's accuracy at {LABELS} labels", f"lightly {version('lightly')}, {theirs.epochs} epochs", "s",
-        (found,), (theirs.seconds,), 6, False, **(bound(bench, cfg, todo, enough[0]) if enough else {}),
+        f"SimCLR to lightly's accuracy at {LABELS} labels",
+        f"lightly {version('lightly')}, {theirs.epochs} epochs",
+        "s",
+        (found,),
+        (theirs.seconds,),
+        6,
+        False,
+        **(bound(bench, cfg, todo, enough[0]) if enough else {}),
         note=f"{scale.images:,} images. lightly: {theirs}. Ours, each its own schedule: "
         f"{'; '.join(map(str, results.values()))}. Accuracy of the linear probe, mean ± standard deviation of "
         f"{len(scale.seeds)} draws of labels, one training each. lightly's seconds are those of its training loop, ours those "
         "of the whole command, start-up and online probe included; the pack, made once, is not counted."
         + ("" if enough else " None of ours reached lightly's accuracy."),
-    )  # fmt: skip
+    )
 
 
 def say(text: str) -> None:
@@ -95,8 +105,15 @@ def ours(bench: Bench, todo: Any, scale: Scale, overrides: list[str], epochs: in
     from rsssl.tasks.weights import from_file
 
     run = bench.scratch / f"run-{epochs}"
-    command = [sys.executable, "-m", "rsssl.run", "task=pretrain", *overrides, f"pretrain.epochs={epochs}",
-               f"hydra.run.dir={run}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "rsssl.run",
+        "task=pretrain",
+        *overrides,
+        f"pretrain.epochs={epochs}",
+        f"hydra.run.dir={run}",
+    ]
     env = compiled(bench.scratch) | {"OMP_NUM_THREADS": str(bench.threads)}
     subprocess.run([sys.executable, "-c", "import rsssl.tasks.pretrain, rsssl.run"], env=env, check=True)  # compiles
     took = seconds(lambda: subprocess.run(command, env=env, check=True, stdout=sys.stderr))

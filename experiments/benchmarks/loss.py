@@ -44,8 +44,10 @@ def step(who: str, images: int, repeats: int, threads: int) -> dict[str, Any]:
 def figures(bench: Bench) -> Iterator[Figure]:
     for images in (512,) if bench.quick else (4096, 8192, 16384):
         repeats = min(bench.repeats, 2 if images > 4096 else bench.repeats)
-        ours, theirs = (in_child("loss", "step", who=w, images=images, repeats=repeats, threads=bench.threads)
-                        for w in ("ours", "lightly"))  # fmt: skip
+        ours, theirs = (
+            in_child("loss", "step", who=w, images=images, repeats=repeats, threads=bench.threads)
+            for w in ("ours", "lightly")
+        )
         if "error" in ours:
             raise RuntimeError(f"ours with {images} images: {ours['error']}")
         died = theirs.get("error")
@@ -56,9 +58,28 @@ def figures(bench: Bench) -> Iterator[Figure]:
         if died:
             note = f"theirs did not end: {died}; a matrix of {n:,} x {n:,} floats alone is {4 * n * n / 2**30:.1f} GiB"
         products = 6 * n * n * D  # similarities twice, once for the loss and once for the gradient; one product back
-        yield Figure(f"{name}, forward and backward", peer, "s", tuple(ours["seconds"]), tuple(theirs.get("seconds", ())),
-                     1.0, False, products / bench.flops, f"{products / 1e9:.0f} GFLOP of matrix products", note)  # fmt: skip
+        yield Figure(
+            f"{name}, forward and backward",
+            peer,
+            "s",
+            tuple(ours["seconds"]),
+            tuple(theirs.get("seconds", ())),
+            1.0,
+            False,
+            products / bench.flops,
+            f"{products / 1e9:.0f} GFLOP of matrix products",
+            note,
+        )
         least = 2 * 4 * n * D / 2**20
-        yield Figure(f"{name}, peak extra memory", peer, "MiB", (ours["peak_mib"],),
-                     () if died else (theirs["peak_mib"],), 10.0, False, least,
-                     "the gradients of the embeddings and of their normalised form", note)  # fmt: skip
+        yield Figure(
+            f"{name}, peak extra memory",
+            peer,
+            "MiB",
+            (ours["peak_mib"],),
+            () if died else (theirs["peak_mib"],),
+            10.0,
+            False,
+            least,
+            "the gradients of the embeddings and of their normalised form",
+            note,
+        )

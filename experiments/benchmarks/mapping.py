@@ -26,9 +26,14 @@ def figures(bench: Bench) -> Iterator[Figure]:
         scene = cut(scene, bench.scratch / "cut.tif", 300)
     checkpoint = classifier(bench.scratch)
     large = classifier(bench.scratch, "resnet50")
-    yield from attempts(bench, lambda b: forward_alone(b, scene, checkpoint, "ResNet-18"),
-                        lambda b: forward_alone(b, scene, large, "ResNet-50"), lambda b: data_path(b, scene, checkpoint),
-                        lambda b: end_to_end(b, scene, checkpoint), lambda b: memory(b, checkpoint))  # fmt: skip
+    yield from attempts(
+        bench,
+        lambda b: forward_alone(b, scene, checkpoint, "ResNet-18"),
+        lambda b: forward_alone(b, scene, large, "ResNet-50"),
+        lambda b: data_path(b, scene, checkpoint),
+        lambda b: end_to_end(b, scene, checkpoint),
+        lambda b: memory(b, checkpoint),
+    )
 
 
 def classifier(folder: Path, name: str = "resnet18") -> Path:
@@ -39,8 +44,18 @@ def classifier(folder: Path, name: str = "resnet18") -> Path:
     from rsssl.models import build_backbone
     from rsssl.models.card import SensorCard
 
-    card = SensorCard("tiles", tuple(f"B{i:02d}" for i in range(1, 9)), "uint8", (0.0,) * 8, (255.0,) * 8, None, (0.4,) * 8,
-                      (0.25,) * 8, tuple(f"class {i}" for i in range(10)), (WINDOW, WINDOW))  # fmt: skip
+    card = SensorCard(
+        "tiles",
+        tuple(f"B{i:02d}" for i in range(1, 9)),
+        "uint8",
+        (0.0,) * 8,
+        (255.0,) * 8,
+        None,
+        (0.4,) * 8,
+        (0.25,) * 8,
+        tuple(f"class {i}" for i in range(10)),
+        (WINDOW, WINDOW),
+    )
     backbone = build_backbone(name, 8)
     width: Any = backbone.num_features
     head = LinearHead(torch.randn(10, width), torch.zeros(10))
@@ -107,12 +122,20 @@ def forward_alone(bench: Bench, scene: Path, checkpoint: Path, name: str) -> Ite
     ours = mapped(bench, scene, checkpoint)
     ours()
     pairs = turns(ours, lambda: (n // BATCH) * BATCH / seconds(alone), bench.repeats)
-    yield Figure(f"task=map, {name}, windows of {WINDOW} px every {STRIDE}, {n} windows", "forward alone on resident windows",
-                 "windows/s", *pairs, 0.95, True,
-                 note="the whole command after start-up: reading, blending, areas, GeoTIFF, preview")  # fmt: skip
+    yield Figure(
+        f"task=map, {name}, windows of {WINDOW} px every {STRIDE}, {n} windows",
+        "forward alone on resident windows",
+        "windows/s",
+        *pairs,
+        0.95,
+        True,
+        note="the whole command after start-up: reading, blending, areas, GeoTIFF, preview",
+    )
 
 
-def turns(ours: Callable[[], float], theirs: Callable[[], float], repeats: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def turns(
+    ours: Callable[[], float], theirs: Callable[[], float], repeats: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """In turn, each first every other time."""
     pairs = [(ours(), theirs()) if i % 2 == 0 else (theirs(), ours())[::-1] for i in range(repeats)]
     return tuple(a for a, _ in pairs), tuple(b for _, b in pairs)
@@ -189,9 +212,14 @@ def data_path(bench: Bench, scene: Path, checkpoint: Path) -> Iterator[Figure]:
 
     ours()
     pixels = np.prod(found.size)
-    yield Figure(f"windows of a scene read, scaled, batched: 8 bands, {pixels / 1e6:.1f} Mpx, {n} windows of {WINDOW} px",
-                 f"torchgeo's GridGeoSampler and DataLoader, {workers} workers (the better of 0 and {bench.threads})",
-                 "windows/s", *turns(ours, theirs, bench.repeats), 5.0, True)  # fmt: skip
+    yield Figure(
+        f"windows of a scene read, scaled, batched: 8 bands, {pixels / 1e6:.1f} Mpx, {n} windows of {WINDOW} px",
+        f"torchgeo's GridGeoSampler and DataLoader, {workers} workers (the better of 0 and {bench.threads})",
+        "windows/s",
+        *turns(ours, theirs, bench.repeats),
+        5.0,
+        True,
+    )
 
 
 def end_to_end(bench: Bench, scene: Path, checkpoint: Path) -> Iterator[Figure]:
@@ -214,14 +242,24 @@ def end_to_end(bench: Bench, scene: Path, checkpoint: Path) -> Iterator[Figure]:
         for batch in make():
             shares = model.standardised(batch["image"].to(memory_format=torch.channels_last)).numpy()
             for share, bounds in zip(shares, batch["bounds"], strict=True):
-                x0, y1 = (float(bounds[0].start), float(bounds[1].stop)) if isinstance(bounds[0], slice) else (
-                    float(bounds[0]), float(bounds[4]))  # fmt: skip
+                x0, y1 = (
+                    (float(bounds[0].start), float(bounds[1].stop))
+                    if isinstance(bounds[0], slice)
+                    else (float(bounds[0]), float(bounds[4]))
+                )
                 col, row = (round(v) for v in ~transform * (x0, y1))
                 part = slice(max(row, 0), row + WINDOW), slice(max(col, 0), col + WINDOW)
                 sums[(slice(None), *part)] += share[:, None, None]
                 total[part] += 1
         made = (sums / np.maximum(total, 1)).argmax(0).astype(np.uint8)
-        keep = {"width": cols, "height": rows, "count": 1, "dtype": "uint8", "crs": profile["crs"], "transform": transform}
+        keep = {
+            "width": cols,
+            "height": rows,
+            "count": 1,
+            "dtype": "uint8",
+            "crs": profile["crs"],
+            "transform": transform,
+        }
         with rasterio.open(bench.scratch / "theirs.tif", "w", driver="COG", compress="deflate", **keep) as target:
             target.write(made, 1)
 
@@ -233,8 +271,15 @@ def end_to_end(bench: Bench, scene: Path, checkpoint: Path) -> Iterator[Figure]:
         ours()
         name = "fully convolutional" if fast else "tile by tile"
         pairs = turns(ours, lambda: theirs_n / seconds(work), bench.repeats)
-        yield Figure(f"a map of the scene, 50 % overlap, {name}", peer, "windows/s", *pairs, target, True,
-                     note=f"{n} windows of ours, {theirs_n} of theirs")  # fmt: skip
+        yield Figure(
+            f"a map of the scene, 50 % overlap, {name}",
+            peer,
+            "windows/s",
+            *pairs,
+            target,
+            True,
+            note=f"{n} windows of ours, {theirs_n} of theirs",
+        )
 
 
 def memory(bench: Bench, checkpoint: Path) -> Iterator[Figure]:
@@ -245,9 +290,17 @@ def memory(bench: Bench, checkpoint: Path) -> Iterator[Figure]:
     found = in_child("mapping", "map_mosaic", side=side, scratch=str(bench.scratch), checkpoint=str(checkpoint))
     if "error" in found:
         raise RuntimeError(found["error"])
-    yield Figure(f"peak memory of task=map on a VRT of {side:,} x {side:,} pixels", "", "MiB", (found["peak_mib"],), (), 0.0,
-                 False, note=f"asked: under 2,048 MiB. {found['tiles']} tiles of 1,000 x 1,000 pixels lie in it, the rest is "
-                 f"nodata, and is looked at and written too; {found['minutes']:.1f} minutes, {found['written']}")  # fmt: skip
+    yield Figure(
+        f"peak memory of task=map on a VRT of {side:,} x {side:,} pixels",
+        "",
+        "MiB",
+        (found["peak_mib"],),
+        (),
+        0.0,
+        False,
+        note=f"asked: under 2,048 MiB. {found['tiles']} tiles of 1,000 x 1,000 pixels lie in it, the rest is "
+        f"nodata, and is looked at and written too; {found['minutes']:.1f} minutes, {found['written']}",
+    )
 
 
 def map_mosaic(side: int, scratch: str, checkpoint: str) -> dict[str, Any]:
@@ -263,7 +316,9 @@ def map_mosaic(side: int, scratch: str, checkpoint: str) -> dict[str, Any]:
     folder = Path(scratch)
     tile = np.random.default_rng(0).normal(102, 60, (8, 1000, 1000)).clip(1, 254).astype(np.uint8)
     names = tuple(f"B{i:02d}" for i in range(1, 9))
-    write_geotiff(folder / "tile.tif", tile, (500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -10.0), "EPSG:32632", 0, names, None)
+    write_geotiff(
+        folder / "tile.tif", tile, (500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -10.0), "EPSG:32632", 0, names, None
+    )
     starts = range(0, side, 1000 if side < 10_000 else 10_000)
     bands = []
     for b, name in enumerate(names, 1):
@@ -274,8 +329,10 @@ def map_mosaic(side: int, scratch: str, checkpoint: str) -> dict[str, Any]:
             f'<DstRect xOff="{x}" yOff="{side // 2}" xSize="1000" ySize="1000"/></SimpleSource>'
             for x in starts
         )
-        bands.append(f'<VRTRasterBand dataType="Byte" band="{b}"><Description>{name}</Description><NoDataValue>0</NoDataValue>'
-                     f"{sources}</VRTRasterBand>")  # fmt: skip
+        bands.append(
+            f'<VRTRasterBand dataType="Byte" band="{b}"><Description>{name}</Description><NoDataValue>0</NoDataValue>'
+            f"{sources}</VRTRasterBand>"
+        )
     (folder / "mosaic.vrt").write_text(
         f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>EPSG:32632</SRS>'
         f"<GeoTransform>500000, 10, 0, 5400000, 0, -10</GeoTransform>{''.join(bands)}</VRTDataset>"
@@ -290,5 +347,9 @@ def map_mosaic(side: int, scratch: str, checkpoint: str) -> dict[str, Any]:
             finish(found, layout, parts, mapper.classifier, out, NOTHING_MORE, {}, {})
 
     took = seconds(work)
-    return {"peak_mib": peak_mib(), "minutes": took / 60, "tiles": len(starts),
-            "written": f"a map of {out.stat().st_size / 1e6:.0f} MB"}  # fmt: skip
+    return {
+        "peak_mib": peak_mib(),
+        "minutes": took / 60,
+        "tiles": len(starts),
+        "written": f"a map of {out.stat().st_size / 1e6:.0f} MB",
+    }

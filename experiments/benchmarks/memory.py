@@ -94,9 +94,16 @@ def figures(bench: Bench) -> Iterator[Figure]:
             raise RuntimeError(result["error"])
     extra = found["peak_mib"] - alone["peak_mib"]
     yield Figure(
-        f"peak resident memory of pre-training from a pack of {gigabytes:.1f} GB, beyond the model's", "limit", "MiB",
-        (extra,), (LIMIT,), 1.0, False, None, "",
+        f"peak resident memory of pre-training from a pack of {gigabytes:.1f} GB, beyond the model's",
+        "limit",
+        "MiB",
+        (extra,),
+        (LIMIT,),
+        1.0,
+        False,
+        None,
+        "",
         f"{found['peak_mib']:.0f} MiB in all, {alone['peak_mib']:.0f} MiB for the same {steps} steps on one batch; {n:,} images; "
         f"{found['read']:,} of them read in random order as one view of 32 px each after the {steps} steps, in "
         f"{found['seconds']:.0f} s ({found['read'] / found['seconds']:.0f} images/s)",
-    )  # fmt: skip
+    )

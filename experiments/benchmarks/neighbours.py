@@ -47,14 +47,36 @@ def figures(bench: Bench) -> Iterator[Figure]:
     products = 2 * n * n * D
     for batch, how in ((n, "one call"), (256, "batches of 256")):
         repeats = min(bench.repeats, 3)
-        ours, theirs = (in_child("neighbours", "predict", who=w, n=n, batch=batch, repeats=repeats, threads=bench.threads)
-                        for w in ("ours", "lightly"))  # fmt: skip
+        ours, theirs = (
+            in_child("neighbours", "predict", who=w, n=n, batch=batch, repeats=repeats, threads=bench.threads)
+            for w in ("ours", "lightly")
+        )
         for who, found in (("ours", ours), ("lightly", theirs)):
             if "error" in found:
                 raise RuntimeError(f"{who}: {found['error']}")
         name = f"{K} nearest neighbours, {n:,} features, {how}"
         note = f"accuracy {ours['accuracy']:.4f} and {theirs['accuracy']:.4f}"
-        yield Figure(name, "lightly knn_predict", "s", tuple(ours["seconds"]), tuple(theirs["seconds"]), 2.0, False,
-                     products / bench.flops, f"{products / 1e9:.0f} GFLOP of one matrix product", note)  # fmt: skip
-        yield Figure(f"{name}, peak extra memory", "lightly knn_predict", "MiB", (ours["peak_mib"],), (theirs["peak_mib"],),
-                     10.0, False, None, "", note)  # fmt: skip
+        yield Figure(
+            name,
+            "lightly knn_predict",
+            "s",
+            tuple(ours["seconds"]),
+            tuple(theirs["seconds"]),
+            2.0,
+            False,
+            products / bench.flops,
+            f"{products / 1e9:.0f} GFLOP of one matrix product",
+            note,
+        )
+        yield Figure(
+            f"{name}, peak extra memory",
+            "lightly knn_predict",
+            "MiB",
+            (ours["peak_mib"],),
+            (theirs["peak_mib"],),
+            10.0,
+            False,
+            None,
+            "",
+            note,
+        )

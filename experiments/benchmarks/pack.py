@@ -57,9 +57,15 @@ def jpegs(bench: Bench) -> Iterator[Figure]:
 
 
 def figure(
-    bench: Bench, name: str, peer: str, ours: Callable[[], float], theirs: Callable[[], float], files: Sequence[Path],
-    target: float, decoder: Callable[[Path], object],
-) -> Figure:  # fmt: skip
+    bench: Bench,
+    name: str,
+    peer: str,
+    ours: Callable[[], float],
+    theirs: Callable[[], float],
+    files: Sequence[Path],
+    target: float,
+    decoder: Callable[[Path], object],
+) -> Figure:
     """Microseconds a file; the bound is the reader that the pack uses, and nothing else, on all cores."""
     from rsssl.data.raster import read
 
@@ -69,11 +75,18 @@ def figure(
     sample = files[:: max(1, len(files) // 1000)]
     reader, bare = (best(partial(each, function, sample)) / len(sample) * 1e6 for function in (read, decoder))
     return Figure(
-        name, peer, "us", measured[0], measured[1], target, False, min(reader, bare) / bench.threads,
+        name,
+        peer,
+        "us",
+        measured[0],
+        measured[1],
+        target,
+        False,
+        min(reader, bare) / bench.threads,
         f"the quicker of our reader alone, {reader:.0f} us a file, and {decoder.__doc__}, {bare:.0f} us, in one process; "
         f"divided by {bench.threads} cores",
         f"{len(files):,} files, {bench.threads} processes. {NOTE}",
-    )  # fmt: skip
+    )
 
 
 def packing(bench: Bench, root: Path, **fields: Any) -> float:

@@ -52,14 +52,22 @@ def figures(bench: Bench) -> Iterator[Figure]:
             for s, c in enumerate(strengths):
                 peers[ts, seed, s] = one_by_one(grid, ts, seed, c)
         theirs.append((time.perf_counter() - start) * SEEDS)
-    products = sum(4 * fit.iterations * fit.weight[:, 0, 0].numel() / fit.weight.shape[-1] * axes(grid, ts) * grid.x[ts].shape[1]
-                   for ts, fit in fits.items())  # fmt: skip
+    products = sum(
+        4 * fit.iterations * fit.weight[:, 0, 0].numel() / fit.weight.shape[-1] * axes(grid, ts) * grid.x[ts].shape[1]
+        for ts, fit in fits.items()
+    )
     yield Figure(
         f"grid of linear probes, {len(scales)} ts x {SEEDS} seeds x {len(strengths)} strengths",
-        f"scikit-learn {sklearn.__version__} LogisticRegression, one by one", "s", tuple(ours), tuple(theirs), 20.0, False,
-        products / bench.flops, f"{products / 1e9:.0f} GFLOP of matrix products in the iterations it takes",
+        f"scikit-learn {sklearn.__version__} LogisticRegression, one by one",
+        "s",
+        tuple(ours),
+        tuple(theirs),
+        20.0,
+        False,
+        products / bench.flops,
+        f"{products / 1e9:.0f} GFLOP of matrix products in the iterations it takes",
         "scikit-learn: one seed a repeat, times five. " + compare(grid, strengths, fits, peers),
-    )  # fmt: skip
+    )
 
 
 def axes(grid: Grid, ts: int) -> int:
@@ -102,8 +110,10 @@ def compare(
         weight, bias = fits[ts].weight[seed, 0, s], fits[ts].bias[seed, 0, s]
         ours[cell] = accuracy((grid.tests[ts][seed] @ weight.T + bias).argmax(1))
         theirs[cell] = accuracy(peer.predict(grid.tests[ts][seed].numpy()))
-        found = [objective(grid, ts, seed, strengths[s], torch.as_tensor(w), torch.as_tensor(b))
-                 for w, b in ((weight, bias), (peer.coef_, peer.intercept_))]  # fmt: skip
+        found = [
+            objective(grid, ts, seed, strengths[s], torch.as_tensor(w), torch.as_tensor(b))
+            for w, b in ((weight, bias), (peer.coef_, peer.intercept_))
+        ]
         lower += found[0] <= found[1]
     apart = {cell: abs(ours[cell] - theirs[cell]) for cell in ours}
     signed = [ours[cell] - theirs[cell] for cell in ours]

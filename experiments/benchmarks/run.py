@@ -28,16 +28,32 @@ from harness import COLUMNS, Bench, Figure, attempts, environment, failed, in_ch
 
 MODULES = ("views", "pack", "probes", "loss", "neighbours", "step", "startup", "memory", "mapping", "accuracy")
 SLOW = ("accuracy",)  # half an hour: only when named, or with --all
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "hydra-core", "lightly", "kornia", "torchgeo", "scikit-learn",
-             "rasterio", "GDAL", "Pillow")  # fmt: skip
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "hydra-core",
+    "lightly",
+    "kornia",
+    "torchgeo",
+    "scikit-learn",
+    "rasterio",
+    "GDAL",
+    "Pillow",
+)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}; all but {', '.join(SLOW)}")
     parser.add_argument("--all", action="store_true", help=f"{', '.join(SLOW)} too, which takes half an hour")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("RSSSL_DATA", "data")),
-                        help="folder with EuroSAT_RGB, EuroSAT_MS, NWPU_RESISC45 (RSSSL_DATA, else data)")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("RSSSL_DATA", "data")),
+        help="folder with EuroSAT_RGB, EuroSAT_MS, NWPU_RESISC45 (RSSSL_DATA, else data)",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="of ours and theirs, in turn")
     parser.add_argument("--threads", type=int, default=2, help="threads of ours; worker processes of theirs")
     parser.add_argument("--quick", action="store_true", help="one repeat at the smallest sizes: a smoke test")
@@ -144,9 +160,25 @@ def record(name: str, args: argparse.Namespace, here: dict[str, Any], scratch: P
     """One module's run: its figures, as dicts, and when, how and where they were measured."""
     scratch.mkdir()
     lines = scratch / "figures.jsonl"
-    command = [sys.executable, str(HERE / "run.py"), "--module", name, "--lines", str(lines), "--data", str(args.data),
-               "--repeats", str(args.repeats), "--threads", str(args.threads), "--scratch", str(scratch),
-               "--peaks", json.dumps(here["peaks"]), *(["--quick"] if args.quick else [])]  # fmt: skip
+    command = [
+        sys.executable,
+        str(HERE / "run.py"),
+        "--module",
+        name,
+        "--lines",
+        str(lines),
+        "--data",
+        str(args.data),
+        "--repeats",
+        str(args.repeats),
+        "--threads",
+        str(args.threads),
+        "--scratch",
+        str(scratch),
+        "--peaks",
+        json.dumps(here["peaks"]),
+        *(["--quick"] if args.quick else []),
+    ]
     code = 0
 
     def start() -> None:
@@ -197,10 +229,16 @@ def save(records: dict[str, Any], out: Path) -> None:
 def markdown(records: dict[str, Any]) -> str:
     """RESULTS.md: the table, the notes and bounds, and where and when each module was run."""
     minutes = sum(entry["seconds"] for entry in records.values()) / 60
-    text = ["# Results", "", "Written by `python experiments/benchmarks/run.py --record`; do not edit. Medians, in brackets the "
-            "smallest and the largest of the repeats, ours and theirs measured in turn. \"Bound\" is what the cost model "
-            "allows, from the machine's measured peaks; \"part reached\" is 1 where we are at it.", "",
-            f"{minutes:.0f} minutes in all.", ""]  # fmt: skip
+    text = [
+        "# Results",
+        "",
+        "Written by `python experiments/benchmarks/run.py --record`; do not edit. Medians, in brackets the "
+        'smallest and the largest of the repeats, ours and theirs measured in turn. "Bound" is what the cost model '
+        'allows, from the machine\'s measured peaks; "part reached" is 1 where we are at it.',
+        "",
+        f"{minutes:.0f} minutes in all.",
+        "",
+    ]
     text += [line(COLUMNS), line(("---",) * len(COLUMNS))]
     figures = [figure_of(found) for entry in records.values() for found in entry["figures"]]
     text += [line(row(figure)) for figure in figures]
@@ -220,8 +258,10 @@ def markdown(records: dict[str, Any]) -> str:
         peaks = [entry["peaks"] for entry in records.values() if entry["machine"] == found]
         flops, moved = (sorted(p[key] / 1e9 for p in peaks) for key in ("flops", "bytes"))
         text += ["", f"## Machine {number}", "", *(f"* {key}: {value}" for key, value in found.items())]
-        text += [f"* measured peaks: {between(flops, '.0f')} GFLOP/s in a float32 matrix product, "
-                 f"{between(moved, '.1f')} GB/s read and written by a large copy"]  # fmt: skip
+        text += [
+            f"* measured peaks: {between(flops, '.0f')} GFLOP/s in a float32 matrix product, "
+            f"{between(moved, '.1f')} GB/s read and written by a large copy"
+        ]
     return "\n".join(text) + "\n"
 
 

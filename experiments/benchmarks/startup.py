@@ -45,9 +45,16 @@ def help_text(bench: Bench) -> Iterator[Figure]:
     measured = in_turn(timed[0], timed[1], bench.repeats)
     least = min(seconds(partial(call, bare, bench.scratch)) for _ in range(5))
     yield Figure(
-        "rsssl-run --help", f"{name} --help of lightly {version('lightly')}", "s", *measured, 15, False, least,
-        "the interpreter's own start, python -c pass", "Wall time, files in the page cache, byte code compiled.",
-    )  # fmt: skip
+        "rsssl-run --help",
+        f"{name} --help of lightly {version('lightly')}",
+        "s",
+        *measured,
+        15,
+        False,
+        least,
+        "the interpreter's own start, python -c pass",
+        "Wall time, files in the page cache, byte code compiled.",
+    )
 
 
 def composed(bench: Bench) -> Iterator[Figure]:
@@ -63,5 +70,13 @@ def composed(bench: Bench) -> Iterator[Figure]:
     cpu(ours)
     whole, empty = in_turn(partial(cpu, ours), partial(cpu, bare), bench.repeats)
     beyond = tuple(a - b for a, b in zip(whole, empty, strict=True))
-    yield Figure("rsssl-run --cfg job, processor time", "", "s", beyond, (), 0, False,
-                 note="Asked: below 1 s. User and system time beyond that of python -c pass, in turn.")  # fmt: skip
+    yield Figure(
+        "rsssl-run --cfg job, processor time",
+        "",
+        "s",
+        beyond,
+        (),
+        0,
+        False,
+        note="Asked: below 1 s. User and system time beyond that of python -c pass, in turn.",
+    )

@@ -62,10 +62,15 @@ def compare(bench: Bench, pack: Any, size: int, views: int, steps: int) -> Figur
     flops = 3 * 2 * macs(size) * views * BATCH  # the backward pass costs two forward passes
     return Figure(
         f"pre-training, ResNet-18, {views} views of {size} px, batch {BATCH}",
-        "forward, backward and optimizer alone on a resident batch", "images/s",
-        tuple(a for a, _ in pairs), tuple(b for _, b in pairs), 0.95, True, BATCH / (flops / bench.flops),
+        "forward, backward and optimizer alone on a resident batch",
+        "images/s",
+        tuple(a for a, _ in pairs),
+        tuple(b for _, b in pairs),
+        0.95,
+        True,
+        BATCH / (flops / bench.flops),
         f"{flops / 1e9:.0f} GFLOP of convolutions a step (forward {2 * macs(size) / 1e9:.2f} GFLOP a view, backward twice that)",
-    )  # fmt: skip
+    )
 
 
 def macs(size: int) -> float:

@@ -98,7 +98,7 @@ def bound(bench: Bench, pack: Any, size: int, batch: int, policy: str) -> dict[s
         f"{bench.flops / 1e9:.0f} GFLOP/s, {1e3 * flops / bench.flops:.1f} ms, and {moved / 1e6:.0f} MB a batch (stored pixels "
         f"read once, float32 views written once) at {bench.bytes / 1e9:.1f} GB/s, {1e3 * moved / bench.bytes:.1f} ms; gathers, "
         "comparisons and changes of type, which are half of the work, are not in it",
-    }  # fmt: skip
+    }
 
 
 def least(bench: Bench, n: int) -> int:
@@ -133,11 +133,16 @@ def lightly_folder(bench: Bench) -> Iterator[Figure]:
         measured = in_turn(ours(pack, policy, 64, 256, least(bench, 40)), theirs, bench.repeats)
         note = {"simclr": COMMON, "rs": "Ours has no hue, grayscale and blur, by choice (augment=rs); theirs as above."}
         yield Figure(
-            f"two views, 64 px, {what}", f"lightly {version('lightly')}, {bench.threads} workers", "images/s", *measured,
-            10, True, **bound(bench, pack, 64, 256, policy),
+            f"two views, 64 px, {what}",
+            f"lightly {version('lightly')}, {bench.threads} workers",
+            "images/s",
+            *measured,
+            10,
+            True,
+            **bound(bench, pack, 64, 256, policy),
             note=f"{note[policy]} Batches of 256. lightly: SimCLRTransform on LightlyDataset, decoding the JPEGs (page cache "
             f"warm). Ours: from the pack, which took {took:.0f} s for {len(pack):,} images, once, and is not counted.",
-        )  # fmt: skip
+        )
 
 
 def kornia_batches(bench: Bench) -> Iterator[Figure]:
@@ -166,11 +171,16 @@ def kornia_batches(bench: Bench) -> Iterator[Figure]:
 
     measured = in_turn(ours(pack, "simclr", 64, 256, least(bench, 40)), theirs, bench.repeats)
     yield Figure(
-        "two views, 64 px, whole batches", f"kornia {version('kornia')}, {bench.threads} threads", "images/s", *measured, 3, True,
+        "two views, 64 px, whole batches",
+        f"kornia {version('kornia')}, {bench.threads} threads",
+        "images/s",
+        *measured,
+        3,
+        True,
         **bound(bench, pack, 64, 256, "simclr"),
         note=f"{COMMON} kornia: a float32 batch of 256 that lies in memory, two calls. Ours: the batch's bytes read from the "
         "pack as well.",
-    )  # fmt: skip
+    )
 
 
 class InMemory:
@@ -208,11 +218,16 @@ def torchvision_224(bench: Bench) -> Iterator[Figure]:
     theirs = partial(from_loader, dataset, 64, least(bench, 8), bench.threads)
     measured = in_turn(ours(pack, "simclr", 224, 64, least(bench, 12)), theirs, bench.repeats)
     yield Figure(
-        "two views, 224 px from 256 px", f"torchvision {version('torchvision')} v2, {bench.threads} workers", "images/s",
-        *measured, 6, True, **bound(bench, pack, 224, 64, "simclr"),
+        "two views, 224 px from 256 px",
+        f"torchvision {version('torchvision')} v2, {bench.threads} workers",
+        "images/s",
+        *measured,
+        6,
+        True,
+        **bound(bench, pack, 224, 64, "simclr"),
         note=f"{COMMON} {len(pack)} NWPU images as uint8 in memory for both, so that decoding is not compared; batches of 64. "
         "torchvision: transforms.v2 on uint8 tensors, blur of 23 px.",
-    )  # fmt: skip
+    )
 
 
 def torchgeo_13_bands(bench: Bench) -> Iterator[Figure]:
@@ -240,12 +255,16 @@ def torchgeo_13_bands(bench: Bench) -> Iterator[Figure]:
     measured = in_turn(ours(pack, "simclr", 64, 64, least(bench, 40)), theirs, bench.repeats)
     yield Figure(
         "two views, 64 px, 13 bands",
-        f"torchgeo {version('torchgeo')} + kornia {version('kornia')}, {bench.threads} workers", "images/s", *measured, 10, True,
+        f"torchgeo {version('torchgeo')} + kornia {version('kornia')}, {bench.threads} workers",
+        "images/s",
+        *measured,
+        10,
+        True,
         **bound(bench, pack, 64, 64, "simclr"),
         note=f"{len(dataset)} GeoTIFFs of EuroSAT MS, batches of 64. torchgeo: its EuroSAT dataset (reads the files, page cache "
         "warm), its data module's standardisation and its SimCLR trainer's augmentations, twice. Ours: augment=simclr from the "
         f"pack, which took {took:.1f} s, once, and is not counted.",
-    )  # fmt: skip
+    )
 
 
 def torchgeo_folder(bench: Bench) -> Path:

@@ -67,13 +67,29 @@ def one(args: argparse.Namespace, patch: int, seed: int) -> list[dict[str, float
         head = args.scratch / "head"
         head.unlink(missing_ok=True)
         mapper.learn(opened, layout, head)
-        parts = {i: mapper.block(b, region) for i, b, region in read_ahead(opened, layout, list(range(np.prod(layout.blocks))))}
+        parts = {
+            i: mapper.block(b, region)
+            for i, b, region in read_ahead(opened, layout, list(range(np.prod(layout.blocks))))
+        }
         seconds = time.perf_counter() - begin
         made = Blender(layout, parts.__getitem__, len(classifier.classes), 255).blend(0, 0, *opened.size)
-        grid = np.concatenate([np.concatenate([parts[r * layout.blocks[1] + c].probabilities.argmax(-1)
-                               for c in range(layout.blocks[1])], 1) for r in range(layout.blocks[0])])  # fmt: skip
-        rows.append({"stride": stride, "fast": fast, "map": float((made.classes == truth).mean()),
-                     "pure_windows": pure(grid, truth, classifier.window, stride), "seconds": seconds})  # fmt: skip
+        grid = np.concatenate(
+            [
+                np.concatenate(
+                    [parts[r * layout.blocks[1] + c].probabilities.argmax(-1) for c in range(layout.blocks[1])], 1
+                )
+                for r in range(layout.blocks[0])
+            ]
+        )
+        rows.append(
+            {
+                "stride": stride,
+                "fast": fast,
+                "map": float((made.classes == truth).mean()),
+                "pure_windows": pure(grid, truth, classifier.window, stride),
+                "seconds": seconds,
+            }
+        )
     return rows
 
 
@@ -90,8 +106,11 @@ def summary(rows: list[dict[str, float]], patch: int) -> None:
         chosen = [r for r in rows if (r["patch"], r["stride"], r["fast"]) == (patch, stride, fast)]
         maps, windows = (100 * np.array([r[k] for r in chosen]) for k in ("map", "pure_windows"))
         way, seconds = "fast" if fast else "tile by tile", np.mean([r["seconds"] for r in chosen])
-        print(f"patches of {patch} px, stride {stride}, {way}: map {maps.mean():.1f} +- {maps.std():.1f} %, "
-              f"pure windows {np.nanmean(windows):.1f} %, {seconds:.1f} s", flush=True)  # fmt: skip
+        print(
+            f"patches of {patch} px, stride {stride}, {way}: map {maps.mean():.1f} +- {maps.std():.1f} %, "
+            f"pure windows {np.nanmean(windows):.1f} %, {seconds:.1f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

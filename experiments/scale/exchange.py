@@ -49,12 +49,17 @@ def one_rank(repeats: int) -> dict[str, Any]:
 
         with torch.no_grad():
             forward = timed(lambda z=z: distributed.gather(z, dim=1), repeats)
-        found[f"embeddings_{views}_views"] = {"MB": weights.nbytes / 1e6, "gather_seconds": forward,
-                                              "gather_and_backward_seconds": timed(backward, repeats)}  # fmt: skip
+        found[f"embeddings_{views}_views"] = {
+            "MB": weights.nbytes / 1e6,
+            "gather_seconds": forward,
+            "gather_and_backward_seconds": timed(backward, repeats),
+        }
     for name, n in GRADIENTS.items():
         x = torch.zeros(n if repeats > 1 else LEAST)
-        found[f"gradients_{name}"] = {"MB": x.nbytes / 1e6,
-                                      "sum_seconds": timed(lambda x=x: torch.distributed.all_reduce(x), repeats)}  # fmt: skip
+        found[f"gradients_{name}"] = {
+            "MB": x.nbytes / 1e6,
+            "sum_seconds": timed(lambda x=x: torch.distributed.all_reduce(x), repeats),
+        }
     torch.distributed.destroy_process_group()
     return found
 
@@ -73,8 +78,14 @@ def between(ranks: int, repeats: int) -> dict[str, Any]:
             "MASTER_PORT": port,
             "OMP_NUM_THREADS": 1,
         }
-        children.append(subprocess.Popen([sys.executable, __file__, str(repeats)], stdout=subprocess.PIPE, text=True,
-                                         env=os.environ | {k: str(v) for k, v in settings.items()}))  # fmt: skip
+        children.append(
+            subprocess.Popen(
+                [sys.executable, __file__, str(repeats)],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {k: str(v) for k, v in settings.items()},
+            )
+        )
     said = [child.communicate(timeout=300)[0] for child in children]
     if any(child.returncode for child in children):
         raise RuntimeError("a rank failed: its reason is above")

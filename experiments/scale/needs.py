@@ -48,12 +48,14 @@ def step(link: float) -> dict[str, float]:
     rows = VIEWS * BATCH
     embeddings = rows * 128 * 4
     loss = 6 * rows**2 * 128 / (MATRIX * H100_FP32) + PASSES * rows**2 * 4 / (STREAM * H100_MEMORY)
-    parts = {"network, forward and backward": BATCH / RANKS / rates()["H100"],
-             "NT-Xent of the whole batch, on every rank": loss,
-             "gathering the embeddings, and the sum of their gradients": gather(embeddings, link) + total(embeddings, link),
-             "sum of the gradients, after the backward pass": total(25.6e6 * 4, link),
-             f"batch norm over all ranks: {NORMS} layers, forward and backward": NORMS * (gather(2048, link) + total(2048, link)),
-             }  # fmt: skip
+    parts = {
+        "network, forward and backward": BATCH / RANKS / rates()["H100"],
+        "NT-Xent of the whole batch, on every rank": loss,
+        "gathering the embeddings, and the sum of their gradients": gather(embeddings, link) + total(embeddings, link),
+        "sum of the gradients, after the backward pass": total(25.6e6 * 4, link),
+        f"batch norm over all ranks: {NORMS} layers, forward and backward": NORMS
+        * (gather(2048, link) + total(2048, link)),
+    }
     return {name: 1e3 * seconds for name, seconds in parts.items()}
 
 
@@ -77,8 +79,18 @@ def rates_table() -> str:
         numbers = f"{rate:,.0f}", f"{1e3 * BATCH / everywhere:.1f}", f"{TILES / everywhere / 3600:.2f}"
         reads = f"{everywhere / 1e6:.2f} million", f"{everywhere * TILE / 1e9:.1f}", f"{rate * NODE * TILE / 1e9:.2f}"
         rows.append((name, *numbers, *reads))
-    return table(("GPU", "images/s a GPU", "ms a step", "hours an epoch", "reads a second in all", "GB/s in all",
-                  "GB/s a machine of 8"), rows)  # fmt: skip
+    return table(
+        (
+            "GPU",
+            "images/s a GPU",
+            "ms a step",
+            "hours an epoch",
+            "reads a second in all",
+            "GB/s in all",
+            "GB/s a machine of 8",
+        ),
+        rows,
+    )
 
 
 def rounds_table(found: dict[str, dict[str, float]]) -> str:
@@ -94,11 +106,14 @@ def order_table(found: dict[str, Any]) -> str:
     sort, resume = found["sorted"], ", ".join(f"{us:.0f}" for us in found["resume_us"].values())
     rows = [
         ("whole epoch, one process", f"{found['epoch_seconds']:.0f} s, {found['ns_per_id']:.0f} ns a tile"),
-        ("a rank's 256 ids of a step", f"{found['rank_step_us']:.0f} µs, {found['rank_step_peak_bytes'] / 1e3:.0f} kB at most"),
+        (
+            "a rank's 256 ids of a step",
+            f"{found['rank_step_us']:.0f} µs, {found['rank_step_peak_bytes'] / 1e3:.0f} kB at most",
+        ),
         ("the whole batch's 16,384", f"{found['batch_us']:.0f} µs, {found['batch_peak_bytes'] / 1e6:.1f} MB at most"),
         ("a new order and its slice at the start, in the middle, at the end", f"{resume} µs"),
         (f"`permutation` of {sort['tiles']:,}", f"{sort['seconds']:.1f} s, {sort['bytes_per_id']:.0f} bytes a tile"),
-    ]  # fmt: skip
+    ]
     return table((f"order of {found['tiles']:,}", "measured"), rows)
 
 
@@ -115,8 +130,17 @@ def exchange_table(found: dict[str, Any]) -> str:
 
 
 def saves_table(found: dict[str, Any]) -> str:
-    rows = [(name, f"{f['parameters'] / 1e6:.1f}", f"{f['MB']:.0f}", f"{1e3 * f['held_seconds']:.0f}",
-             f"{f['save_seconds']:.1f}", f"{f['load_seconds']:.1f}") for name, f in found.items()]  # fmt: skip
+    rows = [
+        (
+            name,
+            f"{f['parameters'] / 1e6:.1f}",
+            f"{f['MB']:.0f}",
+            f"{1e3 * f['held_seconds']:.0f}",
+            f"{f['save_seconds']:.1f}",
+            f"{f['load_seconds']:.1f}",
+        )
+        for name, f in found.items()
+    ]
     head = (
         "backbone and AdamW",
         "million parameters",
@@ -143,36 +167,77 @@ def needs_table(found: dict[str, Any]) -> str:
     rows = [
         ("disk, pixels", f"{TILES * TILE / 1e12:.1f} TB", "yes, as a format; packing so many was not tried"),
         ("order: time a rank and step", f"{order['rank_step_us'] / 1e3:.2f} ms measured", "with `Order`, yes"),
-        ("order: memory a rank", f"{order['rank_step_peak_bytes'] / 1e3:.0f} kB measured",
-         f"with `Order`, yes; sorted: {sort['peak_GB']:.0f} GB at its peak, {sort['seconds']:.0f} s an epoch"),
-        ("card.json, on disk", f"{packs['card_bytes'] * many / 1e9:.0f} GB ({packs['card_bytes'] / each:.0f} bytes a tile)",
-         "no: one path a tile, as JSON"),
-        ("opening all packs: memory a rank", f"{memory:.0f} GB, of it {moments:.0f} GB moments; times {NODE} on a machine",
-         "no: paths as Python strings, moments in memory"),
-        ("opening all packs: time a rank", f"{opened['open_seconds'] * many / 60:.0f} min", "no: every rank parses every card"),
-        ("dividing into test set and pool", f"{opened['split_seconds'] * many / 60:.0f} min a rank",
-         "no: sorts the paths in Python"),
-        ("rows of the pool: memory a rank", f"{opened['indices_MB'] * many / 1e3:.0f} GB",
-         "no: int64 a tile, even for a whole pack"),
-        ("file handles a rank", f"{packs['file_handles'] * many / packs['shards']:,.0f}",
-         "at the edge: the usual limit of a process is 1,024"),
-        ("reading a batch of 256, no disk", f"{wide['gather_ms']:.0f} ms from {wide['sources']:.0f} packs, "
-         f"{narrow['gather_ms']:.0f} ms from one; {256e3 / slow:.0f} ms (A100) or {256e3 / fast:.0f} ms (H100) are there",
-         "no: one open, read, close after the other"),
-        ("reading tiles from the disk, a rank", f"{slow:,.0f} to {fast:,.0f} tiles/s; this disk gives "
-         f"{real['tiles_per_second_1']:,.0f} with one read in flight, {real['tiles_per_second_4']:,.0f} with 4",
-         "no: `Pack.read` has one in flight"),
-        ("reading and augmenting a batch of 256", f"{wide['gather_and_views_ms']:,.0f} ms from {wide['sources']:.0f} packs, "
-         f"{narrow['gather_and_views_ms']:.0f} ms from one (this CPU)", "yes: tiles of all packs whose numbers mean the "
-         "same are rendered together"),
-        ("checkpoint of ResNet-50 and AdamW", f"{save['MB']:.0f} MB; the step waits {1e3 * save['held_seconds']:.0f} ms, "
-         f"the disk is busy {save['save_seconds']:.1f} s", "yes: written in the background"),
-        ("how often", f"every {best / 60:.0f} min would be best (Young 1974, a failure every {HOURS_BETWEEN_FAILURES:.0f} h)",
-         f"yes: every 5 min, the default, is {save['MB'] * 12 / 1e3:.1f} GB/h"),
+        (
+            "order: memory a rank",
+            f"{order['rank_step_peak_bytes'] / 1e3:.0f} kB measured",
+            f"with `Order`, yes; sorted: {sort['peak_GB']:.0f} GB at its peak, {sort['seconds']:.0f} s an epoch",
+        ),
+        (
+            "card.json, on disk",
+            f"{packs['card_bytes'] * many / 1e9:.0f} GB ({packs['card_bytes'] / each:.0f} bytes a tile)",
+            "no: one path a tile, as JSON",
+        ),
+        (
+            "opening all packs: memory a rank",
+            f"{memory:.0f} GB, of it {moments:.0f} GB moments; times {NODE} on a machine",
+            "no: paths as Python strings, moments in memory",
+        ),
+        (
+            "opening all packs: time a rank",
+            f"{opened['open_seconds'] * many / 60:.0f} min",
+            "no: every rank parses every card",
+        ),
+        (
+            "dividing into test set and pool",
+            f"{opened['split_seconds'] * many / 60:.0f} min a rank",
+            "no: sorts the paths in Python",
+        ),
+        (
+            "rows of the pool: memory a rank",
+            f"{opened['indices_MB'] * many / 1e3:.0f} GB",
+            "no: int64 a tile, even for a whole pack",
+        ),
+        (
+            "file handles a rank",
+            f"{packs['file_handles'] * many / packs['shards']:,.0f}",
+            "at the edge: the usual limit of a process is 1,024",
+        ),
+        (
+            "reading a batch of 256, no disk",
+            f"{wide['gather_ms']:.0f} ms from {wide['sources']:.0f} packs, "
+            f"{narrow['gather_ms']:.0f} ms from one; {256e3 / slow:.0f} ms (A100) or {256e3 / fast:.0f} ms (H100) are there",
+            "no: one open, read, close after the other",
+        ),
+        (
+            "reading tiles from the disk, a rank",
+            f"{slow:,.0f} to {fast:,.0f} tiles/s; this disk gives "
+            f"{real['tiles_per_second_1']:,.0f} with one read in flight, {real['tiles_per_second_4']:,.0f} with 4",
+            "no: `Pack.read` has one in flight",
+        ),
+        (
+            "reading and augmenting a batch of 256",
+            f"{wide['gather_and_views_ms']:,.0f} ms from {wide['sources']:.0f} packs, "
+            f"{narrow['gather_and_views_ms']:.0f} ms from one (this CPU)",
+            "yes: tiles of all packs whose numbers mean the same are rendered together",
+        ),
+        (
+            "checkpoint of ResNet-50 and AdamW",
+            f"{save['MB']:.0f} MB; the step waits {1e3 * save['held_seconds']:.0f} ms, "
+            f"the disk is busy {save['save_seconds']:.1f} s",
+            "yes: written in the background",
+        ),
+        (
+            "how often",
+            f"every {best / 60:.0f} min would be best (Young 1974, a failure every {HOURS_BETWEEN_FAILURES:.0f} h)",
+            f"yes: every 5 min, the default, is {save['MB'] * 12 / 1e3:.1f} GB/h",
+        ),
         ("loss: memory of a GPU", "16.8 MB of embeddings, 0.5 GB of similarities", "yes: blocks of rows"),
-        ("loss: time of a GPU", f"{step(50e9)['NT-Xent of the whole batch, on every rank']:.0f} ms calculated",
-         "no: every rank works out all rows; its own would be 1/64"),
-    ]  # fmt: skip
+        (
+            "loss: time of a GPU",
+            f"{step(50e9)['NT-Xent of the whole batch, on every rank']:.0f} ms calculated",
+            "no: every rank works out all rows; its own would be 1/64",
+        ),
+    ]
     return table(("needed", "how much", "holds today?"), rows)
 
 

@@ -23,8 +23,13 @@ def opening(folder: str) -> dict[str, float]:
     opened, seconds = memory_mb(), time.perf_counter() - start
     start = time.perf_counter()
     division = split(pack.paths, pack.labels, 0, 0.2)
-    return {"open_seconds": seconds, "open_MB": opened - before, "split_seconds": time.perf_counter() - start,
-            "indices_MB": division.pool.nbytes / 1e6, "moments_MB": pack.moments.nbytes / 1e6}  # fmt: skip
+    return {
+        "open_seconds": seconds,
+        "open_MB": opened - before,
+        "split_seconds": time.perf_counter() - start,
+        "indices_MB": division.pool.nbytes / 1e6,
+        "moments_MB": pack.moments.nbytes / 1e6,
+    }
 
 
 if __name__ == "__main__":

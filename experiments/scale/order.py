@@ -66,16 +66,25 @@ def measure(quick: bool, advance: Callable[[float, str], None]) -> dict[str, Any
         advance(0.8 * len(ids) / n, f"order: {marked:,} ids")
     assert marked == n == int(np.bitwise_count(seen).sum(dtype=np.int64)), "an id is missing"
 
-    found: dict[str, Any] = {"tiles": n, "ranks": RANKS, "batch": BATCH, "steps": steps, "left_out": n - steps * BATCH,
-                             "epoch_seconds": taken, "ns_per_id": 1e9 * taken / n}  # fmt: skip
+    found: dict[str, Any] = {
+        "tiles": n,
+        "ranks": RANKS,
+        "batch": BATCH,
+        "steps": steps,
+        "left_out": n - steps * BATCH,
+        "epoch_seconds": taken,
+        "ns_per_id": 1e9 * taken / n,
+    }
     for step, expected in chosen.items():
         assert Order(KEY, n)[step * BATCH : (step + 1) * BATCH].tobytes() == expected, "a resumed order differs"
         for ranks in (1, 8, RANKS):
             parts = [part(Order(KEY, n), step, BATCH, rank, ranks) for rank in range(ranks)]
             assert np.concatenate(parts).tobytes() == expected, f"the order of {ranks} ranks differs"
     found["checked_steps"] = len(chosen)
-    found["resume_us"] = {name: median_us(lambda s=step: part(Order(KEY, n), s, BATCH, 5, RANKS), 300)
-                          for name, step in (("start", 0), ("middle", steps // 2), ("end", steps - 1))}  # fmt: skip
+    found["resume_us"] = {
+        name: median_us(lambda s=step: part(Order(KEY, n), s, BATCH, 5, RANKS), 300)
+        for name, step in (("start", 0), ("middle", steps // 2), ("end", steps - 1))
+    }
     steps_of_rank = iter(range(10**9))
     found["rank_step_us"] = median_us(lambda: part(order, next(steps_of_rank), BATCH, 5, RANKS), 2000)
     found["batch_us"] = median_us(lambda: order[: 1 << 14], 300)

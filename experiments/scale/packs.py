@@ -33,10 +33,29 @@ def make_pack(folder: Path, tiles: int) -> None:
     """A whole pack of unlabelled tiles, as rsssl.data.pack writes it, but for the pixels: a hole of the right length."""
     folder.mkdir(parents=True)
     third = (1 / 3,) * BANDS
-    card = SensorCard("scale", ("red", "green", "blue"), "uint8", (0.0,) * BANDS, (255.0,) * BANDS, None, third, third, (),
-                      (SIDE, SIDE))  # fmt: skip
-    meta = {"card": card.to_dict(), "sha256": "0" * 64, "source": "0" * 64, "root": "tiles", "skipped": {}, "done": {},
-            "labels": [-1] * tiles, "paths": [NAME.format(i) for i in range(tiles)], "fingerprint": "0" * 64}  # fmt: skip
+    card = SensorCard(
+        "scale",
+        ("red", "green", "blue"),
+        "uint8",
+        (0.0,) * BANDS,
+        (255.0,) * BANDS,
+        None,
+        third,
+        third,
+        (),
+        (SIDE, SIDE),
+    )
+    meta = {
+        "card": card.to_dict(),
+        "sha256": "0" * 64,
+        "source": "0" * 64,
+        "root": "tiles",
+        "skipped": {},
+        "done": {},
+        "labels": [-1] * tiles,
+        "paths": [NAME.format(i) for i in range(tiles)],
+        "fingerprint": "0" * 64,
+    }
     lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in meta.items())
     (folder / "card.json").write_text("{" + lines + "}\n")
     np.save(folder / "moments.npy", np.random.default_rng(0).random((tiles, BANDS, 3)))
@@ -59,9 +78,14 @@ def seconds(call: Callable[[], Any], times: int) -> float:
 
 def loader(pool: Pool) -> PoolBatches:
     """With the default augmentation (conf/augment/rs.yaml), two views of 64 pixels."""
-    views = Views(operations={"crop": RandomAreaCrop(area=(0.1, 0.6), aspect=(0.75, 1.3333)), "flip": Symmetry(),
-                              "colour": Colour(brightness=0.4, contrast=0.4, saturation=0.4, p=0.8),
-                              "gain": BandGain(gain=0.1, offset=0.04, p=0.8)})  # fmt: skip
+    views = Views(
+        operations={
+            "crop": RandomAreaCrop(area=(0.1, 0.6), aspect=(0.75, 1.3333)),
+            "flip": Symmetry(),
+            "colour": Colour(brightness=0.4, contrast=0.4, saturation=0.4, p=0.8),
+            "gain": BandGain(gain=0.1, offset=0.04, p=0.8),
+        }
+    )
     return PoolBatches(pool, views, 2, BATCH, 1, lambda step, total: SIDE, (0.5,) * 3, (0.25,) * 3, 0, "scale")
 
 
@@ -79,9 +103,14 @@ def measure(quick: bool, folder: Path, advance: Callable[[float, str], None]) ->
     first = folder / "shard-0000"
     start = time.perf_counter()
     make_pack(first, tiles)
-    found: dict[str, Any] = {"shards": shards, "tiles_per_shard": tiles, "write_metadata_seconds": time.perf_counter() - start,
-                             "path_characters": len(NAME.format(0)), "card_bytes": (first / "card.json").stat().st_size,
-                             "moments_bytes": (first / "moments.npy").stat().st_size}  # fmt: skip
+    found: dict[str, Any] = {
+        "shards": shards,
+        "tiles_per_shard": tiles,
+        "write_metadata_seconds": time.perf_counter() - start,
+        "path_characters": len(NAME.format(0)),
+        "card_bytes": (first / "card.json").stat().st_size,
+        "moments_bytes": (first / "moments.npy").stat().st_size,
+    }
     advance(0.1, "packs: one pack's metadata")
     for i in range(1, shards):  # every folder is a pack that can be opened; its metadata are links to the first one's
         other = folder / f"shard-{i:04d}"
@@ -105,8 +134,14 @@ def measure(quick: bool, folder: Path, advance: Callable[[float, str], None]) ->
     one = Pack.open(first)
     rows = np.arange(tiles)
     handles, start = len(os.listdir("/proc/self/fd")), time.perf_counter()
-    packs = [replace(one, folder=folder / f"shard-{i:04d}", images=np.memmap(
-        folder / f"shard-{i:04d}" / "images.bin", np.uint8, "r", shape=one.images.shape)) for i in range(shards)]  # fmt: skip
+    packs = [
+        replace(
+            one,
+            folder=folder / f"shard-{i:04d}",
+            images=np.memmap(folder / f"shard-{i:04d}" / "images.bin", np.uint8, "r", shape=one.images.shape),
+        )
+        for i in range(shards)
+    ]
     found["map_seconds"] = time.perf_counter() - start
     found["file_handles"] = len(os.listdir("/proc/self/fd")) - handles
     wide, narrow = Pool([Source(pack, rows) for pack in packs]), Pool([Source(one, rows)])

@@ -65,8 +65,11 @@ def main() -> None:
             start = time.perf_counter()
             results[name] = module.measure(options.quick, *arguments, advance)
             bar.update(100 * sum(PARTS[n] for n in names[: i + 1]) / whole - bar.n)
-            results.setdefault("runs", {})[name] = {"seconds": round(time.perf_counter() - start, 1), "machine": machine(),
-                                                    "date": f"{datetime.date.today():%Y-%m-%d}"}  # fmt: skip
+            results.setdefault("runs", {})[name] = {
+                "seconds": round(time.perf_counter() - start, 1),
+                "machine": machine(),
+                "date": f"{datetime.date.today():%Y-%m-%d}",
+            }
             if not options.quick:
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
     print(report(results))

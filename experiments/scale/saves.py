@@ -41,7 +41,12 @@ def measure(quick: bool, folder: Path, advance: Callable[[float, str], None]) ->
         size = max(file.stat().st_size for file in (folder / name).glob("*.pt"))
         start = time.perf_counter()
         checkpoints.load()
-        found[name] = {"parameters": parameters, "MB": size / 1e6, "held_seconds": statistics.median(held),
-                       "save_seconds": statistics.median(whole), "load_seconds": time.perf_counter() - start}  # fmt: skip
+        found[name] = {
+            "parameters": parameters,
+            "MB": size / 1e6,
+            "held_seconds": statistics.median(held),
+            "save_seconds": statistics.median(whole),
+            "load_seconds": time.perf_counter() - start,
+        }
         advance(1 / len(names), f"checkpoints: {name}")
     return found

@@ -59,14 +59,22 @@ def main() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     out = options.out
     root = [f"dataset.root={options.data}"] if options.data else []
-    common = [f"dataset={options.dataset}", *root, f"pretrain.images={options.images}", f"paths.store={out}/store",
-              "tracker=csv", *options.overrides]  # fmt: skip
+    common = [
+        f"dataset={options.dataset}",
+        *root,
+        f"pretrain.images={options.images}",
+        f"paths.store={out}/store",
+        "tracker=csv",
+        *options.overrides,
+    ]
     methods = options.only.split(",") if options.only else [m for m in group_options("ssl") if m not in LEFT_OUT]
     for number, method in enumerate(methods, 1):
         todo = steps(common, method, options.seconds, out)
         print(f"{number} of {len(methods)}: {method}, {todo} steps", flush=True)
         seeds = ",".join(map(str, range(options.seeds)))
-        shutil.rmtree(out / "runs" / method, ignore_errors=True)  # a sweep of other steps or seeds; the store keeps its stages
+        shutil.rmtree(
+            out / "runs" / method, ignore_errors=True
+        )  # a sweep of other steps or seeds; the store keeps its stages
         sweep = [f"ts={options.ts}", f"seed={seeds}", f"hydra.sweep.dir={out}/runs/{method}"]
         few = [f"pretrain.steps={todo}", "pretrain.pictures=3", "pretrain.probes=0"]
         rsssl_run(["--multirun", *common, f"ssl={method}", *few, *sweep], out / "logs" / f"{method}.txt")

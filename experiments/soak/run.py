@@ -30,14 +30,41 @@ from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.tracking import read_metrics
 
 HERE = Path(__file__).parent
-ROUNDS = [("simclr", 1), ("moco_v2", 2), ("byol", 1), ("dino", 2), ("swav", 1), ("marta_gan", 2), ("mae", 1), ("simclr", 2)]
+ROUNDS = [
+    ("simclr", 1),
+    ("moco_v2", 2),
+    ("byol", 1),
+    ("dino", 2),
+    ("swav", 1),
+    ("marta_gan", 2),
+    ("mae", 1),
+    ("simclr", 2),
+]
 CALM = 8  # every eighth attempt is not disturbed
 TIMED = ("images_per_second", "data_share")
-SAME = ("oa", "aa", "kappa", "confusion", "baselines", "split_hash")  # not the hash of the configuration, which knows the store
-COMMAND = ["dataset=synthetic", "dataset.generate.per_class=60", "pretrain.images=256", "pretrain.batch_size=16",
-           "pretrain.image_size=32", "pretrain.epochs=8",
-           "pretrain.checkpoint_minutes=0.01", "pretrain.log_every=1", "pretrain.probes=2", "pretrain.pictures=2", "tracker=csv",
-           "ts=5", "hydra.run.dir=run"]  # fmt: skip
+SAME = (
+    "oa",
+    "aa",
+    "kappa",
+    "confusion",
+    "baselines",
+    "split_hash",
+)  # not the hash of the configuration, which knows the store
+COMMAND = [
+    "dataset=synthetic",
+    "dataset.generate.per_class=60",
+    "pretrain.images=256",
+    "pretrain.batch_size=16",
+    "pretrain.image_size=32",
+    "pretrain.epochs=8",
+    "pretrain.checkpoint_minutes=0.01",
+    "pretrain.log_every=1",
+    "pretrain.probes=2",
+    "pretrain.pictures=2",
+    "tracker=csv",
+    "ts=5",
+    "hydra.run.dir=run",
+]
 
 
 @dataclass
@@ -63,14 +90,22 @@ class Job:
         network = ["+backbone.kwargs.depth=2"] if method in ("mae", "dino") else ["backbone.name=resnet10t"]
         launch = ["-m", "rsssl.run"]
         if processes > 1:
-            launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=3", *launch]
+            launch = [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={processes}",
+                "--max-restarts=3",
+                *launch,
+            ]
         self.folder, self.processes = folder, processes
         folder.mkdir(parents=True, exist_ok=True)
         self.log = open(folder / "log.txt", "a")  # noqa: SIM115
         environment = os.environ | {"RSSSL_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *launch, f"ssl={method}", *network, *COMMAND]
-        self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=self.log, stderr=subprocess.STDOUT,
-                                        start_new_session=True)  # fmt: skip
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
     def wait(self, seconds: float | None) -> int | None:
         try:
@@ -113,7 +148,9 @@ def differences(a: Path, b: Path) -> list[str]:
     assert one and two
     weights = [load_file(f / "backbone.safetensors") for f in (one, two)]
     found += [k for k in weights[0] if not torch.equal(weights[0][k], weights[1][k])]
-    numbers = [[tuple(r.values()) for r in read_metrics(f / "metrics.csv") if r["name"] not in TIMED] for f in (one, two)]
+    numbers = [
+        [tuple(r.values()) for r in read_metrics(f / "metrics.csv") if r["name"] not in TIMED] for f in (one, two)
+    ]
     found += ["metrics.csv"] if sorted(numbers[0]) != sorted(numbers[1]) else []
     results = [json.loads((f / "run" / "results.json").read_text()) for f in (a, b)]
     return found + [k for k in SAME if results[0][k] != results[1][k]]

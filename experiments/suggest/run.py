@@ -68,15 +68,27 @@ def by_margin(x: Tensor, y: Tensor, n: int, seed: int) -> Tensor:
 
 
 WAYS: dict[str, Way] = {
-    "random": random, "stratified": stratified, "typicality": by_typicality, "coverage": by_coverage, "margin": by_margin,
-}  # fmt: skip
+    "random": random,
+    "stratified": stratified,
+    "typicality": by_typicality,
+    "coverage": by_coverage,
+    "margin": by_margin,
+}
 
 
 def prepared(root: Path, out: Path, protocol: str, overrides: list[str]) -> tuple[Data, Tensor]:
     """The packed dataset and the features of all its images (N, D) under the default recipe's weights."""
     store = f"paths.store={out.resolve()}/store"
-    line = ["dataset=eurosat_rgb", f"dataset.root={root}", "ssl=simclr", "backbone=resnet18", "pretrain.images=6000",
-            "pretrain.epochs=10", store, *overrides]  # fmt: skip
+    line = [
+        "dataset=eurosat_rgb",
+        f"dataset.root={root}",
+        "ssl=simclr",
+        "backbone=resnet18",
+        "pretrain.images=6000",
+        "pretrain.epochs=10",
+        store,
+        *overrides,
+    ]
     folder = out / "pretrain"
     subprocess.run(["rsssl-run", "task=pretrain", *line, f"hydra.run.dir={folder}"], check=True)
     weights = json.loads((folder / "pretrain.json").read_text())["pretrain"]["folder"]
@@ -108,9 +120,13 @@ def table(rows: list[dict[str, float | str | int]], budgets: list[int]) -> str:
     for name in dict.fromkeys(r["method"] for r in rows):
         cells = []
         for n in budgets:
-            oa, found, seconds = (np.array([float(r[key]) for r in rows if r["method"] == name and r["budget"] == n])
-                                  for key in ("oa", "classes", "seconds"))  # fmt: skip
-            cells.append(f"{100 * oa.mean():.1f} ± {100 * oa.std(ddof=1):.1f} ({found.mean():.1f}, {seconds.mean():.1f} s)")
+            oa, found, seconds = (
+                np.array([float(r[key]) for r in rows if r["method"] == name and r["budget"] == n])
+                for key in ("oa", "classes", "seconds")
+            )
+            cells.append(
+                f"{100 * oa.mean():.1f} ± {100 * oa.std(ddof=1):.1f} ({found.mean():.1f}, {seconds.mean():.1f} s)"
+            )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -141,10 +157,14 @@ def main() -> None:
         for n in budgets:
             for seed in range(options.seeds):
                 rows.append({"method": name, "budget": n, "seed": seed} | measure(data, features, WAYS[name], n, seed))
-            print(table([r for r in rows if r["method"] == name and r["budget"] == n], [n]).splitlines()[-1], flush=True)
+            print(
+                table([r for r in rows if r["method"] == name and r["budget"] == n], [n]).splitlines()[-1], flush=True
+            )
             write(options.out / "results.csv", rows)  # what there is: the whole takes a while
-    print(f"\nOverall accuracy in percent on {len(data.split.test)} images (classes found, seconds to choose), by labels in "
-          f"total, {options.seeds} seeds\n\n{table(rows, budgets)}\n\n{options.out / 'results.csv'}")  # fmt: skip
+    print(
+        f"\nOverall accuracy in percent on {len(data.split.test)} images (classes found, seconds to choose), by labels in "
+        f"total, {options.seeds} seeds\n\n{table(rows, budgets)}\n\n{options.out / 'results.csv'}"
+    )
 
 
 if __name__ == "__main__":

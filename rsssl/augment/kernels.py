@@ -162,13 +162,52 @@ def resample(x, index, boxes, codes, first, low, gain, bounded, missing, fill, o
                     for p in range(x1 - x0):
                         source[y, p] = F(image[y, p])
             if first:
-                resize(source, width, rows_0, row_weight_0, n_rows_0, cols_0, col_weight_0, n_cols_0,
-                       False, False, line, view, whole)  # fmt: skip
-                total = resize(whole[top : top + h, left : left + w], w, rows, row_weight, n_rows, cols, col_weight, n_cols,
-                               transpose, flip_h if transpose else flip_v, line, view, out[i, b])  # fmt: skip
+                resize(
+                    source,
+                    width,
+                    rows_0,
+                    row_weight_0,
+                    n_rows_0,
+                    cols_0,
+                    col_weight_0,
+                    n_cols_0,
+                    False,
+                    False,
+                    line,
+                    view,
+                    whole,
+                )
+                total = resize(
+                    whole[top : top + h, left : left + w],
+                    w,
+                    rows,
+                    row_weight,
+                    n_rows,
+                    cols,
+                    col_weight,
+                    n_cols,
+                    transpose,
+                    flip_h if transpose else flip_v,
+                    line,
+                    view,
+                    out[i, b],
+                )
             else:
-                total = resize(source, w, rows, row_weight, n_rows, cols, col_weight, n_cols,
-                               transpose, flip_h if transpose else flip_v, line, view, out[i, b])  # fmt: skip
+                total = resize(
+                    source,
+                    w,
+                    rows,
+                    row_weight,
+                    n_rows,
+                    cols,
+                    col_weight,
+                    n_cols,
+                    transpose,
+                    flip_h if transpose else flip_v,
+                    line,
+                    view,
+                    out[i, b],
+                )
             means[i, b] = total / (size * size)
 
 

@@ -60,9 +60,15 @@ class Policy:
 
     @torch.no_grad()
     def views(
-        self, x: Tensor, ids: Tensor, keys: Sequence[int], size: int, mean: Numbers, std: Numbers,
+        self,
+        x: Tensor,
+        ids: Tensor,
+        keys: Sequence[int],
+        size: int,
+        mean: Numbers,
+        std: Numbers,
         to_unit: ToUnit | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """A view for each of V keys of x (B, C, H, W), samples ids (B,) int64 -> float32 (V, B, C, size, size).
 
         x holds floats in 0..1, bytes (taken as n / 255), or what `to_unit` converts to floats in 0..1. The views are
@@ -82,9 +88,15 @@ class Policy:
         return out.unflatten(0, (len(keys), b))
 
     def _render(
-        self, x: Tensor, index: Tensor, params: dict[str, Params], mean: Numbers, std: Numbers, to_unit: ToUnit | None,
+        self,
+        x: Tensor,
+        index: Tensor,
+        params: dict[str, Params],
+        mean: Numbers,
+        std: Numbers,
+        to_unit: ToUnit | None,
         out: Tensor,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Views of images index (n,) of x into out (n, C, size, size)."""
         (n, bands, size), (height, width) = out.shape[:3], x.shape[-2:]
         first = None if self._resize is None else size + self._resize.extra

@@ -84,9 +84,21 @@ def _by_kernel(
     missing = np.float32(torch.nan if to_unit is None else to_unit.nodata)
     boxes = torch.stack(list(frame[:4]), 1)
     compiled.over_samples(
-        compiled.resample, n, x.contiguous().numpy(), index.numpy(), boxes.numpy(), frame.code().numpy(), first,
-        low.numpy(), gain.numpy(), to_unit is not None, missing, fill.numpy(), out.numpy(), means.numpy(),
-    )  # fmt: skip
+        compiled.resample,
+        n,
+        x.contiguous().numpy(),
+        index.numpy(),
+        boxes.numpy(),
+        frame.code().numpy(),
+        first,
+        low.numpy(),
+        gain.numpy(),
+        to_unit is not None,
+        missing,
+        fill.numpy(),
+        out.numpy(),
+        means.numpy(),
+    )
     return means
 
 

@@ -80,9 +80,18 @@ class Views:
         self.local = local
 
     def render(
-        self, x: Tensor, ids: Tensor, card: SensorCard, *, seed: int, epoch: int, views: int | Sequence[int], size: int,
-        mean: Numbers, std: Numbers,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        ids: Tensor,
+        card: SensorCard,
+        *,
+        seed: int,
+        epoch: int,
+        views: int | Sequence[int],
+        size: int,
+        mean: Numbers,
+        std: Numbers,
+    ) -> Tensor:
         """Views 0 to views - 1, or those numbered, of stored pixels x (B, C, H, W) of samples ids (B,) -> float32
         (V, B, C, size, size).
 

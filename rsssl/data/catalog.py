@@ -15,10 +15,29 @@ from rsssl.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff",
-    ".jp2", ".j2k", ".img", ".vrt", ".ntf", ".nitf", ".bil", ".bsq", ".pix", ".ers",
-})  # fmt: skip
+EXTENSIONS = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".png",
+        ".bmp",
+        ".webp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".jp2",
+        ".j2k",
+        ".img",
+        ".vrt",
+        ".ntf",
+        ".nitf",
+        ".bil",
+        ".bsq",
+        ".pix",
+        ".ers",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -112,16 +131,24 @@ def _official(
         by_name.setdefault(name, []).append(folder)
     if len(extra) == len(by_name):
         found = ", ".join(f.name for f in folders[:8])
-        raise UserError(f"No folder in {root} is a class of this dataset (found: {found}; expected e.g. {classes[0]}, "
-                        f"{classes[-1]}). {hint} For any other tree of class folders use dataset=folder.")  # fmt: skip
+        raise UserError(
+            f"No folder in {root} is a class of this dataset (found: {found}; expected e.g. {classes[0]}, "
+            f"{classes[-1]}). {hint} For any other tree of class folders use dataset=folder."
+        )
     for name in extra:
         close = nearest(name, classes)
-        log.warning("%s: folder %r is not an official class%s; it is taken as an extra class", root, name,
-                    f" (the nearest is {close})" if close else "")  # fmt: skip
+        log.warning(
+            "%s: folder %r is not an official class%s; it is taken as an extra class",
+            root,
+            name,
+            f" (the nearest is {close})" if close else "",
+        )
     for name, same in by_name.items():
         if len(same) > 1:
-            raise UserError(f"Two folders of {root} are the class {name}: {', '.join(f.name for f in same)}. "
-                            "Merge them or rename one.")  # fmt: skip
+            raise UserError(
+                f"Two folders of {root} are the class {name}: {', '.join(f.name for f in same)}. "
+                "Merge them or rename one."
+            )
     return _build(root, by_name, [c for c in classes if c in by_name] + extra, extensions, hint)
 
 
@@ -137,8 +164,9 @@ def _build(
             above = "" if inside == "." else inside + "/"
             found += [(os.fsencode(above + path), label) for path in _images(folder, extensions)]
             if names and len(found) == before:
-                raise UserError(f"The class folder {folder} holds no image. Put images into it, or remove it: "
-                                f"rmdir '{folder}'")  # fmt: skip
+                raise UserError(
+                    f"The class folder {folder} holds no image. Put images into it, or remove it: rmdir '{folder}'"
+                )
     if not found:
         raise UserError(f"There is no image under {root} (looked for {' '.join(sorted(extensions))}). {hint}")
     found.sort()

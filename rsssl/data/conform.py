@@ -82,8 +82,11 @@ def _common_nodata(path: str | Path, pixels: np.ndarray, declared: float | None,
     if not missing.any():
         return pixels
     if form.nodata is None:
-        raise BadImage(path, f"it declares nodata {declared:g}, the other files none; dataset.nodata={declared:g} "
-                             "makes that the nodata value of all")  # fmt: skip
+        raise BadImage(
+            path,
+            f"it declares nodata {declared:g}, the other files none; dataset.nodata={declared:g} "
+            "makes that the nodata value of all",
+        )
     return np.where(missing, pixels.dtype.type(form.nodata), pixels)
 
 
@@ -137,30 +140,38 @@ def find_form(dataset: Dataset, catalog: Catalog) -> Form:
     """
     rasters, bad = _sample(dataset, catalog)
     if not rasters:
-        raise UserError(f"None of the first {len(bad)} images tried of {catalog.root} can be used, e.g. {bad[0]}. "
-                        "Check the folder, or type dataset.root=FOLDER")  # fmt: skip
+        raise UserError(
+            f"None of the first {len(bad)} images tried of {catalog.root} can be used, e.g. {bad[0]}. "
+            "Check the folder, or type dataset.root=FOLDER"
+        )
     _refuse_mixture(catalog, rasters)
     expected = len(dataset.bands) if dataset.bands is not None else None
     counts = Counter(len(r.pixels) for r in rasters)
     in_file = expected or counts.most_common(1)[0][0]
     if in_file not in counts:
-        raise UserError(f"The images of {catalog.root} have {counts.most_common(1)[0][0]} bands, "
-                        f"dataset={dataset.name} expects {expected} ({', '.join(dataset.bands or ())}). "
-                        "For other images type dataset=folder or dataset.bands=[...]")  # fmt: skip
+        raise UserError(
+            f"The images of {catalog.root} have {counts.most_common(1)[0][0]} bands, "
+            f"dataset={dataset.name} expects {expected} ({', '.join(dataset.bands or ())}). "
+            "For other images type dataset=folder or dataset.bands=[...]"
+        )
     rasters = [r for r in rasters if len(r.pixels) == in_file]
     kinds = Counter(str(r.pixels.dtype) for r in rasters)
     found = kinds.most_common(1)[0][0]
     if found not in _DTYPES:
-        raise UserError(f"The pixels of {catalog.root} are {found}; uint8, uint16, int16 and floats can be used. "
-                        "Convert them first: gdal_translate -ot UInt16 IN OUT")  # fmt: skip
+        raise UserError(
+            f"The pixels of {catalog.root} are {found}; uint8, uint16, int16 and floats can be used. "
+            "Convert them first: gdal_translate -ot UInt16 IN OUT"
+        )
     rasters = [r for r in rasters if str(r.pixels.dtype) == found]
     dtype = _DTYPES[found]
     names = dataset.bands if dataset.bands is not None else _names(rasters[0], in_file, dtype)
     select = dataset.select if dataset.select is not None else names
     for band in select:
         if band not in names:
-            raise UserError(f"dataset.select names {band}, which is not a band of these images: type "
-                            f"dataset.select=[...] with names from {', '.join(names)}")  # fmt: skip
+            raise UserError(
+                f"dataset.select names {band}, which is not a band of these images: type "
+                f"dataset.select=[...] with names from {', '.join(names)}"
+            )
     keep = tuple(tuple(names).index(b) for b in select)
     nodata = _nodata(dataset, rasters, dtype)
     low, high = _valid_range(dataset, rasters, keep, dtype, nodata, tuple(select))
@@ -183,8 +194,10 @@ def _refuse_mixture(catalog: Catalog, rasters: Sequence[Raster]) -> None:
     kinds = Counter((len(r.pixels), str(r.pixels.dtype)) for r in rasters)
     if 2 * kinds.most_common(1)[0][1] < len(rasters):
         found = ", ".join(f"{n} with {c} bands of {dtype}" for (c, dtype), n in kinds.most_common())
-        raise UserError(f"The images of {catalog.root} are of different kinds ({found}). Put each kind into a folder of "
-                        "its own and type dataset.root=FOLDER")  # fmt: skip
+        raise UserError(
+            f"The images of {catalog.root} are of different kinds ({found}). Put each kind into a folder of "
+            "its own and type dataset.root=FOLDER"
+        )
 
 
 def _names(raster: Raster, n: int, dtype: str) -> tuple[str, ...]:
@@ -210,8 +223,10 @@ def _size(dataset: Dataset, catalog: Catalog, rasters: Sequence[Raster]) -> tupl
     shapes = [r.pixels.shape[1:] for r in rasters]
     sizes = Counter(s for s in shapes if min(s) >= MIN_SIDE and max(s) <= MAX_ASPECT * min(s))
     if not sizes:
-        raise UserError(f"The images of {catalog.root} are smaller than {MIN_SIDE}x{MIN_SIDE} px or more elongated "
-                        f"than {MAX_ASPECT}:1, e.g. {catalog.paths[0]}. Type dataset.root=FOLDER")  # fmt: skip
+        raise UserError(
+            f"The images of {catalog.root} are smaller than {MIN_SIDE}x{MIN_SIDE} px or more elongated "
+            f"than {MAX_ASPECT}:1, e.g. {catalog.paths[0]}. Type dataset.root=FOLDER"
+        )
     if len(sizes) == 1:
         return next(iter(sizes))
     common: Any = sizes.most_common(1)[0][0]
@@ -219,18 +234,28 @@ def _size(dataset: Dataset, catalog: Catalog, rasters: Sequence[Raster]) -> tupl
         common = (int(dataset.native_size), int(dataset.native_size))
     small, large = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
     if max(large) > MAX_SCALE * min(small):
-        raise UserError(f"The images of {catalog.root} range from {small[0]}x{small[1]} to {large[0]}x{large[1]} px: "
-                        "too different to be resized to one size. Cut the large scenes into tiles (gdal_retile.py -ps "
-                        "256 256 -targetDir TILES SCENE.tif), or say what they become: dataset.size=256")  # fmt: skip
-    log.warning("%s: the images have %d sizes; all are resized to %dx%d px. dataset.size=N sets another size",
-                catalog.root, len(sizes), *common)  # fmt: skip
+        raise UserError(
+            f"The images of {catalog.root} range from {small[0]}x{small[1]} to {large[0]}x{large[1]} px: "
+            "too different to be resized to one size. Cut the large scenes into tiles (gdal_retile.py -ps "
+            "256 256 -targetDir TILES SCENE.tif), or say what they become: dataset.size=256"
+        )
+    log.warning(
+        "%s: the images have %d sizes; all are resized to %dx%d px. dataset.size=N sets another size",
+        catalog.root,
+        len(sizes),
+        *common,
+    )
     return common
 
 
 def _valid_range(
-    dataset: Dataset, rasters: Sequence[Raster], keep: tuple[int, ...], dtype: str, nodata: float | None,
+    dataset: Dataset,
+    rasters: Sequence[Raster],
+    keep: tuple[int, ...],
+    dtype: str,
+    nodata: float | None,
     select: tuple[str, ...],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:  # fmt: skip
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if dataset.valid_range is not None:
         pairs = np.array(dataset.valid_range, dtype=np.float64)
         if pairs.shape == (2,):
@@ -238,8 +263,10 @@ def _valid_range(
         if len(pairs) == len(rasters[0].pixels) != len(keep):
             pairs = pairs[list(keep)]  # one for each band of the files, of which some are selected
         if pairs.shape != (len(keep), 2) or (pairs[:, 1] <= pairs[:, 0]).any():
-            raise UserError(f"dataset.valid_range={dataset.valid_range} is neither [low, high] nor a pair for each of "
-                            f"{', '.join(select)}: type dataset.valid_range=[0,9999]")  # fmt: skip
+            raise UserError(
+                f"dataset.valid_range={dataset.valid_range} is neither [low, high] nor a pair for each of "
+                f"{', '.join(select)}: type dataset.valid_range=[0,9999]"
+            )
         return tuple(pairs[:, 0].tolist()), tuple(pairs[:, 1].tolist())
     if dtype == "uint8":
         return (0.0,) * len(keep), (255.0,) * len(keep)
@@ -252,7 +279,10 @@ def _valid_range(
         lo, hi = np.percentile(values[ok].astype(np.float64), (0.1, 99.9)).tolist() if ok.any() else (0.0, 1.0)
         low.append(lo)
         high.append(hi if hi > lo else lo + 1.0)
-    log.warning("%s: valid range taken from %d images (0.1 to 99.9 percentiles): %s. dataset.valid_range sets it",
-                dataset.name, len(rasters),
-                ", ".join(f"{b} {lo:.4g}..{hi:.4g}" for b, lo, hi in zip(select, low, high, strict=True)))  # fmt: skip
+    log.warning(
+        "%s: valid range taken from %d images (0.1 to 99.9 percentiles): %s. dataset.valid_range sets it",
+        dataset.name,
+        len(rasters),
+        ", ".join(f"{b} {lo:.4g}..{hi:.4g}" for b, lo, hi in zip(select, low, high, strict=True)),
+    )
     return tuple(low), tuple(high)

@@ -52,8 +52,10 @@ class Dataset:
             raise UserError(f"dataset.on_error={self.on_error} is unknown: type dataset.on_error=raise or skip")
         for band in self.select or ():
             if self.bands is not None and band not in self.bands:
-                raise UserError(f"dataset.select names {band}, which is not a band of {self.name}: "
-                                f"type dataset.select=[...] with names from {', '.join(self.bands)}")  # fmt: skip
+                raise UserError(
+                    f"dataset.select names {band}, which is not a band of {self.name}: "
+                    f"type dataset.select=[...] with names from {', '.join(self.bands)}"
+                )
 
     def hint(self) -> str:
         """Where to put the data and what to type: the end of every "there is nothing here" message."""
@@ -86,8 +88,10 @@ class Dataset:
             root = ensure(root, **self.generate)
         elif self.download and not root.exists():
             if not self.url or not self.md5:
-                raise UserError(f"dataset={self.name} has no download: its publisher offers none that a program may "
-                                f"fetch. {self.hint()}")  # fmt: skip
+                raise UserError(
+                    f"dataset={self.name} has no download: its publisher offers none that a program may "
+                    f"fetch. {self.hint()}"
+                )
             from rsssl.data.download import fetch_and_extract
 
             fetch_and_extract(self.url, self.md5, root)

@@ -43,8 +43,10 @@ def fetch_and_extract(url: str, checksum: str, root: Path) -> None:
             part.rename(root)
             archive.unlink()
     except OSError as error:
-        raise UserError(f"{url} cannot be fetched into {root.parent}: {error}. Check space and permissions, or type "
-                        "dataset.root=FOLDER") from error  # fmt: skip
+        raise UserError(
+            f"{url} cannot be fetched into {root.parent}: {error}. Check space and permissions, or type "
+            "dataset.root=FOLDER"
+        ) from error
 
 
 def fetch(url: str, checksum: str, target: Path) -> Path:
@@ -68,14 +70,18 @@ def fetch(url: str, checksum: str, target: Path) -> Path:
                 break
             except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
                 if attempt == 2 or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
-                    raise UserError(f"{url} cannot be fetched: {error}. What came so far is kept; run the same command "
-                                    f"again, or fetch it and save it as {target}") from error  # fmt: skip
+                    raise UserError(
+                        f"{url} cannot be fetched: {error}. What came so far is kept; run the same command "
+                        f"again, or fetch it and save it as {target}"
+                    ) from error
                 log.warning("the download broke off (%s); going on", error)
         found = digest(part, checksum)
         if found != checksum.lower():
             part.unlink()
-            raise UserError(f"{url} is not the file it should be: its checksum is {found}, expected {checksum}. It "
-                            "was removed; run the same command again, or fetch it and type dataset.root=FOLDER")  # fmt: skip
+            raise UserError(
+                f"{url} is not the file it should be: its checksum is {found}, expected {checksum}. It "
+                "was removed; run the same command again, or fetch it and type dataset.root=FOLDER"
+            )
         os.replace(part, target)
     return target
 
@@ -131,8 +137,10 @@ def extract(archive: Path, into: Path, max_bytes: int = MAX_BYTES) -> None:
     with open(archive, "rb") as file:
         start = file.read(8)
     if start.startswith(b"Rar!"):
-        raise UserError(f"{archive} is a RAR archive, which cannot be unpacked here. Unpack it yourself, e.g. with "
-                        f"`unar '{archive}'`, and type dataset.root=FOLDER")  # fmt: skip
+        raise UserError(
+            f"{archive} is a RAR archive, which cannot be unpacked here. Unpack it yourself, e.g. with "
+            f"`unar '{archive}'`, and type dataset.root=FOLDER"
+        )
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
@@ -143,8 +151,9 @@ def extract(archive: Path, into: Path, max_bytes: int = MAX_BYTES) -> None:
                 members = [_Member(i.name, i.size, _tar_kind(i), i) for i in tar]
                 _unpack(archive, members, into, max_bytes, lambda m: tar.extractfile(m.source))  # type: ignore[arg-type,return-value]
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise UserError(f"{archive} cannot be unpacked: {error}. Remove it and run the same command again: "
-                        f"rm '{archive}'") from error  # fmt: skip
+        raise UserError(
+            f"{archive} cannot be unpacked: {error}. Remove it and run the same command again: rm '{archive}'"
+        ) from error
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
@@ -165,12 +174,16 @@ def _unpack(
     for member in members:
         path = PurePosixPath(member.name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or member.kind == "link":
-            raise UserError(f"{archive} is not safe to unpack: it holds {member.name!r} ({member.kind}), which would "
-                            "write outside the folder. Unpack it yourself and type dataset.root=FOLDER")  # fmt: skip
+            raise UserError(
+                f"{archive} is not safe to unpack: it holds {member.name!r} ({member.kind}), which would "
+                "write outside the folder. Unpack it yourself and type dataset.root=FOLDER"
+            )
         total += member.size
     if total > min(max_bytes, max(MAX_RATIO * archive.stat().st_size, 64 << 20)):
-        raise UserError(f"{archive} claims to unpack to {total / 1e9:,.1f} GB, more than is believable. Unpack it "
-                        "yourself and type dataset.root=FOLDER")  # fmt: skip
+        raise UserError(
+            f"{archive} claims to unpack to {total / 1e9:,.1f} GB, more than is believable. Unpack it "
+            "yourself and type dataset.root=FOLDER"
+        )
     for member in members:
         target = into / PurePosixPath(member.name.replace("\\", "/"))
         if member.kind == "folder":
@@ -186,6 +199,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int, archive: Path) -> Non
     while block := source.read(BLOCK):
         size -= len(block)
         if size < 0:
-            raise UserError(f"{archive} holds more than its directory says. Unpack it yourself and type "
-                            "dataset.root=FOLDER")  # fmt: skip
+            raise UserError(
+                f"{archive} holds more than its directory says. Unpack it yourself and type dataset.root=FOLDER"
+            )
         target.write(block)

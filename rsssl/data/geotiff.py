@@ -19,16 +19,55 @@ import numpy as np
 
 # TIFF tags
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, SAMPLES, ROWS, STRIP_BYTES = (
-    256, 257, 258, 259, 262, 273, 277, 278, 279)  # fmt: skip
+    256,
+    257,
+    258,
+    259,
+    262,
+    273,
+    277,
+    278,
+    279,
+)
 PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, EXTRA, FORMAT = (
-    284, 317, 322, 323, 324, 325, 338, 339)  # fmt: skip
+    284,
+    317,
+    322,
+    323,
+    324,
+    325,
+    338,
+    339,
+)
 PIXEL_SCALE, TIE_POINT, GEO_KEYS, GDAL_METADATA, GDAL_NODATA = 33550, 33922, 34735, 42112, 42113
 FILL_ORDER, DESCRIPTION = 266, 270
-_READ = frozenset((
-    WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, SAMPLES, ROWS, STRIP_BYTES, PLANAR, PREDICTOR, TILE_WIDTH,
-    TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, FORMAT, PIXEL_SCALE, TIE_POINT, GEO_KEYS, GDAL_METADATA, GDAL_NODATA, FILL_ORDER,
-    DESCRIPTION,
-))  # fmt: skip
+_READ = frozenset(
+    (
+        WIDTH,
+        HEIGHT,
+        BITS,
+        COMPRESSION,
+        PHOTOMETRIC,
+        STRIP_OFFSETS,
+        SAMPLES,
+        ROWS,
+        STRIP_BYTES,
+        PLANAR,
+        PREDICTOR,
+        TILE_WIDTH,
+        TILE_HEIGHT,
+        TILE_OFFSETS,
+        TILE_BYTES,
+        FORMAT,
+        PIXEL_SCALE,
+        TIE_POINT,
+        GEO_KEYS,
+        GDAL_METADATA,
+        GDAL_NODATA,
+        FILL_ORDER,
+        DESCRIPTION,
+    )
+)
 _TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "Q", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
 _SAMPLE = {"u": 1, "i": 2, "f": 3}
 
@@ -71,11 +110,18 @@ def write(
     offsets = [8 + sum_ for sum_ in np.cumsum([0, *sizes[:-1]], dtype=np.int64).tolist()]
     rgb = c in (3, 4) and array.dtype == np.uint8
     tags: dict[int, tuple[int, Any]] = {
-        WIDTH: (4, [w]), HEIGHT: (4, [h]), BITS: (3, [array.itemsize * 8] * c),
-        COMPRESSION: (3, [8 if compress else 1]), PHOTOMETRIC: (3, [2 if rgb else 1]),
-        STRIP_OFFSETS: (4, offsets), SAMPLES: (3, [c]), ROWS: (4, [rows]), STRIP_BYTES: (4, sizes),
-        PLANAR: (3, [2 if c > 1 else 1]), FORMAT: (3, [_SAMPLE[array.dtype.kind]] * c),
-    }  # fmt: skip
+        WIDTH: (4, [w]),
+        HEIGHT: (4, [h]),
+        BITS: (3, [array.itemsize * 8] * c),
+        COMPRESSION: (3, [8 if compress else 1]),
+        PHOTOMETRIC: (3, [2 if rgb else 1]),
+        STRIP_OFFSETS: (4, offsets),
+        SAMPLES: (3, [c]),
+        ROWS: (4, [rows]),
+        STRIP_BYTES: (4, sizes),
+        PLANAR: (3, [2 if c > 1 else 1]),
+        FORMAT: (3, [_SAMPLE[array.dtype.kind]] * c),
+    }
     if (extra := c - (3 if rgb else 1)) > 0:
         tags[EXTRA] = (3, [0] * extra)
     if geotransform is not None:
@@ -138,8 +184,13 @@ def read(path: str | Path) -> GeoTiff:
     geo = tags.get(GEO_KEYS, ())
     codes = {geo[k]: geo[k + 3] for k in range(4, len(geo) - 3, 4) if geo[k + 1] == 0}
     nodata = tags.get(GDAL_NODATA)
-    return GeoTiff(pixels, float(nodata) if nodata else None, _names(tags, len(pixels)), transform,
-                   codes.get(3072, codes.get(2048)))  # fmt: skip
+    return GeoTiff(
+        pixels,
+        float(nodata) if nodata else None,
+        _names(tags, len(pixels)),
+        transform,
+        codes.get(3072, codes.get(2048)),
+    )
 
 
 def _tags(data: bytes, order: str) -> dict[int, Any]:

@@ -146,11 +146,23 @@ class PoolBatches:
     """
 
     def __init__(
-        self, pool: Pool, views: Views, n_views: int, batch_size: int, epochs: int,
-        size_at: Callable[[int, int], int], mean: Sequence[float], std: Sequence[float],
-        seed: int, order_key: str, device: torch.device | str = "cpu", steps: int | None = None,
-        local: bool = False, partners: Partners | None = None, accumulate: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        pool: Pool,
+        views: Views,
+        n_views: int,
+        batch_size: int,
+        epochs: int,
+        size_at: Callable[[int, int], int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        order_key: str,
+        device: torch.device | str = "cpu",
+        steps: int | None = None,
+        local: bool = False,
+        partners: Partners | None = None,
+        accumulate: int = 1,
+    ) -> None:
         self.pool, self.views, self.n_views, self.local, self.partners = pool, views, n_views, local, partners
         self.batch_size = min(batch_size, len(pool))  # the same for any number of processes
         if self.batch_size % world_size():
@@ -222,28 +234,37 @@ class PoolBatches:
         """The same, with the images on the device."""
         if self.device.type != "cuda" or self.pool.held is not None:
             return tiles
-        return [(wanted, [(positions, source, self._copied(x)) for positions, source, x in parts])
-                for wanted, parts in tiles]  # fmt: skip
+        return [
+            (wanted, [(positions, source, self._copied(x)) for positions, source, x in parts])
+            for wanted, parts in tiles
+        ]
 
     def _copied(self, x: Tensor) -> Tensor:
         return torch.from_numpy(signed(x.numpy())).pin_memory().to(self.device, non_blocking=True)
 
     def _batch(self, epoch: int, ids: np.ndarray, tiles: list[Tiles], size: int) -> Batch:
         made = [
-            self._render(epoch, wanted, parts, size, partial(self.views.render, views=range(first, self.n_views, len(tiles))))
+            self._render(
+                epoch, wanted, parts, size, partial(self.views.render, views=range(first, self.n_views, len(tiles)))
+            )
             for first, (wanted, parts) in enumerate(tiles)
         ]
         views = made[0]  # (V, B, C, S, S)
         if len(made) == 2:  # even views show the images, odd ones their partners
             views = torch.stack([made[v % 2][v // 2] for v in range(self.n_views)])
-        local = self._render(epoch, *tiles[0], size, self.views.local.render) if self.local and self.views.local else None
+        local = (
+            self._render(epoch, *tiles[0], size, self.views.local.render) if self.local and self.views.local else None
+        )
         labels = self.pool.labels
         return Batch(
-            torch.from_numpy(ids), epoch, views,
+            torch.from_numpy(ids),
+            epoch,
+            views,
             None if labels is None else torch.from_numpy(labels[ids]).to(self.device),
-            local, rng.fold(self.seed, epoch, "method"),
+            local,
+            rng.fold(self.seed, epoch, "method"),
             None if self.partners is None else torch.from_numpy(self.partners.number[ids]).to(self.device),
-        )  # fmt: skip
+        )
 
     def _render(
         self, epoch: int, ids: np.ndarray, parts: list[Part], size: int, render: Callable[..., Tensor]
@@ -256,9 +277,17 @@ class PoolBatches:
                 x.record_stream(torch.cuda.current_stream(self.device))
             x = widened(x, source.pack.card.dtype)
             rendered.append(
-                render(x, torch.from_numpy(ids[positions]), source.pack.card, seed=self.seed, epoch=epoch, size=size,
-                       mean=self.mean, std=self.std)
-            )  # fmt: skip
+                render(
+                    x,
+                    torch.from_numpy(ids[positions]),
+                    source.pack.card,
+                    seed=self.seed,
+                    epoch=epoch,
+                    size=size,
+                    mean=self.mean,
+                    std=self.std,
+                )
+            )
         positions = np.concatenate([positions for positions, _, _ in parts])
         if len(parts) == 1 and (np.diff(positions) > 0).all():
             return rendered[0]
@@ -274,7 +303,9 @@ def joined(parts: list[Part]) -> list[Part]:
         key = (card.dtype, card.low, card.high, card.nodata, card.size, card.nodata is not None and card.mean)
         kinds.setdefault(key, []).append(part)
     return [
-        kind[0] if len(kind) == 1 else (np.concatenate([p[0] for p in kind]), kind[0][1], torch.cat([p[2] for p in kind]))
+        kind[0]
+        if len(kind) == 1
+        else (np.concatenate([p[0] for p in kind]), kind[0][1], torch.cat([p[2] for p in kind]))
         for kind in kinds.values()
     ]
 

@@ -75,11 +75,23 @@ class Pack:
             if images.nbytes != (folder / "images.bin").stat().st_size:
                 raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
             labels = np.array(meta["labels"], dtype=np.int64)
-            return cls(folder, card, images, labels, tuple(meta["paths"]), meta["skipped"], meta["done"],
-                       np.load(folder / "moments.npy"), meta["fingerprint"], meta["source"], meta["sha256"])  # fmt: skip
+            return cls(
+                folder,
+                card,
+                images,
+                labels,
+                tuple(meta["paths"]),
+                meta["skipped"],
+                meta["done"],
+                np.load(folder / "moments.npy"),
+                meta["fingerprint"],
+                meta["source"],
+                meta["sha256"],
+            )
         except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
-            raise UserError(f"The pack {folder} is damaged ({error}). Remove it to have it made again: "
-                            f"rm -r '{folder}'") from error  # fmt: skip
+            raise UserError(
+                f"The pack {folder} is damaged ({error}). Remove it to have it made again: rm -r '{folder}'"
+            ) from error
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Images of `rows` (n,) as stored, (n, C, H, W), read from the file in its order.
@@ -98,8 +110,9 @@ class Pack:
     def verify(self) -> None:
         """Compare the pixels with their checksum; UserError when they differ."""
         if sha256_of(self.folder / "images.bin") != self.sha256:
-            raise UserError(f"The pack {self.folder} is damaged (checksum). Remove it to have it made again: "
-                            f"rm -r '{self.folder}'")  # fmt: skip
+            raise UserError(
+                f"The pack {self.folder} is damaged (checksum). Remove it to have it made again: rm -r '{self.folder}'"
+            )
 
 
 def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,8 +197,14 @@ def _decode(
     done = {(r["start"], r["stop"]) for r in records}
     todo = [c for c in plan.chunks() if c not in done]
     n_done = sum(b - a for a, b in done)
-    bar = tqdm(total=len(plan.paths), initial=n_done, unit="image", desc=f"packing {dataset.name}",
-               disable=not progress, mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
+    bar = tqdm(
+        total=len(plan.paths),
+        initial=n_done,
+        unit="image",
+        desc=f"packing {dataset.name}",
+        disable=not progress,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+    )
     digest = Digest(plan)
     for record in records:
         _refuse(dataset, plan, record)
@@ -218,13 +237,21 @@ def _refuse(dataset: Dataset, plan: Plan, record: dict[str, Any]) -> None:
 
 
 def _unusable(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} cannot be used: {reason}. Repair or remove it, or leave such files out (they are counted "
-                     "and listed): dataset.on_error=skip")  # fmt: skip
+    return UserError(
+        f"{path} cannot be used: {reason}. Repair or remove it, or leave such files out (they are counted "
+        "and listed): dataset.on_error=skip"
+    )
 
 
 def _finish(
-    dataset: Dataset, catalog: Catalog, plan: Plan, records: list[dict[str, Any]], sha256: str, folder: Path, source: str
-) -> Pack:  # fmt: skip
+    dataset: Dataset,
+    catalog: Catalog,
+    plan: Plan,
+    records: list[dict[str, Any]],
+    sha256: str,
+    folder: Path,
+    source: str,
+) -> Pack:
     bad = {i: reason for record in records for i, reason in record["bad"].items()}
     done: dict[str, int] = {}
     for record in records:
@@ -237,8 +264,14 @@ def _finish(
     if bad:
         part = _compact(plan, kept, folder / "images.kept")
         sha256 = sha256_of(part)
-        log.warning("%s: %d of %d images are left out, e.g. %s (%s)", dataset.name, len(bad), len(plan.paths),
-                    plan.paths[min(bad)], bad[min(bad)])  # fmt: skip
+        log.warning(
+            "%s: %d of %d images are left out, e.g. %s (%s)",
+            dataset.name,
+            len(bad),
+            len(plan.paths),
+            plan.paths[min(bad)],
+            bad[min(bad)],
+        )
     if done:
         log.warning("%s: %s", dataset.name, ", ".join(f"{n} images {_DONE.get(w, w)}" for w, n in sorted(done.items())))
     moments = np.fromfile(plan.moments).reshape(-1, plan.shape[0], 3)[kept]
@@ -247,13 +280,29 @@ def _finish(
         if squares / max(count, 1) - (total / max(count, 1)) ** 2 < 1e-14:
             log.warning("%s: band %s is constant; its std is recorded as 1", dataset.name, band)
     form = plan.form
-    card = SensorCard(dataset.name, form.bands, form.dtype, form.low, form.high, form.nodata, tuple(mean.tolist()),
-                      tuple(std.tolist()), catalog.classes, form.size, dataset.gsd)  # fmt: skip
+    card = SensorCard(
+        dataset.name,
+        form.bands,
+        form.dtype,
+        form.low,
+        form.high,
+        form.nodata,
+        tuple(mean.tolist()),
+        tuple(std.tolist()),
+        catalog.classes,
+        form.size,
+        dataset.gsd,
+    )
     meta: dict[str, Any] = {
-        "card": card.to_dict(), "sha256": sha256, "source": source, "root": plan.root,
-        "skipped": {plan.paths[i]: bad[i] for i in sorted(bad)}, "done": done,
-        "labels": catalog.labels[kept].tolist(), "paths": [plan.paths[i] for i in kept],
-    }  # fmt: skip
+        "card": card.to_dict(),
+        "sha256": sha256,
+        "source": source,
+        "root": plan.root,
+        "skipped": {plan.paths[i]: bad[i] for i in sorted(bad)},
+        "done": done,
+        "labels": catalog.labels[kept].tolist(),
+        "paths": [plan.paths[i] for i in kept],
+    }
     content = [meta[k] for k in ("sha256", "card", "labels", "paths")]
     meta["fingerprint"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     with open(folder / "moments.tmp", "wb") as file:
@@ -273,9 +322,14 @@ def _clean(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-_DONE = {"grey": "were grey and became RGB", "palette": "had a palette and became RGB",
-         "CMYK": "were CMYK and became RGB", "alpha": "lost their alpha channel",
-         "other": "became RGB", "resized": "were resized"}  # fmt: skip
+_DONE = {
+    "grey": "were grey and became RGB",
+    "palette": "had a palette and became RGB",
+    "CMYK": "were CMYK and became RGB",
+    "alpha": "lost their alpha channel",
+    "other": "became RGB",
+    "resized": "were resized",
+}
 
 
 def _compact(plan: Plan, kept: list[int], target: Path) -> Path:
@@ -294,9 +348,13 @@ def _explain(error: OSError, folder: Path, needed: int) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         _clean(folder)
         free = shutil.disk_usage(there).free
-        return UserError(f"No room for the pack in {folder}: it takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB "
-                         f"are free ({error.strerror}). Free some and run it again. {advice}")  # fmt: skip
+        return UserError(
+            f"No room for the pack in {folder}: it takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB "
+            f"are free ({error.strerror}). Free some and run it again. {advice}"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return UserError(f"The pack cannot be written to {folder} ({error.strerror}). Check the permissions: "
-                         f"ls -ld '{there}'. {advice}")  # fmt: skip
+        return UserError(
+            f"The pack cannot be written to {folder} ({error.strerror}). Check the permissions: "
+            f"ls -ld '{there}'. {advice}"
+        )
     return UserError(f"The pack could not be written to {folder}: {error}. {advice}")

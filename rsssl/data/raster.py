@@ -94,8 +94,15 @@ def _pillow(path: str | Path, bands: int | None) -> Raster:
             return Raster(grey[None].astype(np.float32 if image.mode == "F" else np.uint16))
         converted = ""
         if image.mode in _AS_RGB:
-            converted = {"1": "grey", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette",
-                         "CMYK": "CMYK"}.get(image.mode, "alpha" if "A" in image.mode.upper() else "other")  # fmt: skip
+            converted = {
+                "1": "grey",
+                "L": "grey",
+                "LA": "grey",
+                "La": "grey",
+                "P": "palette",
+                "PA": "palette",
+                "CMYK": "CMYK",
+            }.get(image.mode, "alpha" if "A" in image.mode.upper() else "other")
         if converted == "grey" and bands != 3:
             return Raster(np.asarray(image.convert("L"))[None].copy())
         pixels = np.asarray(image.convert("RGB") if image.mode != "RGB" else image)
@@ -155,8 +162,15 @@ def _gdal(path: str | Path) -> Raster:
         if c == 0:
             raise ValueError("it holds no raster band")
         bands = [source.GetRasterBand(i + 1) for i in range(c)]
-        codes = {gdal.GDT_Byte: "u1", gdal.GDT_UInt16: "u2", gdal.GDT_Int16: "i2", gdal.GDT_UInt32: "u4",
-                 gdal.GDT_Int32: "i4", gdal.GDT_Float32: "f4", gdal.GDT_Float64: "f8"}  # fmt: skip
+        codes = {
+            gdal.GDT_Byte: "u1",
+            gdal.GDT_UInt16: "u2",
+            gdal.GDT_Int16: "i2",
+            gdal.GDT_UInt32: "u4",
+            gdal.GDT_Int32: "i4",
+            gdal.GDT_Float32: "f4",
+            gdal.GDT_Float64: "f8",
+        }
         if bands[0].DataType not in codes:
             raise ValueError(f"pixels of type {gdal.GetDataTypeName(bands[0].DataType)}")
         pixels = np.frombuffer(source.ReadRaster(buf_type=bands[0].DataType), codes[bands[0].DataType])
@@ -187,7 +201,8 @@ def write_geotiff(
     kinds = {"uint8": gdal.GDT_Byte, "uint16": gdal.GDT_UInt16, "int16": gdal.GDT_Int16, "float32": gdal.GDT_Float32}
     options = [f"COMPRESS={compress.upper()}"] if compress else []
     target = gdal.GetDriverByName("GTiff").Create(
-        os.fspath(path), array.shape[2], array.shape[1], array.shape[0], kinds[str(array.dtype)], options)  # fmt: skip
+        os.fspath(path), array.shape[2], array.shape[1], array.shape[0], kinds[str(array.dtype)], options
+    )
     target.SetProjection(crs)
     if geotransform is not None:
         target.SetGeoTransform(list(geotransform))

@@ -88,7 +88,9 @@ def labelled_subset(
             folder = paths[int(np.flatnonzero(labels == label)[0])].split("/")[0]
             fewest = min(int((labels[pool] == c).sum()) for c in present)
             most = f"at most ts={fewest}" if fewest else "another dataset.split_seed"
-            raise UserError(f"ts={ts} asks for {n} labelled images per class, and class {folder} has {len(members)} in "
-                            f"the pool (its other images are the test set). Type {most}, or ts=all")  # fmt: skip
+            raise UserError(
+                f"ts={ts} asks for {n} labelled images per class, and class {folder} has {len(members)} in "
+                f"the pool (its other images are the test set). Type {most}, or ts=all"
+            )
         chosen.append(_ranked(paths, members, key)[:n])
     return np.sort(np.concatenate(chosen)).astype(np.int64) if chosen else np.empty(0, np.int64)

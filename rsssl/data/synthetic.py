@@ -51,12 +51,17 @@ _BUILT = ("asphalt", "concrete", "tiles")
 _WATER = ("clear water", "turbid water", "conifers", "wet soil")
 # What materials 0 to 3 of a class tend to be made of.
 _USUAL: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "cropland": (_GREEN, _EARTH, _GREEN, _EARTH), "dunes": (_EARTH, _EARTH, _EARTH, _EARTH),
-    "forest": (_GREEN, _GREEN, _GREEN, _EARTH), "highway": (_BUILT, _GREEN, _EARTH, _EARTH),
-    "industrial": (_BUILT, _EARTH, _BUILT, _BUILT), "lake": (_WATER, _GREEN, _EARTH, _EARTH),
-    "orchard": (_GREEN, _EARTH, _GREEN, _EARTH), "residential": (_BUILT, _GREEN, _BUILT, _BUILT),
-    "river": (_WATER, _GREEN, _EARTH, _GREEN), "shrubland": (_GREEN, _EARTH, _GREEN, _EARTH),
-}  # fmt: skip
+    "cropland": (_GREEN, _EARTH, _GREEN, _EARTH),
+    "dunes": (_EARTH, _EARTH, _EARTH, _EARTH),
+    "forest": (_GREEN, _GREEN, _GREEN, _EARTH),
+    "highway": (_BUILT, _GREEN, _EARTH, _EARTH),
+    "industrial": (_BUILT, _EARTH, _BUILT, _BUILT),
+    "lake": (_WATER, _GREEN, _EARTH, _EARTH),
+    "orchard": (_GREEN, _EARTH, _GREEN, _EARTH),
+    "residential": (_BUILT, _GREEN, _BUILT, _BUILT),
+    "river": (_WATER, _GREEN, _EARTH, _GREEN),
+    "shrubland": (_GREEN, _EARTH, _GREEN, _EARTH),
+}
 PREFERENCE = 0.85  # probability that a material is what is usual for its class, rather than anything
 REPEAT = 48.0  # of roads, rivers and lakes in a scene: a window of 64 pixels, 38 to 58 at their scale, has one
 _PART = 50  # tiles rendered at a time
@@ -230,8 +235,10 @@ def ensure(
     if bands not in (3, len(BANDS)):
         raise UserError(f"The synthetic dataset has 3 or 13 bands, not {bands}: type dataset.generate.bands=3 or =13")
     if size < 16 or per_class < 2:
-        raise UserError("The synthetic dataset needs tiles of 16 px or more and 2 or more per class: type "
-                        "dataset.generate.size=64 dataset.generate.per_class=250")  # fmt: skip
+        raise UserError(
+            "The synthetic dataset needs tiles of 16 px or more and 2 or more per class: type "
+            "dataset.generate.size=64 dataset.generate.per_class=250"
+        )
     from filelock import FileLock
 
     folder = root / f"v{VERSION}-{bands}band-{size}px-{per_class}per-{scene_size}scene-seed{seed}"
@@ -246,6 +253,8 @@ def ensure(
                 part.rename(folder)
                 log.info("made the synthetic dataset in %.0f s: %s", time.monotonic() - begin, folder)
     except OSError as error:
-        raise UserError(f"The synthetic dataset cannot be written to {root} ({error.strerror or error}). "
-                        "Type dataset.root=FOLDER with another folder") from error  # fmt: skip
+        raise UserError(
+            f"The synthetic dataset cannot be written to {root} ({error.strerror or error}). "
+            "Type dataset.root=FOLDER with another folder"
+        ) from error
     return folder / "tiles"

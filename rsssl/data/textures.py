@@ -220,8 +220,9 @@ def river(x: Array, y: Array, d: Draws) -> Structure:
     across = np.abs(wrap(y + meander + d("off", -9, 9), d.repeat))
     water, bank = across < width, across < width + 1.4
     ripple = 1 + 0.05 * (fractal(x, y, salt + np.uint32(5), 5, 2) - 0.5)
-    return Structure(np.where(water, 0, np.where(bank, 2, land.material)),
-                     np.where(water, ripple, np.where(bank, 0.9, land.shade)))  # fmt: skip
+    return Structure(
+        np.where(water, 0, np.where(bank, 2, land.material)), np.where(water, ripple, np.where(bank, 0.9, land.shade))
+    )
 
 
 def lake(x: Array, y: Array, d: Draws) -> Structure:
@@ -234,11 +235,11 @@ def lake(x: Array, y: Array, d: Draws) -> Structure:
     level = distance + 0.9 * (fractal(x, y, salt, 22, 3) - 0.5) - d("extent", 0.4, 0.62)
     water, bank = level < 0, level < 0.035
     ripple = 1 + 0.06 * (fractal(x, y, salt + np.uint32(5), 6, 2) - 0.5)
-    return Structure(np.where(water, 0, np.where(bank, 2, land.material)),
-                     np.where(water, ripple, np.where(bank, 1.0, land.shade)))  # fmt: skip
+    return Structure(
+        np.where(water, 0, np.where(bank, 2, land.material)), np.where(water, ripple, np.where(bank, 1.0, land.shade))
+    )
 
 
 CLASSES: dict[str, Callable[[Array, Array, Draws], Structure]] = {
-    f.__name__: f
-    for f in (cropland, dunes, forest, highway, industrial, lake, orchard, residential, river, shrubland)
+    f.__name__: f for f in (cropland, dunes, forest, highway, industrial, lake, orchard, residential, river, shrubland)
 }

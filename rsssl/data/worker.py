@@ -26,8 +26,9 @@ class Worker:
 
     def __init__(self, plan: Plan) -> None:
         env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
-        self._process = subprocess.Popen([sys.executable, "-m", __name__], env=env,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self._plan: bytes | None = (plan.to_json() + "\n").encode()
 
     def do(self, start: int, stop: int) -> dict[str, Any]:

@@ -120,7 +120,9 @@ class Checkpoints:
                 if entry.whole():
                     return entry
                 if entry.record.is_file():  # else a training has just purged it
-                    log.warning("checkpoint %s is damaged (its checksum does not match); trying the one before it", entry.file)
+                    log.warning(
+                        "checkpoint %s is damaged (its checksum does not match); trying the one before it", entry.file
+                    )
             if all(entry.record.is_file() for entry in entries):
                 raise UserError(
                     f"no checkpoint in {self.folder} is whole: delete that folder to start afresh, rm -r {self.folder}"
@@ -157,7 +159,9 @@ def read(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         state = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # the unpickler, the archive reader and the system each have their own
-        raise UserError(f"{file} cannot be read as a checkpoint ({str(error).splitlines()[0]}): type another one") from None
+        raise UserError(
+            f"{file} cannot be read as a checkpoint ({str(error).splitlines()[0]}): type another one"
+        ) from None
     if not isinstance(state, dict) or "step" not in state:
         raise UserError(f"{file} is no checkpoint of a training: type a checkpoint-*.pt file, or the folder it lies in")
     return state

@@ -45,7 +45,9 @@ def start() -> None:
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"  # what is said between the ranks, and long waits, do not need an accelerator
     try:
-        torch.distributed.init_process_group(backend, store=session(), rank=rank(), world_size=world_size(), timeout=WAIT)
+        torch.distributed.init_process_group(
+            backend, store=session(), rank=rank(), world_size=world_size(), timeout=WAIT
+        )
     except RuntimeError as error:
         raise LostRank(f"rank {rank()} does not reach the others ({said(error)}): start all of them again") from error
 
@@ -80,7 +82,9 @@ def session() -> torch.distributed.Store:
             break
         time.sleep(0.02)
     else:
-        raise LostRank(f"rank {rank()} has waited for the other ranks for {JOIN.total_seconds():.0f} s: start all of them")
+        raise LostRank(
+            f"rank {rank()} has waited for the other ranks for {JOIN.total_seconds():.0f} s: start all of them"
+        )
     store.set_timeout(WAIT)
     return torch.distributed.PrefixStore(name, store)
 
@@ -94,7 +98,9 @@ def exchange(operation: Callable[..., Any], *arguments: Any, **options: Any) -> 
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise LostRank(f"rank {rank()} of {world_size()} lost contact with the others ({said(error)}). {AGAIN}") from error
+        raise LostRank(
+            f"rank {rank()} of {world_size()} lost contact with the others ({said(error)}). {AGAIN}"
+        ) from error
 
 
 def keep_from_compiler() -> None:

@@ -161,14 +161,24 @@ class Fit:
         first = distributed.rank() == 0  # the one rank that writes
         if self.tracker and self.checkpoints and first:
             self.tracker.open(self.checkpoints.folder, step)
-        calls = [(call, {round(total * (i + 1) / times) for i in range(times)}) for times, call in self.meanwhile if first]
+        calls = [
+            (call, {round(total * (i + 1) / times) for i in range(times)}) for times, call in self.meanwhile if first
+        ]
         best = self.checkpoints.best() if self.checkpoints else None
         best_score = best.score if best and best.score is not None else -math.inf
         before_step = replay.BuffersBefore(self.model)
         saved_at = started = time.monotonic()
         base_seconds, waited, window_images, window_start = self.seconds, 0.0, 0, started
-        bar = tqdm(total=total, initial=step, desc=self.title, unit="step", dynamic_ncols=True,
-                   mininterval=0.5 if sys.stderr.isatty() else 30, leave=False, disable=not first)  # fmt: skip
+        bar = tqdm(
+            total=total,
+            initial=step,
+            desc=self.title,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            leave=False,
+            disable=not first,
+        )
         self.model.train()
         batches = self.batches.start(step * self.batches.accumulate)
         while step < total:
@@ -273,9 +283,16 @@ class Fit:
         """Keeps the step for a replay, and ends the training on all ranks."""
         ids, names = replay.all_ids([b.ids for b in taken]), distributed.collect(replay.not_finite(self.model))
         found = replay.Failure(
-            step, self.batches.total_steps, self.seed, [b.epoch for b in taken], ids, [b.key for b in taken], loss,
-            max(names, key=len), distributed.world_size(),
-        )  # fmt: skip
+            step,
+            self.batches.total_steps,
+            self.seed,
+            [b.epoch for b in taken],
+            ids,
+            [b.key for b in taken],
+            loss,
+            max(names, key=len),
+            distributed.world_size(),
+        )
         if self.checkpoints and distributed.rank() == 0:
             self.checkpoints.save(step, self._state(step) | {"model": before.state(self.model)})
             found.write(self.checkpoints.folder)
@@ -286,9 +303,15 @@ class Fit:
         raise UserError(f"{what} at step {step} of {self.batches.total_steps}: {self.advice}")
 
     def _state(self, step: int) -> dict[str, Any]:
-        return {"step": step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "seconds": self.seconds, "images": self.images, "ranks": distributed.world_size(),
-                "collapsed_checks": self.monitor.below if self.monitor else 0}  # fmt: skip
+        return {
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "seconds": self.seconds,
+            "images": self.images,
+            "ranks": distributed.world_size(),
+            "collapsed_checks": self.monitor.below if self.monitor else 0,
+        }
 
     def _resume(self) -> int:
         """Loads the last checkpoint, if any, and returns the number of steps done."""
@@ -319,6 +342,11 @@ class Fit:
         if self.monitor:
             self.monitor.below = state["collapsed_checks"]
         ranks = distributed.world_size()
-        log.info("%s: resumed at step %d of %d%s", self.title, state["step"], total,
-                 f", now on {ranks} processes, before on {state['ranks']}" if ranks != state["ranks"] else "")  # fmt: skip
+        log.info(
+            "%s: resumed at step %d of %d%s",
+            self.title,
+            state["step"],
+            total,
+            f", now on {ranks} processes, before on {state['ranks']}" if ranks != state["ranks"] else "",
+        )
         return state["step"]

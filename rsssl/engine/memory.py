@@ -23,5 +23,7 @@ def keep() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    return all(mallopt(ctypes.c_int(k), ctypes.c_int(v)) for k, v in
-               ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20)))  # fmt: skip
+    return all(
+        mallopt(ctypes.c_int(k), ctypes.c_int(v))
+        for k, v in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 << 20))
+    )

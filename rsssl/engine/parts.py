@@ -37,7 +37,9 @@ class Parts:
         self.target, self.n = target, n
         self.folder = target.with_name(f".{target.name}.parts")
         together(lambda: self._prepare(digest(inputs)) if rank() == 0 else None)
-        self.done: set[int] = broadcast({int(p.name) for p in self.folder.iterdir() if p.name.isdigit()} if rank() == 0 else None)
+        self.done: set[int] = broadcast(
+            {int(p.name) for p in self.folder.iterdir() if p.name.isdigit()} if rank() == 0 else None
+        )
         if rank() == 0 and self.done:
             log.info("%s: going on, %d of %d parts are done", target, len(self.done), n)
 

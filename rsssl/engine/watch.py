@@ -75,9 +75,13 @@ class Watch:
                 moved, seen = time.monotonic(), distributed.entered
             elif time.monotonic() - moved > self.seconds * (1 if self.started else FIRST):
                 threading.Timer(3 * SILENCE, os._exit, [EXIT]).start()  # the store may be on a machine that is gone
-                print(f"rsssl: rank {self.rank} has made no progress for {self.seconds:.0f} s; "
-                      f"{self.suspects(self._signs(), self._later())}. Ending it; the same command goes on from the last "
-                      "checkpoint (timeout=SECONDS sets how long to wait)", file=sys.stderr, flush=True)  # fmt: skip
+                print(
+                    f"rsssl: rank {self.rank} has made no progress for {self.seconds:.0f} s; "
+                    f"{self.suspects(self._signs(), self._later())}. Ending it; the same command goes on from the last "
+                    "checkpoint (timeout=SECONDS sets how long to wait)",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 os._exit(EXIT)
 
     def _signs(self) -> dict[int, Sign]:

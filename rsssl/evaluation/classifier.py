@@ -1,7 +1,7 @@
 """A trained scene classifier as one module: stored pixels in, class probabilities out; and the file it is kept in.
 
-    classifier.safetensors    the head's tensors, and the whole network's where it was trained with the labels; its metadata
-                              says what the head is, what the pixels mean, and else which file of the store has the backbone
+classifier.safetensors    the head's tensors, and the whole network's where it was trained with the labels; its metadata
+                          says what the head is, what the pixels mean, and else which file of the store has the backbone
 """
 
 from __future__ import annotations
@@ -87,8 +87,15 @@ class SceneClassifier(nn.Module):
 
     fingerprint = ""
 
-    def __init__(self, backbone: nn.Module, head: Head, card: SensorCard, size: int, mean: tuple[float, ...],
-                 std: tuple[float, ...]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: Head,
+        card: SensorCard,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
         super().__init__()
         self.backbone, self.head, self.card, self.size = backbone, head, card, size
         self.preprocess = Preprocess(card, size, mean, std)
@@ -135,8 +142,14 @@ class Trained:
         backbone: the file of `save_backbone` that holds the frozen backbone; only its path and hash are written. notes: what else
         to keep about it (accuracy, split), as JSON.
         """
-        about: dict[str, Any] = {"version": VERSION, "card": self.card.to_dict(), "size": self.size, "mean": self.mean,
-                                 "std": self.std, "notes": notes}  # fmt: skip
+        about: dict[str, Any] = {
+            "version": VERSION,
+            "card": self.card.to_dict(),
+            "size": self.size,
+            "mean": self.mean,
+            "std": self.std,
+            "notes": notes,
+        }
         tensors: dict[str, Tensor] = {}
         if isinstance(self.head, LinearHead):
             about["head"] = {"kind": "regression" if self.head.regression else "linear"}
@@ -164,9 +177,13 @@ def describe_classifier(file: Path) -> dict[str, Any]:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} cannot be read as a classifier ({error}): evaluate again, rsssl-run task=evaluate") from error
+        raise UserError(
+            f"{file} cannot be read as a classifier ({error}): evaluate again, rsssl-run task=evaluate"
+        ) from error
     if _KEY not in metadata:
-        raise UserError(f"{file} holds no classifier: type checkpoint=DIR with a run folder of task=evaluate or task=pipeline")
+        raise UserError(
+            f"{file} holds no classifier: type checkpoint=DIR with a run folder of task=evaluate or task=pipeline"
+        )
     return json.loads(metadata[_KEY])
 
 
@@ -213,5 +230,3 @@ def _unchanged(record: dict[str, str], file: Path) -> Path:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-

@@ -45,22 +45,31 @@ class DenseClassifier(nn.Module):
             with torch.inference_mode():
                 small, large = backbone.forward_features(tile), backbone.forward_features(tile.repeat(1, 1, 2, 2))
                 self.cells = small.shape[-1]
-                same = small.ndim == 4 and large.shape[-1] == 2 * self.cells and torch.allclose(
-                    self._pooled(small, 1)[0], backbone(tile), rtol=1e-3, atol=1e-4)  # fmt: skip
+                same = (
+                    small.ndim == 4
+                    and large.shape[-1] == 2 * self.cells
+                    and torch.allclose(self._pooled(small, 1)[0], backbone(tile), rtol=1e-3, atol=1e-4)
+                )
         except (RuntimeError, TypeError, AssertionError, IndexError):
             same = False
         if not same:
-            raise UserError(f"map.fast=true: the features of {type(backbone).__name__} are not the average of a convolutional "
-                            f"map: {advice}, or train with a ResNet or a ConvNeXt (backbone=resnet18)")  # fmt: skip
+            raise UserError(
+                f"map.fast=true: the features of {type(backbone).__name__} are not the average of a convolutional "
+                f"map: {advice}, or train with a ResNet or a ConvNeXt (backbone=resnet18)"
+            )
         cell = self.size // self.cells
         if stride * self.size % (cell * window):
             fits = [n for n in range(1, window + 1) if n * self.size % (cell * window) == 0]
             hint = f"type map.stride={min(fits, key=lambda n: abs(n - stride))}" if fits else advice
-            raise UserError(f"map.fast=true: a value of the backbone's map stands for {cell * window / self.size:g} pixels, and "
-                            f"windows every {stride} pixels do not fall on it: {hint}")  # fmt: skip
+            raise UserError(
+                f"map.fast=true: a value of the backbone's map stands for {cell * window / self.size:g} pixels, and "
+                f"windows every {stride} pixels do not fall on it: {hint}"
+            )
         if self.size > 2 * window:
-            raise UserError(f"map.fast=true: windows of {window} pixels are enlarged to {self.size}, and a whole block of them "
-                            f"would take too much memory: {advice}")  # fmt: skip
+            raise UserError(
+                f"map.fast=true: windows of {window} pixels are enlarged to {self.size}, and a whole block of them "
+                f"would take too much memory: {advice}"
+            )
         self.step = stride * self.size // (cell * window)
         self.head: nn.Module = classifier.head
 
@@ -80,7 +89,9 @@ class DenseClassifier(nn.Module):
         """
         features = torch.cat([self._features(region[None])[0] for region in regions])
         stride = self.step * (self.size // self.cells)
-        tiles = regions.unfold(2, self.size, stride).unfold(3, self.size, stride).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        tiles = (
+            regions.unfold(2, self.size, stride).unfold(3, self.size, stride).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        )
         shares = torch.cat([self.classifier.standardised(part, tta) for part in tiles.split(batch_size)])
         logits = shares.double().clamp_min(1e-4).log()
         logits -= logits.mean(1, keepdim=True)

@@ -1,12 +1,12 @@
 """Exported folders: a classifier or a backbone with everything that is needed to use it anywhere, and their checksums.
 
-    model.safetensors   the network, by timm's names; the classifier's layer among them where timm's model has one for it
-    config.json         how timm builds it, left out where it cannot
-    head.safetensors    the classifier's tensors where model.safetensors has no place for them
-    rsssl.json          sensor card, image size, mean and std, the kind of classifier, and how all of it was made
-    model.onnx, model.pt2   on request
-    README.md           the model card, for people and for the Hugging Face hub; theirs to edit, so it has no checksum
-    SHA256SUMS          of every other file; `sha256sum -c SHA256SUMS` checks them too
+model.safetensors   the network, by timm's names; the classifier's layer among them where timm's model has one for it
+config.json         how timm builds it, left out where it cannot
+head.safetensors    the classifier's tensors where model.safetensors has no place for them
+rsssl.json          sensor card, image size, mean and std, the kind of classifier, and how all of it was made
+model.onnx, model.pt2   on request
+README.md           the model card, for people and for the Hugging Face hub; theirs to edit, so it has no checksum
+SHA256SUMS          of every other file; `sha256sum -c SHA256SUMS` checks them too
 """
 
 from __future__ import annotations
@@ -42,11 +42,19 @@ def is_exported(folder: Path) -> bool:
 def refuse_existing(out: Path) -> None:
     """Raises UserError when something lies at `out` that an export would replace."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"out={out} exists and is not empty: type out= with the name of a new folder, or remove it first")
+        raise UserError(
+            f"out={out} exists and is not empty: type out= with the name of a new folder, or remove it first"
+        )
 
 
-def write_exported(network: SceneClassifier | SceneBackbone, out: Path, notes: dict[str, Any], onnx: bool = False,
-                   program: bool = False, preprocessing: bool = False) -> dict[str, Any]:  # fmt: skip
+def write_exported(
+    network: SceneClassifier | SceneBackbone,
+    out: Path,
+    notes: dict[str, Any],
+    onnx: bool = False,
+    program: bool = False,
+    preprocessing: bool = False,
+) -> dict[str, Any]:
     """Writes the folder `out`, whole or not at all; returns what rsssl.json says.
 
     Args:
@@ -64,7 +72,10 @@ def write_exported(network: SceneClassifier | SceneBackbone, out: Path, notes: d
     try:
         temporary.mkdir(parents=True)
         about = _write_network(network, temporary, notes)
-        about |= {"programs": [n for n, wanted in ((ONNX, onnx), (PROGRAM, program)) if wanted], "preprocessing": preprocessing}
+        about |= {
+            "programs": [n for n, wanted in ((ONNX, onnx), (PROGRAM, program)) if wanted],
+            "preprocessing": preprocessing,
+        }
         write_atomic(temporary / ABOUT, _json(about))
         if onnx:
             write_onnx(network, temporary / ONNX, preprocessing)
@@ -89,9 +100,15 @@ def _write_network(network: SceneClassifier | SceneBackbone, folder: Path, notes
 
     card, pre, head = network.card, network.preprocess, getattr(network, "head", None)
     about: dict[str, Any] = {
-        "version": VERSION, "kind": "backbone" if head is None else "classifier", "spec": network.backbone.spec,
-        "card": card.to_dict(), "size": network.size, "mean": list(pre.mean), "std": list(pre.std), "notes": notes,
-    }  # fmt: skip
+        "version": VERSION,
+        "kind": "backbone" if head is None else "classifier",
+        "spec": network.backbone.spec,
+        "card": card.to_dict(),
+        "size": network.size,
+        "mean": list(pre.mean),
+        "std": list(pre.std),
+        "notes": notes,
+    }
     model, layer = timm_form(network)
     about |= {"timm": model is not None, "layer": layer}
     if model is not None:
@@ -127,7 +144,9 @@ def verify(folder: Path) -> None:
         lines = (folder / SUMS).read_text().splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines if line)}
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / SUMS} is missing or damaged, so nothing in the folder can be trusted: {again}") from error
+        raise UserError(
+            f"{folder / SUMS} is missing or damaged, so nothing in the folder can be trusted: {again}"
+        ) from error
     for name in {ABOUT, WEIGHTS} - sums.keys():
         raise UserError(f"{folder / SUMS} has no line for {name}: {again}")
     for name, digest in sums.items():

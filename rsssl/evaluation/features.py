@@ -132,9 +132,15 @@ class Extractor:
     """
 
     def __init__(
-        self, build: Callable[[], nn.Module], pack: Pack, size: int, mean: tuple[float, ...], std: tuple[float, ...],
-        device: torch.device, symmetry: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        build: Callable[[], nn.Module],
+        pack: Pack,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        symmetry: int = 0,
+    ) -> None:
         self.build, self.pack, self.size, self.mean, self.std = build, pack, size, mean, std
         self.device, self.symmetry = device, symmetry
         self._model: nn.Module | None = None

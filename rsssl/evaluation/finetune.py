@@ -50,9 +50,16 @@ class Classifier(nn.Module):
 
 @torch.inference_mode()
 def predict(
-    model: Classifier, pack: Pack, rows: np.ndarray, size: int, mean: tuple[float, ...], std: tuple[float, ...],
-    device: torch.device, tta: bool = False, chunk: int = 256,
-) -> Tensor:  # fmt: skip
+    model: Classifier,
+    pack: Pack,
+    rows: np.ndarray,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+    tta: bool = False,
+    chunk: int = 256,
+) -> Tensor:
     """Class probabilities (len(rows), n_classes) on the CPU, averaged over the eight symmetries when `tta`."""
     model.eval()
     out = []
@@ -66,9 +73,14 @@ def predict(
 
 
 def train_classifier(
-    model: Classifier, batches: Batches, optimizer: torch.optim.Optimizer, schedule: Callable[[int, int], float],
-    device: torch.device, title: str, after_epoch: Callable[[int], None] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    model: Classifier,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[int, int], float],
+    device: torch.device,
+    title: str,
+    after_epoch: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
     """Trains to the end; `after_epoch(epoch)` sees the model after each pass."""
     fit = Fit(model, batches, optimizer, schedule, device, title=title, after_epoch=after_epoch)
     fit.run()

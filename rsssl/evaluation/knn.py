@@ -64,8 +64,13 @@ class KNN:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What was fitted, as plain arguments and tensors; `of_state` is the way back."""
-        arguments = {"k": self.k, "weighted": self.weighted, "temperature": self.temperature, "centre": self.centre,
-                     "classes": self._classes}  # fmt: skip
+        arguments = {
+            "k": self.k,
+            "weighted": self.weighted,
+            "temperature": self.temperature,
+            "centre": self.centre,
+            "classes": self._classes,
+        }
         return arguments, {"bank": self._bank, "labels": self._labels, "mean": self._mean}
 
     @classmethod

@@ -72,8 +72,16 @@ def fit_linear(
         ValueError: for a class without samples, whose bias would run away to minus infinity.
     """
     if x.ndim == 2:
-        fit = fit_linear(x[None], y[None], strengths, n_classes, None if masks is None else masks[None], tolerance,
-                         max_iterations, dtype)  # fmt: skip
+        fit = fit_linear(
+            x[None],
+            y[None],
+            strengths,
+            n_classes,
+            None if masks is None else masks[None],
+            tolerance,
+            max_iterations,
+            dtype,
+        )
         return LinearFit(fit.weight[0], fit.bias[0], fit.logits[0], fit.converged[0], fit.iterations)
     x, y = x.to(dtype), y.to(x.device)
     (g, n, d), k = x.shape, int(y.max()) + 1 if n_classes is None else n_classes

@@ -61,9 +61,10 @@ OUTPUT = {
     "features": "features",
 }
 KINDS = {
-    "linear": "A linear classifier", "regression": "A linear classifier by ridge regression",
+    "linear": "A linear classifier",
+    "regression": "A linear classifier by ridge regression",
     "neighbours": "A classifier by nearest neighbours",
-}  # fmt: skip
+}
 
 
 def model_card(about: dict[str, Any], title: str) -> str:
@@ -88,14 +89,27 @@ def model_card(about: dict[str, Any], title: str) -> str:
             timm += "\nThe classifier itself is no layer of timm's model (head.safetensors): load it with rsssl.\n"
     tags = ["remote-sensing", "earth-observation", "rsssl", *(["timm"] if about["timm"] else [])]
     return CARD.format(
-        library="timm" if about["timm"] else "rsssl", title=title, what=what, tags="\n".join(f"- {t}" for t in tags),
-        pipeline="image-classification" if classifier else "image-feature-extraction", n_bands=len(card["bands"]),
-        dtype=card["dtype"], height=card["size"][0], width=card["size"][1], size=about["size"], result=result, shape=shape,
-        gsd="" if card["gsd"] is None else f" of {card['gsd']:g} m", nodata="none" if card["nodata"] is None else card["nodata"],
+        library="timm" if about["timm"] else "rsssl",
+        title=title,
+        what=what,
+        tags="\n".join(f"- {t}" for t in tags),
+        pipeline="image-classification" if classifier else "image-feature-extraction",
+        n_bands=len(card["bands"]),
+        dtype=card["dtype"],
+        height=card["size"][0],
+        width=card["size"][1],
+        size=about["size"],
+        result=result,
+        shape=shape,
+        gsd="" if card["gsd"] is None else f" of {card['gsd']:g} m",
+        nodata="none" if card["nodata"] is None else card["nodata"],
         bands="\n".join(f"| {b} | {lo:g} | {hi:g} | {m:.6g} | {s:.6g} |" for b, lo, hi, m, s in rows),
-        loader="load_classifier" if classifier else "load_backbone", timm=timm, programs=_programs(about),
-        metrics=_metrics(notes), provenance=_provenance(notes),
-    )  # fmt: skip
+        loader="load_classifier" if classifier else "load_backbone",
+        timm=timm,
+        programs=_programs(about),
+        metrics=_metrics(notes),
+        provenance=_provenance(notes),
+    )
 
 
 def _programs(about: dict[str, Any]) -> str:
@@ -110,7 +124,13 @@ def _programs(about: dict[str, Any]) -> str:
         "model.onnx": f"* `model.onnx`: input `pixels`, output `{output}`, any batch size",
         "model.pt2": '* `model.pt2`: `torch.export.load("model.pt2").module()`, any batch size',
     }
-    return "Without Python code of ours; they take " + form + ":\n\n" + "\n".join(lines[n] for n in about["programs"]) + "\n\n"
+    return (
+        "Without Python code of ours; they take "
+        + form
+        + ":\n\n"
+        + "\n".join(lines[n] for n in about["programs"])
+        + "\n\n"
+    )
 
 
 def _metrics(notes: dict[str, Any]) -> str:

@@ -87,9 +87,17 @@ def write_onnx(network: SceneClassifier | SceneBackbone, file: Path, preprocessi
     made = Program(network, preprocessing).eval()
     with _explained("export.onnx=true", network):
         torch.onnx.export(
-            made, (made.example(),), str(file), input_names=["pixels"], output_names=names, opset_version=OPSET, dynamo=True,
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}}, external_data=size >= LARGEST * 0.9, verbose=False,
-        )  # fmt: skip
+            made,
+            (made.example(),),
+            str(file),
+            input_names=["pixels"],
+            output_names=names,
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+            external_data=size >= LARGEST * 0.9,
+            verbose=False,
+        )
         onnx.checker.check_model(str(file))
 
 

@@ -21,7 +21,9 @@ from rsssl.errors import UserError
 from rsssl.rng import fold, uniform
 
 NEIGHBOURS = 20  # of the typicality, as in the paper
-LARGEST = 4096  # images of a cluster among which neighbours are sought: all of them in most, evenly spaced ones in larger
+LARGEST = (
+    4096  # images of a cluster among which neighbours are sought: all of them in most, evenly spaced ones in larger
+)
 CLUSTERS = 1000  # at most, unless more images are asked for
 UNDECIDED = 10  # times n images are the least certain, of which `margin` chooses n
 RESTARTS = 3
@@ -150,7 +152,9 @@ def prepared(features: Tensor, n: int, labelled: Tensor | None, centre: bool = F
 def refuse_too_many(n: int, free: int) -> None:
     """Raises UserError when n is more than the `free` images that can be chosen."""
     if n > free:
-        raise UserError(f"suggest.n={n} asks for more images than the {free} without a label: type suggest.n={free} or less")
+        raise UserError(
+            f"suggest.n={n} asks for more images than the {free} without a label: type suggest.n={free} or less"
+        )
 
 
 def kmeans(x: Tensor, k: int, key: int, restarts: int = RESTARTS) -> Clusters:
@@ -170,8 +174,13 @@ def typicalities(x: Tensor, of: Tensor, k: int) -> Tensor:
     """1 / mean distance of each point x (N, D) to its nearest neighbours in its own cluster `of` (N,): (N,); 0 when alone."""
     score = torch.zeros(len(x))
     order = torch.argsort(of, stable=True)
-    for members in tqdm(order.split(torch.bincount(of, minlength=k).tolist()), desc="typicality", unit="cluster",
-                        leave=False, disable=None):  # fmt: skip
+    for members in tqdm(
+        order.split(torch.bincount(of, minlength=k).tolist()),
+        desc="typicality",
+        unit="cluster",
+        leave=False,
+        disable=None,
+    ):
         if len(members) < 2:
             continue
         step = -(-len(members) // LARGEST)

@@ -18,7 +18,11 @@ from rsssl.models.sensor import SceneBackbone
 def known_to_timm(spec: dict[str, Any]) -> bool:
     """Whether timm can build what `build_backbone` built from `spec`: not the paper's networks, stems and joined depths."""
     name = spec["name"]
-    return name not in classic.NAMES and not (name.endswith(SMALL) and not timm.is_model(name)) and spec.get("depths", 1) == 1
+    return (
+        name not in classic.NAMES
+        and not (name.endswith(SMALL) and not timm.is_model(name))
+        and spec.get("depths", 1) == 1
+    )
 
 
 def timm_form(network: SceneClassifier | SceneBackbone) -> tuple[nn.Module | None, str | None]:
@@ -35,8 +39,16 @@ def timm_form(network: SceneClassifier | SceneBackbone) -> tuple[nn.Module | Non
         model = create_timm(spec["name"], spec["in_chans"], spec["kwargs"], num_classes=len(head.weight)).eval()
         layer = model.get_classifier()  # type: ignore[operator]
         names = [name for name, module in model.named_modules() if module is layer]
-        if isinstance(layer, nn.Linear) and names and layer.bias is not None and layer.weight.shape == head.weight.shape:
-            state = backbone.state_dict() | {f"{names[0]}.weight": head.weight.detach(), f"{names[0]}.bias": head.bias.detach()}
+        if (
+            isinstance(layer, nn.Linear)
+            and names
+            and layer.bias is not None
+            and layer.weight.shape == head.weight.shape
+        ):
+            state = backbone.state_dict() | {
+                f"{names[0]}.weight": head.weight.detach(),
+                f"{names[0]}.bias": head.bias.detach(),
+            }
             if state.keys() == model.state_dict().keys():
                 model.load_state_dict(state, strict=True)
                 if _agree(model, backbone, head, network.size):
@@ -65,20 +77,30 @@ def timm_config(model: nn.Module, network: SceneClassifier | SceneBackbone, laye
     arguments = {k: v for k, v in spec["kwargs"].items() if not k.endswith(("drop_rate", "drop_path_rate"))}
     arguments |= {"in_chans": spec["in_chans"]} | ({"dynamic_img_size": True} if dynamic else {})
     bands, classes = spec["in_chans"], list(network.card.classes) if layer else []
-    config: dict[str, Any] = {"architecture": spec["name"], "num_classes": len(classes), "num_features": model.num_features}
+    config: dict[str, Any] = {
+        "architecture": spec["name"],
+        "num_classes": len(classes),
+        "num_features": model.num_features,
+    }
     if isinstance(pool := getattr(model, "global_pool", None), str):
         config["global_pool"] = pool
     if classes:
         config["label_names"] = classes
     config["model_args"] = arguments
     config["pretrained_cfg"] = {
-        "tag": "rsssl", "custom_load": False, "input_size": [bands, network.size, network.size],
+        "tag": "rsssl",
+        "custom_load": False,
+        "input_size": [bands, network.size, network.size],
         "fixed_input_size": bool(published.get("fixed_input_size", False)) and not dynamic,
-        "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center",
-        "mean": list(network.preprocess.mean), "std": list(network.preprocess.std),
-        "num_classes": len(classes), "pool_size": None,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": list(network.preprocess.mean),
+        "std": list(network.preprocess.std),
+        "num_classes": len(classes),
+        "pool_size": None,
         # Older timm takes every first convolution for one of three bands, and draws another at random, unless it knows of none.
         "first_conv": published.get("first_conv") if bands == 3 else None,
         "classifier": layer or published.get("classifier"),
-    }  # fmt: skip
+    }
     return config

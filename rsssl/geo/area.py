@@ -41,7 +41,9 @@ class Areas:
         self._ground = _Ground.of(grid)
         self._square_metres = np.zeros(n_classes)
         self._cell = cell
-        self._lines: dict[int, tuple[int, int, np.ndarray]] = {}  # the last line of corners: (first, last column, points)
+        self._lines: dict[
+            int, tuple[int, int, np.ndarray]
+        ] = {}  # the last line of corners: (first, last column, points)
         if self._ground is not None and grid.geotransform is not None:
             _, a, b, _, d, e = grid.geotransform
             pixel = max(np.hypot(a, d), np.hypot(b, e)) * self._ground.metres
@@ -148,7 +150,9 @@ class _Ground:
         """(N,) m2 of quadrilaterals (N, 4, 2) of longitude and latitude in radians; NaN where a corner is not finite."""
         with np.errstate(invalid="ignore"):
             longitude, authalic = corners[..., 0], self._q(np.sin(corners[..., 1])) / self._pole  # sine of it, eq. 3-11
-            if self.is_geographic:  # edges along meridians and parallels stay straight, and longitudes are never wrapped
+            if (
+                self.is_geographic
+            ):  # edges along meridians and parallels stay straight, and longitudes are never wrapped
                 return _shoelace(longitude, authalic) * self.radius**2
             turn = longitude - longitude[:, :1]
             straight = _shoelace((turn + np.pi) % (2 * np.pi) - np.pi, authalic)

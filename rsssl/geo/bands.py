@@ -12,7 +12,9 @@ from rsssl.models.card import SensorCard
 COLOURS = ("red", "green", "blue")
 
 
-def choose(names: Sequence[str], card: SensorCard, bands: Sequence[Any] | None, path: str | os.PathLike[str]) -> list[int]:
+def choose(
+    names: Sequence[str], card: SensorCard, bands: Sequence[Any] | None, path: str | os.PathLike[str]
+) -> list[int]:
     """The scene's band (from 1) for each band of the card; see `rsssl.geo.scene.Scene`."""
     listed = ", ".join(f"{i} {name}".strip() for i, name in enumerate(names, 1))
     wanted = ", ".join(card.bands)

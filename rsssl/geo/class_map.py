@@ -45,7 +45,9 @@ class ClassMap:
             values, valid = numbers(self._band, *window)
             found.update(map(int, distinct(values[valid])))
             if len(found) > MOST:
-                raise UserError(f"{path} has more than {MOST} different values, so it is not a map of classes: type scene=MAP")
+                raise UserError(
+                    f"{path} has more than {MOST} different values, so it is not a map of classes: type scene=MAP"
+                )
         if not found:
             raise UserError(f"{path} has no valid pixel: type scene=MAP with a map of classes")
         self.values = np.array(sorted(found), np.int64)
@@ -110,8 +112,10 @@ def numbers(band: Any, x: int, y: int, w: int, h: int) -> tuple[np.ndarray, np.n
         valid &= np.frombuffer(mask, np.uint8).reshape(h, w) > 0
     values = np.where(valid, raw, 0).astype(np.int64)
     if (values != raw)[valid].any():
-        raise UserError(f"{band.GetDataset().GetDescription()} holds fractions, so it is not a map of classes: give one of whole "
-                        "numbers, scene=MAP and reference=FILE")  # fmt: skip
+        raise UserError(
+            f"{band.GetDataset().GetDescription()} holds fractions, so it is not a map of classes: give one of whole "
+            "numbers, scene=MAP and reference=FILE"
+        )
     return values, valid
 
 
@@ -131,13 +135,16 @@ def open_dataset(path: str | os.PathLike[str], key: str, raster: bool = False, o
     gdal = import_gdal(os.fspath(path))
     gdal.PushErrorHandler("CPLQuietErrorHandler")
     try:
-        dataset = gdal.OpenEx(os.fspath(path), gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR,
-                              open_options=list(options))  # fmt: skip
+        dataset = gdal.OpenEx(
+            os.fspath(path), gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR, open_options=list(options)
+        )
     except RuntimeError as error:
         reason = f"cannot be opened ({error})" if os.path.exists(path) else "does not exist"
         raise UserError(f"{key}={path} {reason}: type {key}=FILE") from error
     finally:
         gdal.PopErrorHandler()
     if dataset.RasterCount == 0 and (raster or dataset.GetLayerCount() == 0):
-        raise UserError(f"{key}={path} holds {'no raster band' if raster else 'nothing to compare with'}: type {key}=FILE")
+        raise UserError(
+            f"{key}={path} holds {'no raster band' if raster else 'nothing to compare with'}: type {key}=FILE"
+        )
     return dataset

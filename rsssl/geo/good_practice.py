@@ -35,7 +35,9 @@ class Estimate:
     areas_se: np.ndarray
     covered: float  # the share of the mapped area whose classes have samples: what all figures but `users` speak of
     unsampled: tuple[int, ...]  # classes with mapped area and no sample
-    single: tuple[int, ...]  # classes with mapped area and one sample: it has no variance, nor has any sum over the classes
+    single: tuple[
+        int, ...
+    ]  # classes with mapped area and one sample: it has no variance, nor has any sum over the classes
 
 
 def estimate(counts: np.ndarray, mapped: np.ndarray) -> Estimate:
@@ -74,7 +76,9 @@ def estimate(counts: np.ndarray, mapped: np.ndarray) -> Estimate:
         p = weight[:, None] * share  # eq. 4
         columns = p.sum(0)  # eq. 9
         users = np.where(rows > 0, p.diagonal() / weight, np.nan)  # eq. 2
-        users = np.where((rows > 0) & (weight == 0), share.diagonal(), users)  # a class without area has its samples still
+        users = np.where(
+            (rows > 0) & (weight == 0), share.diagonal(), users
+        )  # a class without area has its samples still
         users_se = np.sqrt(np.where(rows > 1, users * (1 - users) / (rows - 1), np.nan))  # eq. 6
         producers = p.diagonal() / columns  # eq. 3; nan where the reference has not got the class
         spread = weight[:, None] ** 2 * variance  # (K, K)
@@ -87,9 +91,19 @@ def estimate(counts: np.ndarray, mapped: np.ndarray) -> Estimate:
     for figures in (producers, producers_se, areas, areas_se):
         figures[unsampled] = np.nan
     return Estimate(
-        p, float(p.trace()), overall_se, users, users_se, producers, producers_se, areas, areas_se,
-        float(total / area.sum()), _which(unsampled), _which(sampled & (rows == 1)),
-    )  # fmt: skip
+        p,
+        float(p.trace()),
+        overall_se,
+        users,
+        users_se,
+        producers,
+        producers_se,
+        areas,
+        areas_se,
+        float(total / area.sum()),
+        _which(unsampled),
+        _which(sampled & (rows == 1)),
+    )
 
 
 def _which(chosen: np.ndarray) -> tuple[int, ...]:

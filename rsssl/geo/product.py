@@ -52,8 +52,14 @@ class Grid:
         """The grid of an open gdal.Dataset."""
         transform = dataset.GetGeoTransform(can_return_null=True)
         gcps = tuple((p.GCPPixel, p.GCPLine, p.GCPX, p.GCPY, p.GCPZ) for p in dataset.GetGCPs())
-        return cls(dataset.RasterXSize, dataset.RasterYSize, tuple(transform) if transform else None,
-                   _wkt(dataset.GetSpatialRef()), gcps, _wkt(dataset.GetGCPSpatialRef()))  # fmt: skip
+        return cls(
+            dataset.RasterXSize,
+            dataset.RasterYSize,
+            tuple(transform) if transform else None,
+            _wkt(dataset.GetSpatialRef()),
+            gcps,
+            _wkt(dataset.GetGCPSpatialRef()),
+        )
 
     def put_on(self, dataset: Any, gdal: Any) -> None:
         """Georeferences a gdal.Dataset of the same size."""
@@ -114,8 +120,17 @@ class Product:
         self._class_map, self._dataset = classes is not None, None
         tile = self.dtype.itemsize * len(bands) * 512**2
         self._block = 512 if tile <= TILE_BYTES else 256 if tile <= 4 * TILE_BYTES else 128
-        options = ["TILED=YES", f"BLOCKXSIZE={self._block}", f"BLOCKYSIZE={self._block}", "COMPRESS=DEFLATE", "ZLEVEL=1",
-                   "SPARSE_OK=TRUE", "BIGTIFF=IF_SAFER", "PHOTOMETRIC=MINISBLACK", "ALPHA=NO"]  # fmt: skip
+        options = [
+            "TILED=YES",
+            f"BLOCKXSIZE={self._block}",
+            f"BLOCKYSIZE={self._block}",
+            "COMPRESS=DEFLATE",
+            "ZLEVEL=1",
+            "SPARSE_OK=TRUE",
+            "BIGTIFF=IF_SAFER",
+            "PHOTOMETRIC=MINISBLACK",
+            "ALPHA=NO",
+        ]
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._remove()  # what a killed run left
@@ -124,7 +139,9 @@ class Product:
             raise self._explain(str(error), error) from error
         with self._guard():
             driver = gdal.GetDriverByName("GTiff")
-            created = driver.Create(os.fspath(self._work), grid.width, grid.height, len(bands), _kind(gdal, self.dtype), options)
+            created = driver.Create(
+                os.fspath(self._work), grid.width, grid.height, len(bands), _kind(gdal, self.dtype), options
+            )
             self._dataset = created
             grid.put_on(created, gdal)
             if metadata:
@@ -156,9 +173,18 @@ class Product:
         # (MODE) would let scattered classes vanish level by level. The differences of class numbers compress nothing.
         sampling = "NEAREST" if self._class_map else "AVERAGE"
         predictor = "YES" if self.dtype.itemsize > 1 and not self._class_map else "NO"
-        options = ["COMPRESS=DEFLATE", f"LEVEL={LEVEL}", f"PREDICTOR={predictor}", f"BLOCKSIZE={self._block}",
-                   f"RESAMPLING={sampling}", "BIGTIFF=IF_SAFER", "NUM_THREADS=ALL_CPUS"]  # fmt: skip
-        if self._block < 512:  # hundreds of bands: GDAL takes 20 times as long with overviews, which nobody would look at
+        options = [
+            "COMPRESS=DEFLATE",
+            f"LEVEL={LEVEL}",
+            f"PREDICTOR={predictor}",
+            f"BLOCKSIZE={self._block}",
+            f"RESAMPLING={sampling}",
+            "BIGTIFF=IF_SAFER",
+            "NUM_THREADS=ALL_CPUS",
+        ]
+        if (
+            self._block < 512
+        ):  # hundreds of bands: GDAL takes 20 times as long with overviews, which nobody would look at
             options.append("OVERVIEWS=NONE")
         with self._guard():
             assert self._dataset is not None, "finished or abandoned"
@@ -203,7 +229,9 @@ class Product:
     def __enter__(self) -> Product:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self.finish()
         else:
@@ -238,15 +266,26 @@ class Product:
             return error.errno in codes if error else any(os.strerror(code) in reason for code in codes)
 
         if is_one_of(_NO_SPACE):
-            return UserError(f"no space left to write {self.target} ({reason}): free some, or type out=FILE on a larger disk")
+            return UserError(
+                f"no space left to write {self.target} ({reason}): free some, or type out=FILE on a larger disk"
+            )
         if is_one_of(_NOT_YOURS):
             return UserError(f"{self.target} cannot be written ({reason}): type out=FILE in a folder of yours")
-        return UserError(f"{self.target} cannot be written ({reason}): type out=FILE on another disk, or df -h to see this one")
+        return UserError(
+            f"{self.target} cannot be written ({reason}): type out=FILE on another disk, or df -h to see this one"
+        )
 
 
 def _kind(gdal: Any, dtype: np.dtype) -> int:
-    names = {"uint8": "Byte", "int16": "Int16", "uint16": "UInt16", "int32": "Int32", "uint32": "UInt32",
-             "float32": "Float32", "float64": "Float64"}  # fmt: skip
+    names = {
+        "uint8": "Byte",
+        "int16": "Int16",
+        "uint16": "UInt16",
+        "int32": "Int32",
+        "uint32": "UInt32",
+        "float32": "Float32",
+        "float64": "Float64",
+    }
     return int(getattr(gdal, f"GDT_{names[dtype.name]}"))
 
 

@@ -54,7 +54,9 @@ def compare(scene: ClassMap, reference: str, attribute: str | None = None) -> Sa
     dataset = open_dataset(path, "reference")
     if dataset.GetLayerCount() == 0:
         found = _raster(scene, dataset, path)
-    elif dataset.GetDriver().ShortName == "CSV" and dataset.GetLayer(0).GetGeomType() == import_gdal(path, "ogr").wkbNone:
+    elif (
+        dataset.GetDriver().ShortName == "CSV" and dataset.GetLayer(0).GetGeomType() == import_gdal(path, "ogr").wkbNone
+    ):
         found = _table(scene, dataset, path, layer, attribute)
     else:
         found = _vector(scene, dataset, path, layer, attribute)
@@ -74,7 +76,9 @@ def _layer(dataset: Any, path: str, name: str) -> Any:
         close = nearest(name, names) or names[0]
         raise UserError(f"{path} has no layer {name!r}, only {', '.join(names)}: type {_quoted(path, close)}")
     if not name and len(names) > 1:
-        raise UserError(f"{path} has {len(names)} layers ({', '.join(names)}): type for example {_quoted(path, names[0])}")
+        raise UserError(
+            f"{path} has {len(names)} layers ({', '.join(names)}): type for example {_quoted(path, names[0])}"
+        )
     return dataset.GetLayerByName(name) if name else dataset.GetLayer(0)
 
 
@@ -168,8 +172,10 @@ def _parts(geometry: Any, where: str) -> tuple[str, list[Any]]:
         return "points", [straight.GetGeometryRef(i).Clone() for i in range(straight.GetGeometryCount())]
     if flat in (ogr.wkbPolygon, ogr.wkbMultiPolygon):
         return "polygons", [straight]
-    raise UserError(f"{where} is a {straight.GetGeometryName().lower()}; points and polygons can be compared: "
-                    "leave the others out of the file, ogr2ogr -where")  # fmt: skip
+    raise UserError(
+        f"{where} is a {straight.GetGeometryName().lower()}; points and polygons can be compared: "
+        "leave the others out of the file, ogr2ogr -where"
+    )
 
 
 def _transformation(scene: ClassMap, layer: Any, path: str, found: Samples, code: int | None) -> Any:
@@ -187,14 +193,18 @@ def _transformation(scene: ClassMap, layer: Any, path: str, found: Samples, code
     try:
         return None if source.IsSame(target) else osr.CoordinateTransformation(source, target)
     except RuntimeError as error:
-        raise UserError(f"{path} cannot be brought into the CRS of {scene.path} ({error}): type ogr2ogr -t_srs") from error
+        raise UserError(
+            f"{path} cannot be brought into the CRS of {scene.path} ({error}): type ogr2ogr -t_srs"
+        ) from error
 
 
 def _both(scene: ClassMap, has_crs: bool, path: str, found: Samples) -> bool:
     """Whether both sides have a CRS; notes it where one has none."""
     if has_crs and scene.projection:
         return True
-    found.notes.append(f"{scene.path if has_crs else path} has no CRS: its coordinates are taken to be those of the other file.")
+    found.notes.append(
+        f"{scene.path if has_crs else path} has no CRS: its coordinates are taken to be those of the other file."
+    )
     return False
 
 
@@ -269,7 +279,9 @@ def _raster(scene: ClassMap, dataset: Any, path: str) -> Samples:
     gdal = import_gdal(path)
     k = len(scene.values)
     found = Samples(np.zeros((k, k), np.int64), "pixels")
-    found.notes.append("Every pixel counts as an independent sample, which neighbours are not: the intervals are too narrow.")
+    found.notes.append(
+        "Every pixel counts as an independent sample, which neighbours are not: the intervals are too narrow."
+    )
     known = _both(scene, bool(dataset.GetProjection()), path, found)
     if dataset.RasterCount > 1:
         found.notes.append(f"{path} has {dataset.RasterCount} bands: the first was compared.")
@@ -296,7 +308,9 @@ def _raster(scene: ClassMap, dataset: Any, path: str) -> Samples:
     return found
 
 
-def _resolve(scene: ClassMap, present: Iterable[int], names: dict[int, str], classes: dict[int, int], path: str) -> None:
+def _resolve(
+    scene: ClassMap, present: Iterable[int], names: dict[int, str], classes: dict[int, int], path: str
+) -> None:
     """Adds to `classes` those of the values of a reference raster: by category name, or by number where it names none."""
     for value in map(int, present):
         if value in classes:

@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 CACHE = 256 << 20  # bytes of blocks that GDAL may keep; its own default is a twentieth of the machine's memory
 THIN = 2048  # pixels a side of a scene that is looked at whole
 SAMPLES, SAMPLE = 10, 128  # the values are looked at in 10 x 10 places of so many pixels
-FAR, CLIPPED = 5.0, 0.5  # a band does not fit when its mean is that many stds off, or that share lies outside the valid range
+FAR, CLIPPED = (
+    5.0,
+    0.5,
+)  # a band does not fit when its mean is that many stds off, or that share lies outside the valid range
 
 
 class Window(NamedTuple):
@@ -53,9 +56,13 @@ class Scene:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], card: SensorCard, bands: Sequence[Any] | None = None, nodata: float | None = None,
+        self,
+        path: str | os.PathLike[str],
+        card: SensorCard,
+        bands: Sequence[Any] | None = None,
+        nodata: float | None = None,
         adapt: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         gdal = import_gdal(path)
         gdal.SetCacheMax(CACHE)
         self.path, self.card = os.fspath(path), card
@@ -68,16 +75,24 @@ class Scene:
         finally:
             gdal.PopErrorHandler()
         if self._dataset.RasterCount == 0:
-            raise UserError(f"{path} holds no raster band: type scene=FILE with one of its parts, as gdalinfo lists them")
+            raise UserError(
+                f"{path} holds no raster band: type scene=FILE with one of its parts, as gdalinfo lists them"
+            )
         self.grid = Grid.of(self._dataset)
         self.names = names_of(gdal, self._dataset)
         self.bands = choose(self.names, card, bands, path)
         self._bands = [self._dataset.GetRasterBand(b) for b in self.bands]
-        self.dtype = {"Byte": "uint8", "UInt16": "uint16", "Int16": "int16", "Float32": "float32", "Float64": "float32"}.get(
-            gdal.GetDataTypeName(self._bands[0].DataType), gdal.GetDataTypeName(self._bands[0].DataType).lower()
-        )
+        self.dtype = {
+            "Byte": "uint8",
+            "UInt16": "uint16",
+            "Int16": "int16",
+            "Float32": "float32",
+            "Float64": "float32",
+        }.get(gdal.GetDataTypeName(self._bands[0].DataType), gdal.GetDataTypeName(self._bands[0].DataType).lower())
         if any(band.DataType != self._bands[0].DataType for band in self._bands):
-            raise UserError(f"{path}: its bands are of different types: make them one, gdal_translate -ot UInt16 IN OUT")
+            raise UserError(
+                f"{path}: its bands are of different types: make them one, gdal_translate -ot UInt16 IN OUT"
+            )
         self._type, self._numpy = _transfer(gdal, self._bands[0].DataType, path)
         own = card.nodata if adapt != "moments" else None  # in the training it meant nothing either
         self.nodata = [[v for v in {band.GetNoDataValue(), nodata, own} if v is not None] for band in self._bands]
@@ -102,8 +117,10 @@ class Scene:
             iy, ix = (rows - y0)[:, None], (cols - x0)[None, :]
             raw = raw[:, iy, ix]
             missing = None if missing is None else missing[:, iy, ix]
-            beyond = ~((np.arange(y, y + h) < self.grid.height) & (np.arange(y, y + h) >= 0))[:, None] | ~(
-                (np.arange(x, x + w) < self.grid.width) & (np.arange(x, x + w) >= 0))[None]  # fmt: skip
+            beyond = (
+                ~((np.arange(y, y + h) < self.grid.height) & (np.arange(y, y + h) >= 0))[:, None]
+                | ~((np.arange(x, x + w) < self.grid.width) & (np.arange(x, x + w) >= 0))[None]
+            )
             outside = beyond if outside is None else beyond | outside[iy, ix]
         if self._gain is not None:
             raw = raw.astype(np.float32) * self._gain + self._offset
@@ -118,7 +135,9 @@ class Scene:
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """The same of a part (x, y, width, height), thinned out to h x w."""
         gdal = import_gdal(self.path)
-        gdal.PushErrorHandler("CPLQuietErrorHandler")  # a handler is a thread's own, and blocks are read ahead in another
+        gdal.PushErrorHandler(
+            "CPLQuietErrorHandler"
+        )  # a handler is a thread's own, and blocks are read ahead in another
         try:
             data = self._dataset.ReadRaster(*part, w, h, buf_type=self._type, band_list=self.bands)
             covered = self._mask.ReadRaster(*part, w, h) if self._mask is not None else b""
@@ -168,7 +187,8 @@ class Scene:
                 for b in np.flatnonzero(off)
             ]
             raise UserError(
-                f"the values of {self.path} are not those the classifier was trained on ({card.name}):\n" + "\n".join(lines)
+                f"the values of {self.path} are not those the classifier was trained on ({card.name}):\n"
+                + "\n".join(lines)
                 + "\nChoose other bands with bands=[...], or type adapt=moments to shift and scale each band"
             )
 
@@ -249,7 +269,9 @@ def _transfer(gdal: Any, kind: int, path: str | os.PathLike[str]) -> tuple[int, 
         return kind, known[kind]
     if kind in (gdal.GDT_UInt32, gdal.GDT_Int32, gdal.GDT_Float64):
         return gdal.GDT_Float64, "f8"
-    raise UserError(f"{path} holds pixels of type {gdal.GetDataTypeName(kind)}: convert it, gdal_translate -ot Float32 IN OUT")
+    raise UserError(
+        f"{path} holds pixels of type {gdal.GetDataTypeName(kind)}: convert it, gdal_translate -ot Float32 IN OUT"
+    )
 
 
 def _equal(raw: np.ndarray, value: float) -> np.ndarray | None:

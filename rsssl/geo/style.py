@@ -68,11 +68,26 @@ def _oklab(colours: np.ndarray) -> np.ndarray:
 
 
 def _to_oklab(light: np.ndarray) -> np.ndarray:
-    cones = light @ np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
-                              [0.0883024619, 0.2817188376, 0.6299787005]]).T  # fmt: skip
-    return np.cbrt(cones) @ np.array([[0.2104542553, 0.7936177850, -0.0040720468],
-                                      [1.9779984951, -2.4285922050, 0.4505937099],
-                                      [0.0259040371, 0.7827717662, -0.8086757660]]).T  # fmt: skip
+    cones = (
+        light
+        @ np.array(
+            [
+                [0.4122214708, 0.5363325363, 0.0514459929],
+                [0.2119034982, 0.6806995451, 0.1073969566],
+                [0.0883024619, 0.2817188376, 0.6299787005],
+            ]
+        ).T
+    )
+    return (
+        np.cbrt(cones)
+        @ np.array(
+            [
+                [0.2104542553, 0.7936177850, -0.0040720468],
+                [1.9779984951, -2.4285922050, 0.4505937099],
+                [0.0259040371, 0.7827717662, -0.8086757660],
+            ]
+        ).T
+    )
 
 
 def _features(colours: np.ndarray) -> np.ndarray:
@@ -93,12 +108,15 @@ def write_qml(path: Path, classes: Sequence[str], colours: np.ndarray) -> None:
     """
     root = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
-    renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1",
-                                      nodataColor="")  # fmt: skip
+    renderer = ElementTree.SubElement(
+        pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor=""
+    )
     ElementTree.SubElement(renderer, "rasterTransparency")
     entries = ElementTree.SubElement(renderer, "colorPalette")
     for value, (name, colour) in enumerate(zip(classes, colours, strict=True)):
-        ElementTree.SubElement(entries, "paletteEntry", value=str(value), color=_hex(colour), label=printable(name), alpha="255")
+        ElementTree.SubElement(
+            entries, "paletteEntry", value=str(value), color=_hex(colour), label=printable(name), alpha="255"
+        )
     ElementTree.SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
     ElementTree.SubElement(pipe, "huesaturation", saturation="0", grayscaleMode="0", colorizeOn="0")
     ElementTree.SubElement(pipe, "rasterresampler", maxOversampling="2")
@@ -153,7 +171,9 @@ def _legend(classes: Sequence[str], pixels: np.ndarray, hectares: np.ndarray | N
         share = 100 * pixels[i] / total
         name = " ".join(printable(classes[i]).split())
         area = "" if hectares is None else _hectares(float(hectares[i]))
-        lines.append((i, name if len(name) <= 28 else name[:27] + "…", f"{share:.1f} %" if share >= 0.05 else "< 0.1 %", area))
+        lines.append(
+            (i, name if len(name) <= 28 else name[:27] + "…", f"{share:.1f} %" if share >= 0.05 else "< 0.1 %", area)
+        )
     return lines
 
 
@@ -164,9 +184,13 @@ def _hectares(area: float) -> str:
 
 
 def _draw(
-    rgba: np.ndarray, scene: np.ndarray | None, lines: list[tuple[int, str, str, str]], colours: np.ndarray, title: str,
+    rgba: np.ndarray,
+    scene: np.ndarray | None,
+    lines: list[tuple[int, str, str, str]],
+    colours: np.ndarray,
+    title: str,
     nodata: bool,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """The PNG. All places are in inches, from the left and from the top."""
     try:
         import matplotlib
@@ -187,7 +211,13 @@ def _draw(
     left = margin + across * (wide + margin) + 0.1
     width = left + (4.1 if any(line[3] for line in lines) else 3.2) + margin
     height = max(top + down * high + (down - 1) * 0.42, top + 0.1 + rows * step) + margin
-    style = {"font.size": 9, "text.parse_math": False, "text.color": INK, "hatch.linewidth": 0.6, "hatch.color": "#cfcfcf"}
+    style = {
+        "font.size": 9,
+        "text.parse_math": False,
+        "text.color": INK,
+        "hatch.linewidth": 0.6,
+        "hatch.color": "#cfcfcf",
+    }
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # a box for what the font lacks is good enough
         matplotlib.rcdefaults()

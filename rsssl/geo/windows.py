@@ -69,7 +69,12 @@ class Block:
     def region(self) -> tuple[int, int, int, int]:
         """y, x, height, width of the pixels under its windows, which may reach beyond the scene."""
         stride, window = self.layout.stride, self.layout.window
-        return (self.row * stride, self.col * stride, (self.rows - 1) * stride + window, (self.cols - 1) * stride + window)
+        return (
+            self.row * stride,
+            self.col * stride,
+            (self.rows - 1) * stride + window,
+            (self.cols - 1) * stride + window,
+        )
 
     @property
     def own(self) -> tuple[int, int, int, int]:
@@ -98,7 +103,9 @@ class Classified:
     def to_bytes(self) -> bytes:
         file = io.BytesIO()
         bits = np.zeros(0, np.uint8) if self.valid.all() else np.packbits(self.valid)
-        np.savez_compressed(file, probabilities=self.probabilities, weight=self.weight, shape=self.valid.shape, bits=bits)
+        np.savez_compressed(
+            file, probabilities=self.probabilities, weight=self.weight, shape=self.valid.shape, bits=bits
+        )
         return file.getvalue()
 
     @classmethod
@@ -206,5 +213,7 @@ class Blender:
                 oy, ox, oh, ow = self.layout.block(number).own
                 y0, y1, x0, x1 = max(y, oy), min(y + h, oy + oh), max(x, ox), min(x + w, ox + ow)
                 if y0 < y1 and x0 < x1:
-                    out[y0 - y : y1 - y, x0 - x : x1 - x] = self._load(number).valid[y0 - oy : y1 - oy, x0 - ox : x1 - ox]
+                    out[y0 - y : y1 - y, x0 - x : x1 - x] = self._load(number).valid[
+                        y0 - oy : y1 - oy, x0 - ox : x1 - ox
+                    ]
         return out

@@ -24,8 +24,12 @@ class Method(nn.Module):
 
     least_views = 1
     uses_local = False  # whether it learns from the small views of a multi-crop augmentation, `batch.local`
-    whole_images = True  # False: trained on parts of images, so that batch norm is recalibrated on whole ones in the end
-    together: str | None = None  # "folder" or "name": odd views show another tile of the same place (see data/places.py)
+    whole_images = (
+        True  # False: trained on parts of images, so that batch norm is recalibrated on whole ones in the end
+    )
+    together: str | None = (
+        None  # "folder" or "name": odd views show another tile of the same place (see data/places.py)
+    )
 
     def __init__(self, backbone: nn.Module, views: int = 2) -> None:
         super().__init__()

@@ -24,7 +24,9 @@ class Colorization(Restoration):
         skips, width: of the decoder (see Restoration).
     """
 
-    def __init__(self, backbone: nn.Module, views: int = 1, bands: int = 1, skips: bool = True, width: int = 64) -> None:
+    def __init__(
+        self, backbone: nn.Module, views: int = 1, bands: int = 1, skips: bool = True, width: int = 64
+    ) -> None:
         super().__init__(backbone, views, skips, width)
         self.shown = bands
         need(

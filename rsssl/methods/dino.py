@@ -65,11 +65,13 @@ class DINO(Method):
         self.temperatures, self.warmup = tuple(teacher_temperature), warmup
         self.student_temperature, self.centre_momentum, self.frozen = student_temperature, centre_momentum, frozen
         self.head = nn.Sequential(
-            nn.Linear(self.num_features, hidden), nn.GELU(),
-            nn.Linear(hidden, hidden), nn.GELU(),
+            nn.Linear(self.num_features, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
             nn.Linear(hidden, bottleneck),
             Prototypes(bottleneck, prototypes),
-        )  # fmt: skip
+        )
         self.teacher = MovingAverage(backbone, self.head, momentum=momentum)
         self.register_buffer("centre", torch.zeros(prototypes))
         self.register_buffer("progress", torch.zeros(()))  # share of the steps done

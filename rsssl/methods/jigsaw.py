@@ -54,7 +54,11 @@ class Jigsaw(Method):
     def cut(self, batch: Batch) -> Tensor:
         """Tiles (V * B * G, C, t, t)."""
         made = tiles.cut(
-            batch.views.flatten(0, 1), self.grid, self.share, self.draws(batch, "shift", 2 * self.grid**2), self.multiple
+            batch.views.flatten(0, 1),
+            self.grid,
+            self.share,
+            self.draws(batch, "shift", 2 * self.grid**2),
+            self.multiple,
         )
         return tiles.normalise(made) if self.normalise else made
 

@@ -62,7 +62,13 @@ class MAE(Method):
     """
 
     def __init__(
-        self, backbone: nn.Module, views: int = 1, hidden: float = 0.75, width: int = 128, depth: int = 2, heads: int = 4
+        self,
+        backbone: nn.Module,
+        views: int = 1,
+        hidden: float = 0.75,
+        width: int = 128,
+        depth: int = 2,
+        heads: int = 4,
     ) -> None:
         super().__init__(backbone, views)
         from timm.models.vision_transformer import Block, VisionTransformer
@@ -78,7 +84,10 @@ class MAE(Method):
             "type backbone.kwargs.global_pool=avg, or backbone=vit_tiny_p8",
         )
         need(0 < hidden < 1, f"ssl.hidden={hidden} must lie between 0 and 1: type ssl.hidden=0.75")
-        need(width % (4 * heads) == 0, f"ssl.width={width} must be a multiple of 4 * ssl.heads: type ssl.width={16 * heads}")
+        need(
+            width % (4 * heads) == 0,
+            f"ssl.width={width} must be a multiple of 4 * ssl.heads: type ssl.width={16 * heads}",
+        )
         self.hidden, self.width = hidden, width
         self.side = int(backbone.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
         self.embed = nn.Linear(self.num_features, width)

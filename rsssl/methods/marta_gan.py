@@ -111,10 +111,13 @@ class MartaGAN(Method):
         matched = (gather(of_made.float()).mean(0) - gather(of_real.detach().float()).mean(0)).square().mean()
         generator = perceptual + self.matching * matched
         return {
-            "loss": discriminator + generator, "embedding": of_real, "discriminator": discriminator,
-            "perceptual": perceptual, "matching": matched,
+            "loss": discriminator + generator,
+            "embedding": of_real,
+            "discriminator": discriminator,
+            "perceptual": perceptual,
+            "matching": matched,
             "judged_right": ((real_score > 0).float().mean() + (made_score < 0).float().mean()) / 2,
-        }  # fmt: skip
+        }
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         return {"generated": self.generate(batch), "image": batch.views.flatten(0, 1)}

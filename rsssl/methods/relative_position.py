@@ -39,8 +39,9 @@ class RelativePosition(Method):
 
     def cut(self, batch: Batch) -> Tensor:
         """Tiles (V * B * 9, C, t, t)."""
-        made = tiles.cut(batch.views.flatten(0, 1), GRID, self.share, self.draws(batch, "shift", 2 * GRID**2),
-                         self.multiple)  # fmt: skip
+        made = tiles.cut(
+            batch.views.flatten(0, 1), GRID, self.share, self.draws(batch, "shift", 2 * GRID**2), self.multiple
+        )
         return tiles.normalise(made) if self.normalise else made
 
     def places(self, features: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ def normalise(tiles: Tensor) -> Tensor:
 def join(tiles: Tensor, grid: int) -> Tensor:
     """Tiles (n * G, C, t, t) -> images (n, C, grid * t, grid * t): for people to look at."""
     _, bands, side, _ = tiles.shape
-    return tiles.reshape(-1, grid, grid, bands, side, side).permute(0, 3, 1, 4, 2, 5).reshape(
-        -1, bands, grid * side, grid * side
-    )  # fmt: skip
+    return (
+        tiles.reshape(-1, grid, grid, bands, side, side)
+        .permute(0, 3, 1, 4, 2, 5)
+        .reshape(-1, bands, grid * side, grid * side)
+    )

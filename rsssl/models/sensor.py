@@ -24,8 +24,9 @@ class SceneBackbone(nn.Module):
     Attributes: card (`SensorCard`), size (pixels the backbone sees), backbone (alone: standardised pixels to features).
     """
 
-    def __init__(self, backbone: nn.Module, card: SensorCard, size: int, mean: tuple[float, ...],
-                 std: tuple[float, ...]) -> None:  # fmt: skip
+    def __init__(
+        self, backbone: nn.Module, card: SensorCard, size: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
         super().__init__()
         self.backbone, self.card, self.size = backbone, card, size
         self.preprocess = Preprocess(card, size, mean, std)
@@ -42,7 +43,9 @@ class SceneBackbone(nn.Module):
 class Reordered(Preprocess):
     """`Preprocess` of images whose bands come in another order: band i is the image's band order[i]."""
 
-    def __init__(self, card: SensorCard, size: int, mean: tuple[float, ...], std: tuple[float, ...], order: list[int]) -> None:
+    def __init__(
+        self, card: SensorCard, size: int, mean: tuple[float, ...], std: tuple[float, ...], order: list[int]
+    ) -> None:
         super().__init__(card, size, mean, std)
         self.order = order
 
@@ -68,7 +71,9 @@ def differences(own: SensorCard, card: SensorCard) -> list[str]:
     names, wanted = _names(card), _names(own)
     if names != wanted:
         same = " in another order" if sorted(names) == sorted(wanted) else ""
-        found.append(f"the weights take the bands {', '.join(own.bands)} and the card has {', '.join(card.bands)}{same}")
+        found.append(
+            f"the weights take the bands {', '.join(own.bands)} and the card has {', '.join(card.bands)}{same}"
+        )
     if card.dtype != own.dtype:
         found.append(f"the weights take {own.dtype} and the card says {card.dtype}")
     if sorted(names) == sorted(wanted):
@@ -112,9 +117,13 @@ def for_sensor(network: Network, card: SensorCard, adapt: str | None, origin: st
         raise UserError(f"{said}. Leave out card=, or type {way}")
     if adapt == "match":
         if not alike:
-            raise UserError(f"{said}. The bands cannot be matched by name: type adapt='mean', adapt='tile' or adapt='random'")
+            raise UserError(
+                f"{said}. The bands cannot be matched by name: type adapt='mean', adapt='tile' or adapt='random'"
+            )
         order = [_names(card).index(b) for b in _names(own)]
-        picked: dict[str, Any] = {k: tuple(getattr(card, k)[i] for i in order) for k in ("bands", "low", "high", "mean", "std")}
+        picked: dict[str, Any] = {
+            k: tuple(getattr(card, k)[i] for i in order) for k in ("bands", "low", "high", "mean", "std")
+        }
         network.preprocess = Reordered(dataclasses.replace(card, **picked), network.size, pre.mean, pre.std, order)
     else:
         network.backbone = with_bands(network.backbone, card.n_bands, adapt).eval()

@@ -19,9 +19,22 @@ class LARS(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Any, lr: float, weight_decay: float = 1e-6, momentum: float = 0.9, trust: float = 1e-3, plain: float = 1.0
+        self,
+        params: Any,
+        lr: float,
+        weight_decay: float = 1e-6,
+        momentum: float = 0.9,
+        trust: float = 1e-3,
+        plain: float = 1.0,
     ) -> None:
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust, "plain": plain, "adapt": True}
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "trust": trust,
+            "plain": plain,
+            "adapt": True,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()

@@ -65,24 +65,38 @@ def summary(names: list[str], samples: Samples, mapped: np.ndarray, unit: str) -
     plain = scores(counts.T)  # which has the truth in rows
     per_class = {
         name: {
-            "samples_map": int(counts[i].sum()), "samples_reference": int(counts[:, i].sum()),
-            "users": number(found.users[i]), "users_ci95": number(Z95 * found.users_se[i]),
-            "producers": number(found.producers[i]), "producers_ci95": number(Z95 * found.producers_se[i]),
+            "samples_map": int(counts[i].sum()),
+            "samples_reference": int(counts[:, i].sum()),
+            "users": number(found.users[i]),
+            "users_ci95": number(Z95 * found.users_se[i]),
+            "producers": number(found.producers[i]),
+            "producers_ci95": number(Z95 * found.producers_se[i]),
             "producers_of_samples": number(plain["per_class"][i]),
-            "mapped": number(mapped[i]), "area": number(found.areas[i]), "area_ci95": number(Z95 * found.areas_se[i]),
+            "mapped": number(mapped[i]),
+            "area": number(found.areas[i]),
+            "area_ci95": number(Z95 * found.areas_se[i]),
         }
         for i, name in enumerate(names)
-    }  # fmt: skip
+    }
     return {
-        "kind": samples.kind, "field": samples.field, "classes": names, "n_samples": int(counts.sum()),
-        "left_out": {"outside": samples.outside, "nodata": samples.nodata, "unlabelled": samples.unlabelled,
-                     "unplaced": samples.unplaced},
+        "kind": samples.kind,
+        "field": samples.field,
+        "classes": names,
+        "n_samples": int(counts.sum()),
+        "left_out": {
+            "outside": samples.outside,
+            "nodata": samples.nodata,
+            "unlabelled": samples.unlabelled,
+            "unplaced": samples.unplaced,
+        },
         "of_samples": {k: number(plain[k]) for k in ("oa", "aa", "kappa")},  # type: ignore[literal-required]
         "of_area": {"oa": number(found.overall), "oa_ci95": number(Z95 * found.overall_se), "covered": found.covered},
-        "area_unit": unit, "per_class": per_class,
-        "confusion": counts.tolist(), "proportions": found.proportions.tolist(),
+        "area_unit": unit,
+        "per_class": per_class,
+        "confusion": counts.tolist(),
+        "proportions": found.proportions.tolist(),
         "notes": samples.notes + caveats(names, found, unit),
-    }  # fmt: skip
+    }
 
 
 def caveats(names: list[str], found: Estimate, unit: str) -> list[str]:
@@ -123,10 +137,16 @@ def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     unit = results["area_unit"]
     headings = ["Class", "Samples", "User's %", "Producer's %", f"Mapped {unit}", f"Estimated {unit}"]
     lines = [
-        [name, str(c["samples_map"]), interval(c["users"], c["users_ci95"], 100, 1),
-         interval(c["producers"], c["producers_ci95"], 100, 1), f"{c['mapped']:,.1f}", interval(c["area"], c["area_ci95"], 1, 1)]
+        [
+            name,
+            str(c["samples_map"]),
+            interval(c["users"], c["users_ci95"], 100, 1),
+            interval(c["producers"], c["producers_ci95"], 100, 1),
+            f"{c['mapped']:,.1f}",
+            interval(c["area"], c["area_ci95"], 1, 1),
+        ]
         for name, c in results["per_class"].items()
-    ]  # fmt: skip
+    ]
     return headings, lines
 
 
@@ -148,7 +168,9 @@ def show(results: dict[str, Any], files: tuple[Path, Path]) -> None:
     plain = not console.encoding.lower().startswith("utf")
 
     def say(line: str, style: str = "") -> None:
-        console.print(line.replace("±", "+/-").replace("—", "-") if plain else line, style=style, markup=False, soft_wrap=True)
+        console.print(
+            line.replace("±", "+/-").replace("—", "-") if plain else line, style=style, markup=False, soft_wrap=True
+        )
 
     left, samples, area = results["left_out"], results["of_samples"], results["of_area"]
     kappa = NONE if samples["kappa"] is None else f"{samples['kappa']:.3f}"

@@ -62,8 +62,13 @@ def versions() -> dict[str, str]:
     import numpy
     import torch
 
-    return {"rsssl": rsssl.__version__, "python": platform.python_version(), "torch": torch.__version__,
-            "timm": version("timm"), "numpy": numpy.__version__}  # fmt: skip
+    return {
+        "rsssl": rsssl.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": version("timm"),
+        "numpy": numpy.__version__,
+    }
 
 
 def plain(node: Any) -> dict[str, Any]:

@@ -71,7 +71,9 @@ def is_page_of(place: Path, file: Path) -> bool:
         return False
 
 
-def page(tiles: Sequence[Image.Image], notes: Sequence[Sequence[str]], first: int, title: str, where: str) -> Image.Image:
+def page(
+    tiles: Sequence[Image.Image], notes: Sequence[Sequence[str]], first: int, title: str, where: str
+) -> Image.Image:
     """One page of thumbnails with their notes, under a title; `first` is the number of the first tile."""
     bold, plain, large = font(13, bold=True), font(12), font(19, bold=True)
     columns = min(COLUMNS, max(4, len(tiles)))  # a few tiles leave room for the title
@@ -124,7 +126,9 @@ def thumbnail(tile: np.ndarray, low: float, high: float) -> Image.Image:
 
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib."""
-    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
+    return ImageFont.truetype(
+        str(Path(get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size
+    )
 
 
 def fitted(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:

@@ -49,8 +49,11 @@ def load(config: dict[str, Any], store: Store, workers: int | None, protocol: st
     dataset = Dataset(**arguments)
     catalog = dataset.catalog()
     # What cannot change the packed pixels is not in the key.
-    settings = {k: v for k, v in arguments.items()
-                if k not in ("split_seed", "test_fraction", "url", "md5", "homepage", "download", "generate")}  # fmt: skip
+    settings = {
+        k: v
+        for k, v in arguments.items()
+        if k not in ("split_seed", "test_fraction", "url", "md5", "homepage", "download", "generate")
+    }
     settings["root"] = str(catalog.root)
     inputs = {"settings": settings, "listing": source_listing(catalog), "version": PACK_VERSION}
     key = digest({"pack": inputs, "split": [dataset.split_seed, dataset.test_fraction, protocol == "validation"]})

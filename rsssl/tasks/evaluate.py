@@ -46,8 +46,27 @@ log = logging.getLogger(__name__)
 FEATURES_VERSION = 2  # raised when a change of the code changes the features of the same weights and images
 SYMMETRIES = 8
 # What a classifier's file says of how it was made and how good it is.
-NOTED = ("dataset", "ssl", "backbone", "evaluate", "ts", "seed", "protocol", "n_train", "n_test", "oa", "aa", "kappa",
-         "per_class", "baselines", "tta", "versions", "config_hash", "split_hash", "finished")  # fmt: skip
+NOTED = (
+    "dataset",
+    "ssl",
+    "backbone",
+    "evaluate",
+    "ts",
+    "seed",
+    "protocol",
+    "n_train",
+    "n_test",
+    "oa",
+    "aa",
+    "kappa",
+    "per_class",
+    "baselines",
+    "tta",
+    "versions",
+    "config_hash",
+    "split_hash",
+    "finished",
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +101,13 @@ class Job:
             c: None if np.isnan(r) else float(r)
             for c, r in zip(self.data.pack.card.classes, found["per_class"], strict=True)
         }
-        return {"oa": float(found["oa"]), "aa": float(found["aa"]), "kappa": float(found["kappa"]),
-                "per_class": recalls, "confusion": matrix.tolist()}  # fmt: skip
+        return {
+            "oa": float(found["oa"]),
+            "aa": float(found["aa"]),
+            "kappa": float(found["kappa"]),
+            "per_class": recalls,
+            "confusion": matrix.tolist(),
+        }
 
 
 def frozen(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained | None]:
@@ -112,16 +136,25 @@ def statistics(job: Job) -> dict[str, Any]:
     def extract(rows: np.ndarray) -> Tensor:
         return torch.from_numpy(image_statistics(pack.images[rows], pack.card))
 
-    return probe(job, [FeatureBank(job.store.folder("features", inputs), len(pack.images), extract, "image statistics")])[0]
+    return probe(
+        job, [FeatureBank(job.store.folder("features", inputs), len(pack.images), extract, "image statistics")]
+    )[0]
 
 
 def feature_bank(job: Job, weights: Weights, symmetry: int) -> FeatureBank:
     pack = job.data.pack
     inputs = {
-        "version": FEATURES_VERSION, "weights": weights.hash, "pixels": pack.fingerprint, "size": weights.size,
-        "precision": "bf16" if job.device.type == "cuda" else "fp32", "low": pack.card.low, "high": pack.card.high,
-        "mean": weights.mean, "std": weights.std, "symmetry": symmetry,
-    }  # fmt: skip
+        "version": FEATURES_VERSION,
+        "weights": weights.hash,
+        "pixels": pack.fingerprint,
+        "size": weights.size,
+        "precision": "bf16" if job.device.type == "cuda" else "fp32",
+        "low": pack.card.low,
+        "high": pack.card.high,
+        "mean": weights.mean,
+        "std": weights.std,
+        "symmetry": symmetry,
+    }
     extract = Extractor(weights.build, pack, weights.size, weights.mean, weights.std, job.device, symmetry)
     return FeatureBank(job.store.folder("features", inputs), len(pack.images), extract)
 
@@ -177,17 +210,31 @@ def network(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained]:
     optimizer = instantiate(cfg.optimizer, lr=cfg.finetune.lr, params=groups, _convert_="all")
     pool = Pool([Source(data.pack, np.sort(job.train))], data.pack.labels[np.sort(job.train)])
     batches = PoolBatches(
-        pool, instantiate(option(cfg, "augment", cfg.finetune.augment), _convert_="all"), 1, cfg.finetune.batch_size,
-        cfg.finetune.epochs, lambda step, total: weights.size, weights.mean, weights.std, cfg.seed, data.split.hash, job.device,
-    )  # fmt: skip
+        pool,
+        instantiate(option(cfg, "augment", cfg.finetune.augment), _convert_="all"),
+        1,
+        cfg.finetune.batch_size,
+        cfg.finetune.epochs,
+        lambda step, total: weights.size,
+        weights.mean,
+        weights.std,
+        cfg.seed,
+        data.split.hash,
+        job.device,
+    )
     predicted = partial(
         predict, model, data.pack, job.test, weights.size, weights.mean, weights.std, job.device, cfg.tta
     )
     best = Best(job, model) if cfg.protocol == "paper" else None
     made = train_classifier(
-        model, batches, optimizer, instantiate(cfg.schedule, _convert_="all"), job.device, group_name("evaluate"),
+        model,
+        batches,
+        optimizer,
+        instantiate(cfg.schedule, _convert_="all"),
+        job.device,
+        group_name("evaluate"),
         None if best is None else lambda epoch: best.see(epoch, predicted()),
-    )  # fmt: skip
+    )
     if best is not None:
         made |= {"epoch": best.epoch, "epoch_chosen_on_test_images": True}
     found = job.numbers(predicted().argmax(1) if best is None else best.found) | {"details": made}
@@ -233,13 +280,27 @@ def evaluate(job: Job, weights: Weights) -> tuple[dict[str, Any], Trained | None
         random = untrained(cfg, data, random=True, like=weights)
         baselines = {"random_init": frozen(job, random)[0], "image_statistics": statistics(job)}
     results = {
-        "task": group_name("task"), "dataset": pack.card.name, "ssl": "none" if from_scratch(cfg) else method_name(cfg),
-        "backbone": network_name(weights, min(pack.card.size)), "evaluate": group_name("evaluate"),
-        "ts": train_scale(cfg.ts), "seed": cfg.seed, "protocol": cfg.protocol, "tta": cfg.tta,
-        "n_classes": job.n_classes, "n_train": len(job.train), "n_test": len(data.split.test),
-        **found, "baselines": baselines, "pretrain": weights.record, "evaluation_seconds": seconds,
-        "versions": versions(), "config_hash": config_hash(cfg), "split_hash": data.split.hash, "finished": time.time(),
-    }  # fmt: skip
+        "task": group_name("task"),
+        "dataset": pack.card.name,
+        "ssl": "none" if from_scratch(cfg) else method_name(cfg),
+        "backbone": network_name(weights, min(pack.card.size)),
+        "evaluate": group_name("evaluate"),
+        "ts": train_scale(cfg.ts),
+        "seed": cfg.seed,
+        "protocol": cfg.protocol,
+        "tta": cfg.tta,
+        "n_classes": job.n_classes,
+        "n_train": len(job.train),
+        "n_test": len(data.split.test),
+        **found,
+        "baselines": baselines,
+        "pretrain": weights.record,
+        "evaluation_seconds": seconds,
+        "versions": versions(),
+        "config_hash": config_hash(cfg),
+        "split_hash": data.split.hash,
+        "finished": time.time(),
+    }
     return results, trained
 
 
@@ -285,8 +346,10 @@ def print_results(results: dict[str, Any], folder: Path) -> None:
     rows += [(name.replace("_", " "), values) for name, values in results["baselines"].items()]
     width = max(len(name) for name, _ in rows)
     scale = results["ts"] if isinstance(results["ts"], str | float) else f"{results['ts']} labels per class"
-    print(f"\n{results['dataset']}, {results['backbone']}, {scale} ({results['n_train']} images), seed {results['seed']}, "
-          f"tested on {results['n_test']} images, protocol {results['protocol']}")  # fmt: skip
+    print(
+        f"\n{results['dataset']}, {results['backbone']}, {scale} ({results['n_train']} images), seed {results['seed']}, "
+        f"tested on {results['n_test']} images, protocol {results['protocol']}"
+    )
     for name, values in rows:
         print(
             f"  {name:<{width}}  OA {100 * values['oa']:5.1f}  AA {100 * values['aa']:5.1f}  kappa {values['kappa']:.3f}"

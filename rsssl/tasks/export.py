@@ -28,11 +28,15 @@ def run(cfg: DictConfig) -> None:
     print(f"\n{out}: a {kind}, {about['spec']['name']}, {len(about['card']['bands'])} bands")
     print(f"  rsssl.load_{kind}({str(out)!r})")
     if not about["timm"]:
-        log.warning("timm cannot build %s: the folder has no config.json, and loads with rsssl alone", about["spec"]["name"])
+        log.warning(
+            "timm cannot build %s: the folder has no config.json, and loads with rsssl alone", about["spec"]["name"]
+        )
     else:
         print(f"  timm.create_model({f'local-dir:{out}'!r}, pretrained=True)")
         if kind == "classifier" and not about["layer"]:
-            log.warning("timm's model has no layer for this classifier and gives features: rsssl.load_classifier has both")
+            log.warning(
+                "timm's model has no layer for this classifier and gives features: rsssl.load_classifier has both"
+            )
     for name in (ONNX, PROGRAM):
         if name in about["programs"]:
             print(f"  {out / name}, which takes {'stored' if about['preprocessing'] else 'standardised'} pixels")

@@ -26,8 +26,15 @@ BLUES = ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
 INK, FAINT = "#262626", "#e6e6e6"
 SMALL: dict[str, Any] = {"fontsize": 8.5, "color": "#6b6b6b"}
 CELL_NUMBERS = 15  # classes up to which the cells of a confusion matrix hold numbers
-STYLE: dict[Any, Any] = {"font.size": 10, "text.parse_math": False, "axes.edgecolor": "#8c8c8c", "text.color": INK,
-                         "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}  # fmt: skip
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "text.parse_math": False,
+    "axes.edgecolor": "#8c8c8c",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
 
 
 @contextmanager
@@ -106,8 +113,14 @@ def draw_panel(panel: Any, table: Table, names: dict[Row, str], coloured: Sequen
         else:
             number = coloured.index(names[row])
             colour = PALETTE[number % len(PALETTE)]
-            style = {"marker": MARKERS[number % len(MARKERS)], "markersize": 6, "zorder": 3, "linewidth": 2,
-                     "markeredgecolor": "white", "markeredgewidth": 0.8}  # fmt: skip
+            style = {
+                "marker": MARKERS[number % len(MARKERS)],
+                "markersize": 6,
+                "zorder": 3,
+                "linewidth": 2,
+                "markeredgecolor": "white",
+                "markeredgewidth": 0.8,
+            }
         bars = None if not any(std) else std
         style |= {"color": colour, "capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
         panel.errorbar([v * shift for v in x], y, yerr=bars, **style)
@@ -122,9 +135,17 @@ def draw_panel(panel: Any, table: Table, names: dict[Row, str], coloured: Sequen
     places = spread([end for end, _, _ in ends], (high - low) / 18)
     for (end, name, colour), at in zip(ends, places, strict=True):
         pointer = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
-        panel.annotate(name, xy=(1, end), xytext=(1.04, at), xycoords=("axes fraction", "data"),
-                       textcoords=("axes fraction", "data"), va="center", fontsize=9.5, color=colour,
-                       arrowprops=pointer if abs(at - end) > (high - low) / 60 else None)  # fmt: skip
+        panel.annotate(
+            name,
+            xy=(1, end),
+            xytext=(1.04, at),
+            xycoords=("axes fraction", "data"),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9.5,
+            color=colour,
+            arrowprops=pointer if abs(at - end) > (high - low) / 60 else None,
+        )
 
 
 def log_axis(panel: Any, used: Sequence[float], whole: set[float]) -> None:
@@ -233,8 +254,16 @@ def confusion(results: Sequence[Result], title: str) -> bytes:
             value = share[i, j]
             if value >= 0.5:
                 shade = "white" if value > 35 else INK
-                panel.text(j, i, f"{math.floor(value + 0.5)}", ha="center", va="center", fontsize=8.5, color=shade,
-                           fontweight="bold" if i == j else "normal")  # fmt: skip
+                panel.text(
+                    j,
+                    i,
+                    f"{math.floor(value + 0.5)}",
+                    ha="center",
+                    va="center",
+                    fontsize=8.5,
+                    color=shade,
+                    fontweight="bold" if i == j else "normal",
+                )
         bar = figure.colorbar(image, ax=panel, shrink=0.7, aspect=28, pad=0.02, ticks=[0, 5, 20, 50, 100])
         bar.set_label("Share of the true class (%)", fontsize=9)
         bar.ax.tick_params(labelsize=8, length=2)

@@ -96,10 +96,18 @@ def map_scene(cfg: DictConfig, name: str, out: Path, classifier: SceneClassifier
     """
     scene, mapper, layout, products = together(lambda: prepare(cfg, name, out, classifier, device))
     inputs = {
-        "version": MAP_VERSION, "classifier": classifier.fingerprint, "scene": scene.fingerprint(), "bands": scene.bands,
-        "nodata": cfg.scene_nodata, "adapt": cfg.adapt, "window": layout.window, "stride": layout.stride, "fast": cfg.map.fast,
-        "tta": cfg.tta, "precision": "bf16" if device.type == "cuda" else "fp32",
-    }  # fmt: skip
+        "version": MAP_VERSION,
+        "classifier": classifier.fingerprint,
+        "scene": scene.fingerprint(),
+        "bands": scene.bands,
+        "nodata": cfg.scene_nodata,
+        "adapt": cfg.adapt,
+        "window": layout.window,
+        "stride": layout.stride,
+        "fast": cfg.map.fast,
+        "tta": cfg.tta,
+        "precision": "bf16" if device.type == "cuda" else "fp32",
+    }
     if broadcast(rank() == 0 and finished(out, inputs, products)):
         log.info("%s stands already: made of the same scene with the same classifier", out)
         return
@@ -110,7 +118,9 @@ def map_scene(cfg: DictConfig, name: str, out: Path, classifier: SceneClassifier
         mapper.learn(scene, layout, parts.folder / "head")
         together(lambda: classify(parts, scene, layout, mapper))
         seconds = {"classify": time.monotonic() - begin}
-        together(lambda: finish(scene, layout, parts, classifier, out, products, inputs, seconds) if rank() == 0 else None)
+        together(
+            lambda: finish(scene, layout, parts, classifier, out, products, inputs, seconds) if rank() == 0 else None
+        )
 
 
 def prepare(
@@ -127,7 +137,9 @@ def prepare(
     window = cfg.map.window or classifier.window
     stride = cfg.map.stride or max(1, window // 2)
     if stride > window:
-        raise UserError(f"map.stride={stride} leaves gaps between windows of {window} pixels: type map.stride={window} or less")
+        raise UserError(
+            f"map.stride={stride} leaves gaps between windows of {window} pixels: type map.stride={window} or less"
+        )
     if rank() == 0:
         warn_of_shape(scene, classifier, window)
     mapper = Mapper(classifier, device, window, stride, cfg.batch_size, cfg.map.fast, cfg.tta)
@@ -166,9 +178,15 @@ def beside(out: Path, name: str) -> Path:
 
 
 def finish(
-    scene: Scene, layout: Layout, parts: Parts, classifier: SceneClassifier, out: Path, products: dict[str, bool],
-    inputs: dict[str, Any], seconds: dict[str, float],
-) -> None:  # fmt: skip
+    scene: Scene,
+    layout: Layout,
+    parts: Parts,
+    classifier: SceneClassifier,
+    out: Path,
+    products: dict[str, bool],
+    inputs: dict[str, Any],
+    seconds: dict[str, float],
+) -> None:
     """Blends the parts into the map and what goes with it."""
     begin = time.monotonic()
     classes, n = classifier.classes, len(classifier.classes)
@@ -176,14 +194,26 @@ def finish(
     blender = Blender(layout, lambda i: Classified.from_bytes(parts.path(i).read_bytes()), n, nodata)
     colours, areas, preview = palette(n), Areas(scene.grid, n), Preview(layout)
     about = {"CLASSIFIER": classifier.fingerprint, "SCENE": scene.name}
-    files = {"map": Product(out, scene.grid, "uint8" if nodata == 255 else "uint16", nodata, ["class"], classes=classes,
-                            colours=colours, metadata=about)}  # fmt: skip
+    files = {
+        "map": Product(
+            out,
+            scene.grid,
+            "uint8" if nodata == 255 else "uint16",
+            nodata,
+            ["class"],
+            classes=classes,
+            colours=colours,
+            metadata=about,
+        )
+    }
     for name, names in (("confidence", ["confidence"]), ("probabilities", list(classes))):
         if products[name]:
             files[name] = Product(beside(out, name), scene.grid, "uint16", UNKNOWN, names, scale=SCALE, metadata=about)
     try:
         total = -(-layout.height // CHUNK) * -(-layout.width // CHUNK)
-        for chunk in tqdm(blender.chunks(products["probabilities"]), "writing", total, unit="tile", leave=False, disable=None):
+        for chunk in tqdm(
+            blender.chunks(products["probabilities"]), "writing", total, unit="tile", leave=False, disable=None
+        ):
             files["map"].write(chunk.x, chunk.y, chunk.classes[None])
             areas.add(chunk.x, chunk.y, chunk.classes)
             preview.add(chunk)
@@ -201,17 +231,36 @@ def finish(
     hectares = areas.hectares()
     write_areas(out.with_name(f"{out.stem}_areas.csv"), classes, areas.pixels, hectares)
     write_qml(out.with_suffix(".qml"), classes, colours)
-    write_json(record_of(out), {
-        "key": digest(inputs), "inputs": inputs, "classes": list(classes),
-        "sha256": {name: sha256_of(out if name == "map" else beside(out, name)) for name in files},
-        "windows": layout.shape[0] * layout.shape[1], "seconds": seconds | {"write": time.monotonic() - begin},
-        "versions": versions(),
-    })  # fmt: skip
+    write_json(
+        record_of(out),
+        {
+            "key": digest(inputs),
+            "inputs": inputs,
+            "classes": list(classes),
+            "sha256": {name: sha256_of(out if name == "map" else beside(out, name)) for name in files},
+            "windows": layout.shape[0] * layout.shape[1],
+            "seconds": seconds | {"write": time.monotonic() - begin},
+            "versions": versions(),
+        },
+    )
     parts.remove()
     try:
-        write_preview(out.with_name(f"{out.stem}_preview.png"), preview.classes(nodata), classes, colours, pixels=areas.pixels,
-                      hectares=hectares, title=scene.name, scene=picture(scene, preview))  # fmt: skip
-    except (UserError, OSError, RuntimeError, ValueError) as error:  # the map stands: a picture is no reason to make it again
+        write_preview(
+            out.with_name(f"{out.stem}_preview.png"),
+            preview.classes(nodata),
+            classes,
+            colours,
+            pixels=areas.pixels,
+            hectares=hectares,
+            title=scene.name,
+            scene=picture(scene, preview),
+        )
+    except (
+        UserError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # the map stands: a picture is no reason to make it again
         log.warning("no preview of %s: %s", out, error)
     report(out, classes, areas.pixels, hectares)
 
@@ -274,12 +323,21 @@ def warn_of_shape(scene: Scene, classifier: SceneClassifier, window: int) -> Non
     """Says so when a window covers another piece of ground than a tile of the training did."""
     card = classifier.card
     if card.size[0] != card.size[1]:
-        log.warning("the tiles of the training had %d x %d pixels and were seen as squares; windows of the scene are squares "
-                    "of %d pixels", *card.size, window)  # fmt: skip
+        log.warning(
+            "the tiles of the training had %d x %d pixels and were seen as squares; windows of the scene are squares "
+            "of %d pixels",
+            *card.size,
+            window,
+        )
     metres = scene.metres()
     if metres is None or card.gsd is None:
         return
     ground, trained = metres * window, card.gsd * classifier.window
     if not 2 / 3 < ground / trained < 1.5:
-        log.warning("%s: a window covers %.0f m, the tiles of the training covered %.0f m. map.window=%d would cover as much",
-                    scene.name, ground, trained, max(8, round(trained / metres)))  # fmt: skip
+        log.warning(
+            "%s: a window covers %.0f m, the tiles of the training covered %.0f m. map.window=%d would cover as much",
+            scene.name,
+            ground,
+            trained,
+            max(8, round(trained / metres)),
+        )

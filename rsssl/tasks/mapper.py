@@ -32,8 +32,16 @@ class Mapper:
         fast: one pass over a block (`DenseClassifier`).
     """
 
-    def __init__(self, classifier: SceneClassifier, device: torch.device, window: int, stride: int, batch_size: int = 64,
-                 fast: bool = False, tta: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        classifier: SceneClassifier,
+        device: torch.device,
+        window: int,
+        stride: int,
+        batch_size: int = 64,
+        fast: bool = False,
+        tta: bool = False,
+    ) -> None:
         self.classifier, self.device = on_device(classifier, device), device
         self.window, self.stride, self.batch_size, self.tta = window, stride, batch_size, tta
         self.dense = DenseClassifier(classifier, stride, window) if fast else None
@@ -76,7 +84,9 @@ class Mapper:
         """A region (C, h, w) as the backbone sees it."""
         if self.window == self.classifier.size:
             return x
-        size = tuple(n * self.classifier.size // self.window for n in x.shape[1:])  # whole: DenseClassifier has seen to it
+        size = tuple(
+            n * self.classifier.size // self.window for n in x.shape[1:]
+        )  # whole: DenseClassifier has seen to it
         return torch.nn.functional.interpolate(x[None], size, mode="bilinear", antialias=True)[0]
 
     @torch.inference_mode()
@@ -92,8 +102,10 @@ class Mapper:
         if len(chosen):
             shares[chosen] = self._probabilities(self._standardised(region), block, chosen).float().cpu().numpy()
             if not np.isfinite(shares).all():
-                raise UserError(f"the classifier gives NaN or infinity for windows at row {top}, column {left} of the scene: its "
-                                "weights have diverged, or the values are far from those of its training")  # fmt: skip
+                raise UserError(
+                    f"the classifier gives NaN or infinity for windows at row {top}, column {left} of the scene: its "
+                    "weights have diverged, or the values are far from those of its training"
+                )
         return Classified(shares.reshape(block.rows, block.cols, -1), weight, valid)
 
     def _weights(self, block: Block, region: Window) -> np.ndarray:
@@ -122,12 +134,16 @@ class Mapper:
         if self.dense is not None:
             found = self.dense(self._resized(x)[None])[0].flatten(0, 1)
             return found[torch.from_numpy(chosen).to(found.device)]
-        windows = x.unfold(1, self.window, self.stride).unfold(2, self.window, self.stride)  # (C, rows, cols, window, window)
+        windows = x.unfold(1, self.window, self.stride).unfold(
+            2, self.window, self.stride
+        )  # (C, rows, cols, window, window)
         out = []
         for start in range(0, len(chosen), self.batch_size):
             part = torch.from_numpy(chosen[start : start + self.batch_size]).to(x.device)
             rows, cols = part // block.cols, part % block.cols
-            tiles = windows.permute(1, 2, 3, 4, 0)[rows, cols].permute(0, 3, 1, 2)  # (B, C, window, window), channels last
+            tiles = windows.permute(1, 2, 3, 4, 0)[rows, cols].permute(
+                0, 3, 1, 2
+            )  # (B, C, window, window), channels last
             out.append(self.classifier.standardised(self.classifier.preprocess.resize(tiles), self.tta))
         return torch.cat(out)
 

@@ -33,9 +33,15 @@ class Pictures:
     """
 
     def __init__(
-        self, method: Method, batches: PoolBatches, card: SensorCard, mean: Sequence[float], std: Sequence[float],
-        folder: Path, tracker: Tracker,
-    ) -> None:  # fmt: skip
+        self,
+        method: Method,
+        batches: PoolBatches,
+        card: SensorCard,
+        mean: Sequence[float],
+        std: Sequence[float],
+        folder: Path,
+        tracker: Tracker,
+    ) -> None:
         self.method, self.batches, self.folder, self.tracker = method, batches, folder / "pictures", tracker
         self.mean, self.std = np.asarray(mean), np.asarray(std)
         self.bands = shown_bands(card.bands)

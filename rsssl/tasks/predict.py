@@ -61,9 +61,15 @@ def run(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
     on_device(classifier, device)
     starts = range(0, len(paths), PART)
-    inputs = {"version": PREDICT_VERSION, "classifier": classifier.fingerprint, "root": str(root),
-              "listing": listing(root, paths), "tta": cfg.tta, "bands": bands,
-              "precision": "bf16" if device.type == "cuda" else "fp32"}  # fmt: skip
+    inputs = {
+        "version": PREDICT_VERSION,
+        "classifier": classifier.fingerprint,
+        "root": str(root),
+        "listing": listing(root, paths),
+        "tta": cfg.tta,
+        "bands": bands,
+        "precision": "bf16" if device.type == "cuda" else "fp32",
+    }
     with alone_at(out):
         if broadcast(finished(out, inputs) if rank() == 0 else None):
             if rank() == 0:
@@ -71,8 +77,12 @@ def run(cfg: DictConfig) -> None:
             return
         parts = Parts(out, inputs, len(starts))
         todo = parts.missing()
-        bar = tqdm(total=sum(len(paths[i * PART : (i + 1) * PART]) for i in todo), desc="predicting", unit="image",
-                   disable=None if rank() == 0 else True)  # fmt: skip
+        bar = tqdm(
+            total=sum(len(paths[i * PART : (i + 1) * PART]) for i in todo),
+            desc="predicting",
+            unit="image",
+            disable=None if rank() == 0 else True,
+        )
         with bar, ThreadPoolExecutor(cfg.workers or min(4, os.cpu_count() or 1)) as pool:
             for i in todo:
                 rows = predictions(classifier, root, paths[i * PART : (i + 1) * PART], bands, device, cfg, pool)
@@ -91,7 +101,9 @@ def run(cfg: DictConfig) -> None:
                     f"{card.dtype} ({', '.join(card.bands)}), or bands=[...] with the ones among theirs"
                 )
             if not joined.unread:
-                write_json(done_file(out), {"key": digest(inputs), "unusable": joined.unusable, "sha256": sha256_of(out)})
+                write_json(
+                    done_file(out), {"key": digest(inputs), "unusable": joined.unusable, "sha256": sha256_of(out)}
+                )
             print(f"\n{out}: {len(paths) - joined.unusable} images")
             if joined.unusable:
                 print(f"  {joined.unusable} could not be used; they are listed in {unusable_file(out)}")
@@ -119,13 +131,17 @@ def listed(source: Path) -> tuple[Path, list[str]]:
         catalog = scan(source, [], hint="Type images=FOLDER or images=LIST.txt")
         return catalog.root, list(catalog.paths)
     if not source.is_file():
-        raise UserError(f"images={source} is neither a folder nor a list of images: type images=FOLDER or images=LIST.txt")
+        raise UserError(
+            f"images={source} is neither a folder nor a list of images: type images=FOLDER or images=LIST.txt"
+        )
     with open(source, newline="", encoding="utf-8-sig", errors=ESCAPE) as file:  # spreadsheets begin files with a mark
         if source.suffix.lower() == ".csv":
             rows = csv.DictReader(file)
             if "path" not in (rows.fieldnames or []):
-                raise UserError(f"{source} has no column path, but {', '.join(rows.fieldnames or [])}: name the column of the "
-                                "images path, or type images=FOLDER")  # fmt: skip
+                raise UserError(
+                    f"{source} has no column path, but {', '.join(rows.fieldnames or [])}: name the column of the "
+                    "images path, or type images=FOLDER"
+                )
             paths = [row["path"] for row in rows if row["path"]]
         else:
             paths = [line.strip() for line in file if line.strip()]
@@ -137,15 +153,22 @@ def listed(source: Path) -> tuple[Path, list[str]]:
 def wanted_bands(card: SensorCard, bands: list[Any] | None) -> list[Any] | None:
     """`bands` as typed, a number (from 1) or a name for each of the classifier's."""
     if bands is not None and (len(bands) != card.n_bands or any(isinstance(b, int) and b < 1 for b in bands)):
-        raise UserError(f"bands={bands}: the classifier was trained on {card.n_bands} bands ({', '.join(card.bands)}): "
-                        "type bands=[...] with the number of each in the images, from 1, or its name there")  # fmt: skip
+        raise UserError(
+            f"bands={bands}: the classifier was trained on {card.n_bands} bands ({', '.join(card.bands)}): "
+            "type bands=[...] with the number of each in the images, from 1, or its name there"
+        )
     return bands
 
 
 def predictions(
-    classifier: SceneClassifier, root: Path, paths: list[str], bands: list[Any] | None, device: torch.device,
-    cfg: DictConfig, pool: ThreadPoolExecutor,
-) -> Iterator[list[str]]:  # fmt: skip
+    classifier: SceneClassifier,
+    root: Path,
+    paths: list[str],
+    bands: list[Any] | None,
+    device: torch.device,
+    cfg: DictConfig,
+    pool: ThreadPoolExecutor,
+) -> Iterator[list[str]]:
     """A row for each path; one that cannot be used has an empty class and the reason."""
     reading = partial_results(pool, root, paths, classifier.card, bands, ahead=2 * cfg.batch_size)
     for start in range(0, len(paths), cfg.batch_size):
@@ -182,7 +205,9 @@ def partial_results(
 
 def read_one(path: Path, card: SensorCard, bands: list[Any] | None) -> np.ndarray | str:
     """The image in the form of the training's, its bands chosen as `task=map` does, or why it cannot be."""
-    form = Form(card.bands, card.n_bands, tuple(range(card.n_bands)), card.dtype, card.size, card.nodata, card.low, card.high)
+    form = Form(
+        card.bands, card.n_bands, tuple(range(card.n_bands)), card.dtype, card.size, card.nodata, card.low, card.high
+    )
     try:
         raster = read(path, card.n_bands if bands is None else None)
         names = raster.names or ("",) * len(raster.pixels)
@@ -202,7 +227,9 @@ def refusal(names: Sequence[str], card: SensorCard, bands: list[Any] | None) -> 
     if bands is not None:
         return f"{found} ({listed}), not all of bands={bands}: type bands=[...] with numbers or names of those it has"
     found += f" ({listed})" if len(names) == card.n_bands else ""
-    return f"{found}, expected {card.n_bands} ({', '.join(card.bands)}): type bands=[...] with the number or name of each"
+    return (
+        f"{found}, expected {card.n_bands} ({', '.join(card.bands)}): type bands=[...] with the number or name of each"
+    )
 
 
 def counted(rows: Iterator[list[str]], bar: tqdm) -> Iterator[list[str]]:

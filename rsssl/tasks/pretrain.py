@@ -162,7 +162,9 @@ def place_of_each(pool: Pool, parts: list[Data], together: str) -> list[str]:
     for number, (data, source) in enumerate(zip(parts, pool.sources, strict=True)):
         paths = [data.pack.paths[i] for i in source.indices]
         if together == "folder" and not all("/" in p for p in paths):
-            raise UserError(f"ssl.together=folder: images of {data.dataset.root} lie in no folder of a place; {TOGETHER_HINT}")
+            raise UserError(
+                f"ssl.together=folder: images of {data.dataset.root} lie in no folder of a place; {TOGETHER_HINT}"
+            )
         if together == "folder" and class_folders(paths, data.pack.card.classes):
             raise UserError(
                 f"ssl.together=folder: the folders of {data.dataset.root} are its classes, so tiles would be paired by label; "
@@ -217,15 +219,30 @@ def assemble(cfg: DictConfig, todo: Pretraining) -> Training:
     pool = Pool(sources(todo.parts, todo.indices))
     partners = Partners(place_of_each(pool, todo.parts, method.together), TOGETHER_HINT) if method.together else None
     if partners and partners.alone:
-        log.warning("%d of %d tiles are the only ones of their place: their positives are crops of themselves", partners.alone,
-                    len(pool))  # fmt: skip
+        log.warning(
+            "%d of %d tiles are the only ones of their place: their positives are crops of themselves",
+            partners.alone,
+            len(pool),
+        )
     batches = PoolBatches(
-        pool, instantiate(cfg.augment, _convert_="all"), method.n_views, cfg.pretrain.batch_size, cfg.pretrain.epochs,
-        stage_size(todo.size, [(float(u), float(s)) for u, s in cfg.pretrain.progressive], max(2, patch_side(backbone))),
-        todo.mean, todo.std,
-        cfg.pretrain.seed, "+".join(d.split.hash for d in todo.parts), device, cfg.pretrain.steps,
-        method.uses_local, partners, cfg.pretrain.accumulate,
-    )  # fmt: skip
+        pool,
+        instantiate(cfg.augment, _convert_="all"),
+        method.n_views,
+        cfg.pretrain.batch_size,
+        cfg.pretrain.epochs,
+        stage_size(
+            todo.size, [(float(u), float(s)) for u, s in cfg.pretrain.progressive], max(2, patch_side(backbone))
+        ),
+        todo.mean,
+        todo.std,
+        cfg.pretrain.seed,
+        "+".join(d.split.hash for d in todo.parts),
+        device,
+        cfg.pretrain.steps,
+        method.uses_local,
+        partners,
+        cfg.pretrain.accumulate,
+    )
     if cfg.pretrain.batch_size > len(pool):
         log.warning(
             "pretrain.batch_size=%d is more than the pool's %d images; a batch is the pool",
@@ -243,24 +260,40 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
         cfg.optimizer, lr=todo.lr, params=parameter_groups(*method.trained_modules()), _convert_="all"
     )
     epochs = round(batches.total_steps / batches.steps_per_epoch, 2)
-    log.info("%d images, %g epochs, %d steps of %d images x %d views on %s%s", todo.n_images, epochs, batches.total_steps,
-             batches.batch_size * batches.accumulate, method.n_views, device,
-             f", {distributed.world_size()} processes" if distributed.world_size() > 1 else "")  # fmt: skip
+    log.info(
+        "%d images, %g epochs, %d steps of %d images x %d views on %s%s",
+        todo.n_images,
+        epochs,
+        batches.total_steps,
+        batches.batch_size * batches.accumulate,
+        method.n_views,
+        device,
+        f", {distributed.world_size()} processes" if distributed.world_size() > 1 else "",
+    )
     tracker, checkpoints = instantiate(cfg.tracker), Checkpoints(folder)
     probe = OnlineProbe(method.backbone, todo.parts[0], todo.size, todo.mean, todo.std, device)
     pictures = Pictures(method, batches, todo.parts[0].pack.card, todo.mean, todo.std, folder, tracker)
     if distributed.rank() == 0:
         save_config(cfg, folder)
     fit = Fit(
-        model=method, batches=batches, optimizer=optimizer, schedule=instantiate(cfg.schedule, _convert_="all"), device=device,
-        tracker=tracker, checkpoints=checkpoints, checkpoint_minutes=cfg.pretrain.checkpoint_minutes,
+        model=method,
+        batches=batches,
+        optimizer=optimizer,
+        schedule=instantiate(cfg.schedule, _convert_="all"),
+        device=device,
+        tracker=tracker,
+        checkpoints=checkpoints,
+        checkpoint_minutes=cfg.pretrain.checkpoint_minutes,
         log_every=cfg.pretrain.log_every,
         meanwhile=[(cfg.pretrain.probes if probe.usable else 0, probe), (cfg.pretrain.pictures, pictures)],
-        monitor=CollapseMonitor(), title=group_name("ssl"), seed=cfg.pretrain.seed, timeout=cfg.timeout,
+        monitor=CollapseMonitor(),
+        title=group_name("ssl"),
+        seed=cfg.pretrain.seed,
+        timeout=cfg.timeout,
         start_from=todo.start_from,
         advice=f"type the same command with task=replay to see which images and which layer it was, and with "
         f"pretrain.resume={folder} and a lower pretrain.lr= (it was {todo.lr:g}) to go on from the last checkpoint",
-    )  # fmt: skip
+    )
     fit.run()
     if distributed.rank() > 0:
         return
@@ -268,11 +301,19 @@ def train(cfg: DictConfig, todo: Pretraining, folder: Path) -> None:
         with alone():  # the same images for any number of ranks
             recalibrate(method.backbone, whole_images(todo, device))
     save(method.backbone, todo, folder)
-    write_json(folder / "training.json", {
-        "images": todo.n_images, "epochs": epochs, "steps": batches.total_steps, "seconds": fit.seconds,
-        "images_per_second": fit.images / max(fit.seconds, 1e-9), "device": str(device), "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
-    })  # fmt: skip
+    write_json(
+        folder / "training.json",
+        {
+            "images": todo.n_images,
+            "epochs": epochs,
+            "steps": batches.total_steps,
+            "seconds": fit.seconds,
+            "images_per_second": fit.images / max(fit.seconds, 1e-9),
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "processes": distributed.world_size(),
+        },
+    )
     checkpoints.keep_newest()
 
 
@@ -301,6 +342,10 @@ def run(cfg: DictConfig) -> None:
     training = json.loads((artifact.folder / "training.json").read_text())
     folder = run_folder()
     save_config(cfg, folder)
-    write_json(folder / "pretrain.json", {"pretrain": {"artifact": artifact.hash, "folder": str(artifact.folder)} | training})
-    print(f"{'reused' if artifact.reused else 'pre-trained'} on {todo.n_images} images in {training['seconds']:.0f} s: "
-          f"{artifact.folder / WEIGHTS}")  # fmt: skip
+    write_json(
+        folder / "pretrain.json", {"pretrain": {"artifact": artifact.hash, "folder": str(artifact.folder)} | training}
+    )
+    print(
+        f"{'reused' if artifact.reused else 'pre-trained'} on {todo.n_images} images in {training['seconds']:.0f} s: "
+        f"{artifact.folder / WEIGHTS}"
+    )

@@ -69,12 +69,21 @@ def replay(made: Training, todo: Pretraining, failure: Failure) -> dict[str, Any
         hook.remove()
     gradients = not_finite(method)
     return {
-        "step": failure.step, "total": failure.total, "images": sum(len(i) for i in failure.ids), "processes": failure.ranks,
-        "loss_then": failure.loss, "loss": sum(losses), "reproduced": not np.isfinite(sum(losses)) or bool(gradients),
-        "first_layer": first[0] if first else None, "gradients": gradients, "suspicious_images": images,
+        "step": failure.step,
+        "total": failure.total,
+        "images": sum(len(i) for i in failure.ids),
+        "processes": failure.ranks,
+        "loss_then": failure.loss,
+        "loss": sum(losses),
+        "reproduced": not np.isfinite(sum(losses)) or bool(gradients),
+        "first_layer": first[0] if first else None,
+        "gradients": gradients,
+        "suspicious_images": images,
         "paths": [path_of(todo, i) for ids in failure.ids for i in ids],
-        "largest_weight": max(((n, float(p.abs().max())) for n, p in method.named_parameters()), key=lambda pair: pair[1]),
-    }  # fmt: skip
+        "largest_weight": max(
+            ((n, float(p.abs().max())) for n, p in method.named_parameters()), key=lambda pair: pair[1]
+        ),
+    }
 
 
 def watcher(name: str, first: list[str]) -> Any:
@@ -106,8 +115,10 @@ def path_of(todo: Pretraining, number: int) -> str:
 
 def print_found(found: dict[str, Any], file: Path) -> None:
     same = "and is so again" if found["reproduced"] else "and is finite here: another device, or other code, may be why"
-    print(f"\nStep {found['step']} of {found['total']}, {found['images']} images on {found['processes']} process(es): "
-          f"the loss was {found['loss_then']}, {same} ({found['loss']:g})")  # fmt: skip
+    print(
+        f"\nStep {found['step']} of {found['total']}, {found['images']} images on {found['processes']} process(es): "
+        f"the loss was {found['loss_then']}, {same} ({found['loss']:g})"
+    )
     print(f"  first layer whose output is not finite: {found['first_layer'] or 'none'}")
     print(f"  gradients that are not finite: {', '.join(found['gradients'][:SHOWN]) or 'none'}")
     name, value = found["largest_weight"]

@@ -29,8 +29,12 @@ EXAMPLES = """\
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("rsssl-report", description=DESCRIPTION, epilog=f"Examples:\n{EXAMPLES}",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "rsssl-report",
+        description=DESCRIPTION,
+        epilog=f"Examples:\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS_DIR", help="folders that hold runs, at any depth")
     parser.add_argument("--metric", choices=("oa", "aa", "kappa"), default="oa", help="what is shown (oa)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (the first RUNS_DIR)")

@@ -12,8 +12,22 @@ from typing import Any, NamedTuple
 
 METRICS = ("oa", "aa", "kappa")
 BASELINES = {"random_init": "random init", "image_statistics": "image statistics"}
-REQUIRED = ("dataset", "ssl", "backbone", "evaluate", "ts", "seed", "protocol", "n_classes", "n_train", "n_test",
-            "split_hash", *METRICS, "per_class", "confusion")  # fmt: skip
+REQUIRED = (
+    "dataset",
+    "ssl",
+    "backbone",
+    "evaluate",
+    "ts",
+    "seed",
+    "protocol",
+    "n_classes",
+    "n_train",
+    "n_test",
+    "split_hash",
+    *METRICS,
+    "per_class",
+    "confusion",
+)
 
 
 class Row(NamedTuple):
@@ -178,8 +192,13 @@ def baseline(own: Result, key: str, entry: Any) -> Result:
     )
     confusion = matrix(entry, own.classes)[1] if "confusion" in entry else []
     # The run's settings are not the baseline's: without the hash, two runs' equal baselines are not told apart.
-    changes = {"row": row, "scores": checked_scores(entry), "confusion": confusion, "config_hash": "",
-               "pretrain_seconds": None}  # fmt: skip
+    changes = {
+        "row": row,
+        "scores": checked_scores(entry),
+        "confusion": confusion,
+        "config_hash": "",
+        "pretrain_seconds": None,
+    }
     return Result(**{**vars(own), **changes})
 
 

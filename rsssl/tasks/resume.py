@@ -19,7 +19,15 @@ from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
 # How fast and how long; everything else says what is trained, and on what. The state of the optimizer stays, so must its class.
-MAY_DIFFER = ("pretrain.epochs", "pretrain.steps", "pretrain.lr", "pretrain.progressive", "optimizer", "schedule", "resumed")
+MAY_DIFFER = (
+    "pretrain.epochs",
+    "pretrain.steps",
+    "pretrain.lr",
+    "pretrain.progressive",
+    "optimizer",
+    "schedule",
+    "resumed",
+)
 MUST_NOT = ("optimizer._target_",)
 
 
@@ -38,7 +46,9 @@ def resumed(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict
     folder, entry = find(path, store)
     before = inputs_of(folder)
     if before is None:
-        raise UserError(f"pretrain.resume={path}: {folder} does not say how it was trained: type a folder of <store>/pretrain")
+        raise UserError(
+            f"pretrain.resume={path}: {folder} does not say how it was trained: type a folder of <store>/pretrain"
+        )
     different = differences(before, inputs)
     wrong = [d for d in different if not allowed(d[0])]
     if wrong:
@@ -47,8 +57,12 @@ def resumed(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict
             f"pretrain.resume={path} was trained otherwise:\n{lines}\nIts state is of no use here: type the values it had, or "
             "leave pretrain.resume out to train from the start"
         )
-    log.info("goes on from %s, after %d steps%s", entry.file, entry.step,
-             "".join(f"; {key}: was {was}, now {now}" for key, was, now in different))  # fmt: skip
+    log.info(
+        "goes on from %s, after %d steps%s",
+        entry.file,
+        entry.step,
+        "".join(f"; {key}: was {was}, now {now}" for key, was, now in different),
+    )
     return entry.file, {"from": folder.name, "sha256": entry.sha256, "step": entry.step}
 
 
@@ -74,7 +88,9 @@ def find(path: str, store: Store) -> tuple[Path, Entry]:
         for entry in Checkpoints(given.parent).entries():
             if entry.file.name == given.name:
                 if sha256_of(given) != entry.sha256:
-                    raise UserError(f"pretrain.resume={path} is damaged: type another of {given.parent}/checkpoint-*.pt")
+                    raise UserError(
+                        f"pretrain.resume={path} is damaged: type another of {given.parent}/checkpoint-*.pt"
+                    )
                 return given.parent, entry
     for folder in (given, recorded(given), store.root / "pretrain" / path):
         found = Checkpoints(folder).newest() if folder and folder.is_dir() else None
@@ -89,7 +105,9 @@ def find(path: str, store: Store) -> tuple[Path, Entry]:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(dotted key, was, is) of all that differs."""
     a, b = flat(before), flat(now)
-    return [(k, a.get(k, "not there"), b.get(k, "not there")) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    return [
+        (k, a.get(k, "not there"), b.get(k, "not there")) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)
+    ]
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

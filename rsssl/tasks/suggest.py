@@ -68,8 +68,10 @@ def run(cfg: DictConfig) -> None:
         found = probabilities(classifier, features)
         choice = margin(found, features, cfg.suggest.n, cfg.seed, covered)
         best = found[choice.rows].max(1)
-        columns = {"class": [classifier.classes[i] for i in best.indices.tolist()],
-                   "probability": [f"{p:.4f}" for p in best.values.tolist()]}  # fmt: skip
+        columns = {
+            "class": [classifier.classes[i] for i in best.indices.tolist()],
+            "probability": [f"{p:.4f}" for p in best.values.tolist()],
+        }
     elif cfg.suggest.by == "coverage":
         choice = coverage(features, cfg.suggest.n, covered)
     else:
@@ -79,12 +81,19 @@ def run(cfg: DictConfig) -> None:
     save_config(cfg, run_folder())
     write_table(out, [names[i] for i in rows], choice.score, columns)
     title = f"{len(rows)} tiles of {data.pack.card.name} to label next, by {cfg.suggest.by}"
-    notes = [[Path(names[row]).name if not columns else f"{columns['class'][i]} {columns['probability'][i]}",
-              *([Path(names[row]).name] if columns else [])] for i, row in enumerate(rows)]  # fmt: skip
+    notes = [
+        [
+            Path(names[row]).name if not columns else f"{columns['class'][i]} {columns['probability'][i]}",
+            *([Path(names[row]).name] if columns else []),
+        ]
+        for i, row in enumerate(rows)
+    ]
     pages = contact_sheet(data.pack, rows, notes, title, out.with_suffix(".png"))
     print(f"\n{title}: from {free} without a label" + (f" ({int(known.sum())} have one)" if known.any() else ""))
     if len(data.split.test):
-        print(f"  left alone: the {len(data.split.test)} of the fixed test set (dataset.classes=[] for tiles without classes)")
+        print(
+            f"  left alone: the {len(data.split.test)} of the fixed test set (dataset.classes=[] for tiles without classes)"
+        )
     print(f"  {out}\n  {pages[0]}" + (f" and {len(pages) - 1} more pages" if len(pages) > 1 else ""))
     print_next(cfg, str(weights.record["folder"]) if weights and weights.record else cfg.checkpoint)
 
@@ -144,8 +153,12 @@ def classifier_bank(job: Job, classifier: SceneClassifier) -> FeatureBank:
         with autocast(job.device):
             return classifier.backbone(classifier.preprocess(stored(pack, rows, job.device)))
 
-    inputs = {"version": FEATURES_VERSION, "classifier": classifier.fingerprint, "pixels": pack.fingerprint,
-              "precision": "bf16" if job.device.type == "cuda" else "fp32"}  # fmt: skip
+    inputs = {
+        "version": FEATURES_VERSION,
+        "classifier": classifier.fingerprint,
+        "pixels": pack.fingerprint,
+        "precision": "bf16" if job.device.type == "cuda" else "fp32",
+    }
     return FeatureBank(job.store.folder("features", inputs), len(pack), extract)
 
 
@@ -187,10 +200,12 @@ def print_next(cfg: DictConfig, checkpoint: str | None) -> None:
     """What to do with the list."""
     given = typed("checkpoint", checkpoint) if checkpoint else "ssl=none"
     dataset = f"dataset={cfg.dataset.name} {typed('dataset.root', cfg.dataset.root)}"
-    print("  next: copy these tiles into folders named by their class, LABELLED/<class>/, and type\n"
-          f"    rsssl-run task=evaluate dataset=folder dataset.root=LABELLED {given} ts=all\n"
-          "  to go on after that, list all that are labelled, of this round and those before, in one CSV and type\n"
-          f"    rsssl-run task=suggest {dataset} {given} suggest.labelled=ALL_LABELLED.csv")  # fmt: skip
+    print(
+        "  next: copy these tiles into folders named by their class, LABELLED/<class>/, and type\n"
+        f"    rsssl-run task=evaluate dataset=folder dataset.root=LABELLED {given} ts=all\n"
+        "  to go on after that, list all that are labelled, of this round and those before, in one CSV and type\n"
+        f"    rsssl-run task=suggest {dataset} {given} suggest.labelled=ALL_LABELLED.csv"
+    )
 
 
 def typed(key: str, value: object) -> str:
@@ -198,5 +213,7 @@ def typed(key: str, value: object) -> str:
     text = str(value)
     if re.fullmatch(r"[\w./+@%:-]+", text, re.ASCII):
         return f"{key}={text}"
-    text = re.sub(r"(\\*)(\"|$)", lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)  # Hydra escapes only what ends a quote
+    text = re.sub(
+        r"(\\*)(\"|$)", lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text
+    )  # Hydra escapes only what ends a quote
     return shlex.quote(f'{key}="{text}"')

@@ -18,8 +18,14 @@ PROTOCOLS = {
     "validation": "Protocol validation: for tuning, measured on a part of the pool; the test set was not used.",
     "paper": "Protocol paper: the epoch was chosen on test images, so these figures are optimistic.",
 }
-HEADINGS = {"dataset": "Dataset", "method": "Method", "backbone": "Backbone", "evaluate": "Evaluate",
-            "protocol": "Protocol", "tta": "TTA"}  # fmt: skip
+HEADINGS = {
+    "dataset": "Dataset",
+    "method": "Method",
+    "backbone": "Backbone",
+    "evaluate": "Evaluate",
+    "protocol": "Protocol",
+    "tta": "TTA",
+}
 NONE = "—"
 
 
@@ -231,9 +237,25 @@ def markdown(table: Table, figures: Sequence[str] = ()) -> str:
     return "\n".join(out).rstrip() + "\n"
 
 
-LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-         "[": "{[}", "*": "{*}", "—": "---", "±": r"$\pm$", "\n": " "}  # fmt: skip
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "[": "{[}",
+    "*": "{*}",
+    "—": "---",
+    "±": r"$\pm$",
+    "\n": " ",
+}
 
 
 def tex_escape(text: str) -> str:
@@ -258,8 +280,10 @@ def latex(table: Table) -> str:
     for row, texts in lines:
         out += [r"\midrule"] if row.dataset != above else []
         above = row.dataset
-        safe = [rf"\textbf{{{tex_escape(t)}}}" if is_best(table, row, h) else tex_escape(t)
-                for h, t in zip(headings, texts, strict=True)]  # fmt: skip
+        safe = [
+            rf"\textbf{{{tex_escape(t)}}}" if is_best(table, row, h) else tex_escape(t)
+            for h, t in zip(headings, texts, strict=True)
+        ]
         out.append(" & ".join(safe) + r" \\")
     out += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     out += [f"% {' '.join(note.splitlines())}" for note in table.notes]
@@ -269,13 +293,40 @@ def latex(table: Table) -> str:
 def long_csv(table: Table) -> str:
     """One line per row x ts x seed x metric; values as in results.json (fractions)."""
     lines = [
-        [*r.row, str(r.ts), f"{r.labels_per_class:g}", r.seed, m, r.scores[m], r.n_train, r.n_test, len(r.classes),
-         r.pretrain_seconds or "", r.split_hash, r.path]
+        [
+            *r.row,
+            str(r.ts),
+            f"{r.labels_per_class:g}",
+            r.seed,
+            m,
+            r.scores[m],
+            r.n_train,
+            r.n_test,
+            len(r.classes),
+            r.pretrain_seconds or "",
+            r.split_hash,
+            r.path,
+        ]
         for r in table.results
         for m in METRICS
-    ]  # fmt: skip
-    return to_csv([*Row._fields, "ts", "labels_per_class", "seed", "metric", "value", "n_train", "n_test", "n_classes",
-                   "pretrain_seconds", "split_hash", "file"], lines)  # fmt: skip
+    ]
+    return to_csv(
+        [
+            *Row._fields,
+            "ts",
+            "labels_per_class",
+            "seed",
+            "metric",
+            "value",
+            "n_train",
+            "n_test",
+            "n_classes",
+            "pretrain_seconds",
+            "split_hash",
+            "file",
+        ],
+        lines,
+    )
 
 
 def summary_csv(table: Table) -> str:

@@ -52,10 +52,15 @@ def resolve(cfg: DictConfig, store: Store, data: Data) -> Weights:
     artifact, todo = pretrain(cfg, store)
     training = json.loads((artifact.folder / "training.json").read_text())
     record = {
-        "artifact": artifact.hash, "folder": str(artifact.folder), "dataset": "+".join(d.pack.card.name for d in todo.parts),
-        "images": training["images"], "epochs": training["epochs"], "images_per_second": training["images_per_second"],
-        "seconds": training["seconds"], "reused": artifact.reused,
-    }  # fmt: skip
+        "artifact": artifact.hash,
+        "folder": str(artifact.folder),
+        "dataset": "+".join(d.pack.card.name for d in todo.parts),
+        "images": training["images"],
+        "epochs": training["epochs"],
+        "images_per_second": training["images_per_second"],
+        "seconds": training["seconds"],
+        "reused": artifact.reused,
+    }
     return from_file(artifact.folder / WEIGHTS, data, record)
 
 
@@ -103,9 +108,15 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
         )
     record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
     return Weights(
-        lambda: read_backbone(file)[0], {k: spec[k] for k in NETWORK if k in spec}, sha256(file.read_bytes())[:16],
-        int(metadata["image_size"]), tuple(card["mean"]), tuple(card["std"]), record, file,
-    )  # fmt: skip
+        lambda: read_backbone(file)[0],
+        {k: spec[k] for k in NETWORK if k in spec},
+        sha256(file.read_bytes())[:16],
+        int(metadata["image_size"]),
+        tuple(card["mean"]),
+        tuple(card["std"]),
+        record,
+        file,
+    )
 
 
 def kept(weights: Weights, data: Data, store: Store) -> Path:

@@ -98,9 +98,16 @@ def test_configs(name: str, bands: int, dtype: type, low: float, high: float, no
     def render(rows: slice = slice(None), seed: int = 0, epoch: int = 0, view: int = 0) -> Tensor:
         # standardised by mean 0 and std 1, so that the values are those of 0..1
         return views.render(
-            x[rows], torch.arange(6)[rows], c, seed=seed, epoch=epoch, views=view + 1, size=32, mean=(0.0,) * bands,
+            x[rows],
+            torch.arange(6)[rows],
+            c,
+            seed=seed,
+            epoch=epoch,
+            views=view + 1,
+            size=32,
+            mean=(0.0,) * bands,
             std=(1.0,) * bands,
-        )[view]  # fmt: skip
+        )[view]
 
     first = render()
     assert first.shape == (6, bands, 32, 32) and first.dtype == torch.float32

@@ -83,7 +83,9 @@ def test_the_order_is_that_of_the_bytes_whatever_the_file_system_says(tmp_path: 
 
 
 def test_a_missing_root_says_where_to_put_what_and_what_to_type(tmp_path: Path) -> None:
-    dataset = Dataset("aid", root=str(tmp_path / "AID"), classes=["Airport", "Beach"], homepage="https://example.org/aid")
+    dataset = Dataset(
+        "aid", root=str(tmp_path / "AID"), classes=["Airport", "Beach"], homepage="https://example.org/aid"
+    )
     with pytest.raises(UserError) as error:
         dataset.catalog()
     for part in (str(tmp_path / "AID"), "Airport/", "dataset.root=", "https://example.org/aid"):

@@ -14,8 +14,18 @@ from rsssl.data.synthetic import CLASSES
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 NAMES = sorted(p.stem for p in CONF.glob("*.yaml"))
-N_CLASSES = {"aid": 30, "nwpu_resisc45": 45, "eurosat_rgb": 10, "eurosat_ms": 10, "eurosat_msrgb": 10, "ucmerced": 21,
-             "rsscn7": 7, "whu_rs19": 19, "patternnet": 38, "synthetic": 10}  # fmt: skip
+N_CLASSES = {
+    "aid": 30,
+    "nwpu_resisc45": 45,
+    "eurosat_rgb": 10,
+    "eurosat_ms": 10,
+    "eurosat_msrgb": 10,
+    "ucmerced": 21,
+    "rsscn7": 7,
+    "whu_rs19": 19,
+    "patternnet": 38,
+    "synthetic": 10,
+}
 
 
 def load(name: str) -> dict:
@@ -44,7 +54,11 @@ def test_number_of_classes(name: str) -> None:
 
 def test_the_bands_of_eurosat() -> None:
     wide, narrow = load("eurosat_ms"), load("eurosat_msrgb")
-    assert len(wide["bands"]) == len(wide["valid_range"]) == 13 and wide["bands"][-1] == "B8A" and wide["bands"][8] == "B09"
+    assert (
+        len(wide["bands"]) == len(wide["valid_range"]) == 13
+        and wide["bands"][-1] == "B8A"
+        and wide["bands"][8] == "B09"
+    )
     assert narrow["select"] == ["B04", "B03", "B02"]
     assert narrow["valid_range"] == [wide["valid_range"][wide["bands"].index(b)] for b in narrow["select"]]
 

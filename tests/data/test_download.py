@@ -118,8 +118,14 @@ def test_a_missing_file_and_a_dead_server(server: Server, tmp_path: Path) -> Non
 
 
 def test_a_dataset_fetches_itself_only_when_asked(server: Server, tmp_path: Path) -> None:
-    make = partial(Dataset, "tiles", root=str(tmp_path / "data" / "Tiles"), classes=["Forest", "River"], url=server.url,
-                   md5=hashlib.md5(server.content).hexdigest())  # fmt: skip
+    make = partial(
+        Dataset,
+        "tiles",
+        root=str(tmp_path / "data" / "Tiles"),
+        classes=["Forest", "River"],
+        url=server.url,
+        md5=hashlib.md5(server.content).hexdigest(),
+    )
     with pytest.raises(UserError, match=r"dataset\.download=true"):
         make().catalog()
     catalog = make(download=True).catalog()
@@ -142,7 +148,9 @@ def tar_of(path: Path, *members: tuple[str, bytes, dict[str, object]]) -> Path:
 
 def test_a_tar_file(tmp_path: Path) -> None:
     extract(tar_of(tmp_path / "a.tgz", ("River/1.jpg", b"abc", {}), ("Forest/deep/2.jpg", b"de", {})), tmp_path / "out")
-    assert (tmp_path / "out/River/1.jpg").read_bytes() == b"abc" and (tmp_path / "out/Forest/deep/2.jpg").read_bytes() == b"de"
+    assert (tmp_path / "out/River/1.jpg").read_bytes() == b"abc" and (
+        tmp_path / "out/Forest/deep/2.jpg"
+    ).read_bytes() == b"de"
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "..\\evil", "C:\\evil"])

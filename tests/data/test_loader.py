@@ -31,9 +31,15 @@ def packed(folder: Path, n: int, size: int, bands: str = "RGB", seed: int = 0) -
 
 def batches(pool: Pool, **changes: object) -> PoolBatches:
     arguments: dict = {
-        "n_views": 2, "batch_size": 4, "epochs": 3, "size_at": lambda step, total: 16, "mean": (0.5,) * 3, "std": (0.25,) * 3,
-        "seed": 0, "order_key": "split",
-    }  # fmt: skip
+        "n_views": 2,
+        "batch_size": 4,
+        "epochs": 3,
+        "size_at": lambda step, total: 16,
+        "mean": (0.5,) * 3,
+        "std": (0.25,) * 3,
+        "seed": 0,
+        "order_key": "split",
+    }
     return PoolBatches(pool, Views(operations=[Symmetry()]), **(arguments | changes))
 
 

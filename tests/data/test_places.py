@@ -69,8 +69,9 @@ def brightness(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 def batches(packed: Pack, views: Views, together: bool, **options: object) -> PoolBatches:
     pool = Pool([Source(packed, np.arange(len(packed.paths)))])
     partners = Partners(place_names(packed.paths, "folder"), "") if together else None
-    return PoolBatches(pool, views, 4, 8, 3, lambda step, total: 16, (0, 0), (1, 1), 0, "key", partners=partners,
-                       **options)  # type: ignore[arg-type] # fmt: skip
+    return PoolBatches(
+        pool, views, 4, 8, 3, lambda step, total: 16, (0, 0), (1, 1), 0, "key", partners=partners, **options
+    )  # type: ignore[arg-type]
 
 
 def test_odd_views_show_the_partner(brightness: Pack) -> None:
@@ -84,7 +85,9 @@ def test_odd_views_show_the_partner(brightness: Pack) -> None:
 
 
 def test_small_views_come_beside_the_full_ones(brightness: Pack) -> None:
-    views = Views({"flip": Symmetry()}, local=Local({"crop": RandomAreaCrop(area=(0.1, 0.2))}, views=3, scale=0.5, multiple=8))
+    views = Views(
+        {"flip": Symmetry()}, local=Local({"crop": RandomAreaCrop(area=(0.1, 0.2))}, views=3, scale=0.5, multiple=8)
+    )
     batch = next(batches(brightness, views, False, local=True).start(0))
     assert batch.views.shape == (4, 8, 2, 16, 16) and batch.local is not None and batch.local.shape == (3, 8, 2, 8, 8)
     values = brightness.images[:, 0, 0, 0].astype(np.float64) / 20000

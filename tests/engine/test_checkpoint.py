@@ -39,8 +39,12 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly(
     newest = tmp_path / "checkpoint-000000002.pt"
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
-    {"truncate": lambda: newest.write_bytes(data[: len(data) // 2]), "flip": lambda: newest.write_bytes(data),
-     "empty": lambda: newest.write_bytes(b""), "missing": newest.unlink}[damage]()  # fmt: skip
+    {
+        "truncate": lambda: newest.write_bytes(data[: len(data) // 2]),
+        "flip": lambda: newest.write_bytes(data),
+        "empty": lambda: newest.write_bytes(b""),
+        "missing": newest.unlink,
+    }[damage]()
     with caplog.at_level(logging.WARNING):
         state = checkpoints.load()
     assert state is not None and state["step"] == 1

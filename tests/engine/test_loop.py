@@ -49,8 +49,18 @@ class Toy(nn.Module):
 def fit(folder: Path, batches: Numbers, model: nn.Module | None = None, **kwargs: object) -> tuple[nn.Module, Fit]:
     model = model or Toy()
     optimizer = AdamW(parameter_groups(model), lr=1e-2)
-    run = Fit(model, batches, optimizer, Cosine(warmup=0.1), torch.device("cpu"), tracker=Tracker(tensorboard=False),
-              checkpoints=Checkpoints(folder), checkpoint_minutes=0, log_every=1, **kwargs)  # type: ignore[arg-type] # fmt: skip
+    run = Fit(
+        model,
+        batches,
+        optimizer,
+        Cosine(warmup=0.1),
+        torch.device("cpu"),
+        tracker=Tracker(tensorboard=False),
+        checkpoints=Checkpoints(folder),
+        checkpoint_minutes=0,
+        log_every=1,
+        **kwargs,
+    )  # type: ignore[arg-type]
     run.run()
     return model, run
 

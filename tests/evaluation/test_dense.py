@@ -15,8 +15,9 @@ from rsssl.models import build_backbone
 from rsssl.models.card import SensorCard
 
 SIZE = 64
-CARD = SensorCard("t", ("a", "b", "c"), "uint8", (0.0,) * 3, (255.0,) * 3, None, (0.5,) * 3, (0.2,) * 3,
-                  ("x", "y", "z"), (SIZE, SIZE))  # fmt: skip
+CARD = SensorCard(
+    "t", ("a", "b", "c"), "uint8", (0.0,) * 3, (255.0,) * 3, None, (0.5,) * 3, (0.2,) * 3, ("x", "y", "z"), (SIZE, SIZE)
+)
 
 
 def classifier(backbone: nn.Module, seed: int = 0) -> SceneClassifier:
@@ -47,7 +48,11 @@ class Unpadded(nn.Module):
 
 def by_tile(model: SceneClassifier, x: Tensor, stride: int) -> Tensor:
     rows, cols = ((n - SIZE) // stride + 1 for n in x.shape[2:])
-    tiles = [x[:, :, i * stride : i * stride + SIZE, j * stride : j * stride + SIZE] for i in range(rows) for j in range(cols)]
+    tiles = [
+        x[:, :, i * stride : i * stride + SIZE, j * stride : j * stride + SIZE]
+        for i in range(rows)
+        for j in range(cols)
+    ]
     return torch.stack([model.standardised(tile) for tile in tiles], 1).view(len(x), rows, cols, -1)
 
 
@@ -81,7 +86,11 @@ def test_a_head_that_has_learnt_says_what_the_classifier_says_tile_by_tile() -> 
     """Of smooth random images, on windows it has not learnt from; without learning it is little better than chance."""
     torch.manual_seed(0)
     backbone = build_backbone("resnet10t", 3).eval()
-    images = torch.nn.functional.interpolate(torch.randn(16, 3, 24, 24), (256, 256), mode="bicubic") * torch.rand(16, 3, 1, 1) * 4
+    images = (
+        torch.nn.functional.interpolate(torch.randn(16, 3, 24, 24), (256, 256), mode="bicubic")
+        * torch.rand(16, 3, 1, 1)
+        * 4
+    )
     model = classifier(backbone)
     features = backbone(images[:, :, :SIZE, :SIZE])
     model.head = LinearHead((features[:3] - features.mean(0)) / features.std(0).mean() ** 2, torch.zeros(3))

@@ -33,16 +33,24 @@ NETWORKS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "transformer, 3 bands": ("vit_tiny_patch16_224", 3, {"depth": 2, "embed_dim": 48, "patch_size": 8, "img_size": 32}),
     "convnext, 1 band": ("convnext_atto", 1, {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
     "convnext, 3 bands": ("convnext_atto", 3, {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
-    "swin, 4 bands": ("swin_tiny_patch4_window7_224", 4, {"img_size": 32, "window_size": 4, "embed_dim": 12, "depths": [1, 1],
-                                                         "num_heads": [1, 2]}),
-}  # fmt: skip
+    "swin, 4 bands": (
+        "swin_tiny_patch4_window7_224",
+        4,
+        {"img_size": 32, "window_size": 4, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2]},
+    ),
+}
 
 
 def card(bands: int, dtype: str = "uint16", size: int = 32, **other: Any) -> SensorCard:
     rng = np.random.default_rng(bands)
     names = tuple(f"B{i}" for i in range(bands))
-    numbers = {"low": (0.0,) * bands, "high": tuple(rng.uniform(2000, 4000, bands).round()), "nodata": 0,
-               "mean": tuple(rng.uniform(0.3, 0.6, bands)), "std": tuple(rng.uniform(0.1, 0.3, bands))} | other  # fmt: skip
+    numbers = {
+        "low": (0.0,) * bands,
+        "high": tuple(rng.uniform(2000, 4000, bands).round()),
+        "nodata": 0,
+        "mean": tuple(rng.uniform(0.3, 0.6, bands)),
+        "std": tuple(rng.uniform(0.1, 0.3, bands)),
+    } | other
     return SensorCard("tiles", names, dtype, classes=CLASSES, size=(size, size), **numbers)
 
 
@@ -63,8 +71,14 @@ def lively(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def classifier(name: str, bands: int, kwargs: dict[str, Any] | None = None, head: str = "linear", of: SensorCard | None = None,
-               depths: int = 1) -> SceneClassifier:  # fmt: skip
+def classifier(
+    name: str,
+    bands: int,
+    kwargs: dict[str, Any] | None = None,
+    head: str = "linear",
+    of: SensorCard | None = None,
+    depths: int = 1,
+) -> SceneClassifier:
     backbone = lively(build_backbone(name, bands, kwargs=kwargs, depths=depths))
     of = of or card(bands)
     with torch.no_grad():
@@ -101,12 +115,20 @@ def test_timm_and_rsssl_load_what_was_exported(name: str, head: str | None, tmp_
         network = SceneBackbone(network.backbone, network.card, 32, pre.mean, pre.std)
     out = tmp_path / "out"
     write_exported(network, out, {})
-    assert sorted(p.name for p in out.iterdir()) == ["README.md", "SHA256SUMS", "config.json", "model.safetensors", "rsssl.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "README.md",
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+        "rsssl.json",
+    ]
 
     loaded = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     file = load_file(out / "model.safetensors")
     state = loaded.state_dict()
-    assert state.keys() == file.keys() and all(torch.equal(state[k], file[k]) for k in file)  # nothing adapted, nothing drawn
+    assert state.keys() == file.keys() and all(
+        torch.equal(state[k], file[k]) for k in file
+    )  # nothing adapted, nothing drawn
     x = pixels(network.card, 3)
     mean, std = (torch.tensor(loaded.pretrained_cfg[k])[:, None, None] for k in ("mean", "std"))
     got = loaded(((by_hand(x, network) - mean) / std).float())
@@ -140,15 +162,21 @@ def test_the_transforms_of_timm_are_ours_for_bytes(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     with torch.no_grad():
         expected = network(torch.from_numpy(image).permute(2, 0, 1)[None])
-        torch.testing.assert_close(model(transform(Image.fromarray(image))[None]).softmax(1), expected, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            model(transform(Image.fromarray(image))[None]).softmax(1), expected, atol=1e-4, rtol=1e-3
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "kwargs", "depths", "head"),
-    [("googlenet", {}, 1, "linear"), ("resnet18_small", {"channels": [8, 8, 16, 16]}, 1, "linear"),
-     ("resnet10t", NETWORKS["resnet, 4 bands"][2], 2, "linear"), ("resnet10t", NETWORKS["resnet, 4 bands"][2], 1, "neighbours")],
+    [
+        ("googlenet", {}, 1, "linear"),
+        ("resnet18_small", {"channels": [8, 8, 16, 16]}, 1, "linear"),
+        ("resnet10t", NETWORKS["resnet, 4 bands"][2], 2, "linear"),
+        ("resnet10t", NETWORKS["resnet, 4 bands"][2], 1, "neighbours"),
+    ],
     ids=["googlenet", "small stem", "two depths", "neighbours"],
-)  # fmt: skip
+)
 @torch.no_grad()
 def test_networks_that_timm_cannot_build_load_with_rsssl(
     name: str, kwargs: dict[str, Any], depths: int, head: str, tmp_path: Path
@@ -174,19 +202,44 @@ def test_networks_that_timm_cannot_build_load_with_rsssl(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported classifier of four bands."""
     out = tmp_path_factory.mktemp("exported") / "out"
-    notes = {"dataset": "tiles", "ssl": "simclr", "evaluate": "linear", "ts": 5, "seed": 0, "protocol": "clean", "n_train": 15,
-             "n_test": 60, "oa": 0.9, "aa": 0.85, "kappa": 0.8, "split_hash": "abc123", "config_hash": "def456",
-             "pretrain": {"artifact": "0123", "images": 90}, "versions": {"torch": "2"},
-             "baselines": {"random_init": {"oa": 0.5, "aa": 0.4, "kappa": 0.3}}}  # fmt: skip
+    notes = {
+        "dataset": "tiles",
+        "ssl": "simclr",
+        "evaluate": "linear",
+        "ts": 5,
+        "seed": 0,
+        "protocol": "clean",
+        "n_train": 15,
+        "n_test": 60,
+        "oa": 0.9,
+        "aa": 0.85,
+        "kappa": 0.8,
+        "split_hash": "abc123",
+        "config_hash": "def456",
+        "pretrain": {"artifact": "0123", "images": 90},
+        "versions": {"torch": "2"},
+        "baselines": {"random_init": {"oa": 0.5, "aa": 0.4, "kappa": 0.3}},
+    }
     write_exported(classifier(*NETWORKS["resnet, 4 bands"]), out, notes)
     return out
 
 
 def test_the_model_card_tells_what_one_has_to_know(folder: Path) -> None:
     text = (folder / "README.md").read_text()
-    for part in ("pipeline_tag: image-classification", "library_name: timm", "| B3 | 0 |", "stored as uint16", "nodata: 0",
-                 "field, forest, water", "| simclr + linear | 90.0 | 85.0 | 0.800 |", "| random init | 50.0 |", "`abc123`",
-                 'local-dir:out', "(x - from) / (to - from)", "images 90"):  # fmt: skip
+    for part in (
+        "pipeline_tag: image-classification",
+        "library_name: timm",
+        "| B3 | 0 |",
+        "stored as uint16",
+        "nodata: 0",
+        "field, forest, water",
+        "| simclr + linear | 90.0 | 85.0 | 0.800 |",
+        "| random init | 50.0 |",
+        "`abc123`",
+        "local-dir:out",
+        "(x - from) / (to - from)",
+        "images 90",
+    ):
         assert part in text, part
     assert "{" not in text and "license: " not in text
 
@@ -245,7 +298,12 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(
 
 ONNX_CASES: dict[str, tuple[str, dict[str, Any], bool, str | None]] = {
     "uint16, resized, inside": ("resnet, 4 bands", {"size": 48}, True, "linear"),
-    "int16, nodata, inside": ("transformer, 3 bands", {"dtype": "int16", "nodata": -9, "low": (-50.0,) * 3}, True, None),
+    "int16, nodata, inside": (
+        "transformer, 3 bands",
+        {"dtype": "int16", "nodata": -9, "low": (-50.0,) * 3},
+        True,
+        None,
+    ),
     "standardised": ("convnext, 3 bands", {"dtype": "uint8", "high": (255.0,) * 3}, False, "regression"),
 }
 
@@ -261,7 +319,10 @@ def test_programs_agree_at_any_batch_size(case: str, tmp_path: Path) -> None:
         network = SceneBackbone(network.backbone, network.card, 32, network.preprocess.mean, network.preprocess.std)
     out = tmp_path / "out"
     about = write_exported(network, out, {}, onnx=True, program=inside, preprocessing=inside)
-    assert about["programs"] == ["model.onnx", "model.pt2"][: 1 + inside] and "any batch size" in (out / "README.md").read_text()
+    assert (
+        about["programs"] == ["model.onnx", "model.pt2"][: 1 + inside]
+        and "any batch size" in (out / "README.md").read_text()
+    )
     assert not (out / "model.onnx.data").exists()
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["pixels"]
@@ -290,7 +351,9 @@ def change(folder: Path) -> Callable[..., SensorCard]:
 
 
 @torch.no_grad()
-def test_the_same_sensor_in_any_form_of_its_card(folder: Path, change: Callable[..., SensorCard], tmp_path: Path) -> None:
+def test_the_same_sensor_in_any_form_of_its_card(
+    folder: Path, change: Callable[..., SensorCard], tmp_path: Path
+) -> None:
     x = pixels(change(), 2)
     expected = rsssl.load_classifier(folder)(x)
     same = change(bands=("b0", "b1", "b2", "b3"), name="other")
@@ -308,12 +371,16 @@ def test_the_same_sensor_in_any_form_of_its_card(folder: Path, change: Callable[
 
 @pytest.mark.parametrize(
     ("fields", "said"),
-    [({"bands": ("B2", "B1", "B0", "B3")}, "B2, B1, B0, B3 in another order.*adapt='match'"),
-     ({"bands": ("B0", "B1", "B2", "SWIR")}, "B0, B1, B2, SWIR.*adapt='mean'"),
-     ({"dtype": "float32"}, "take uint16 and the card says float32.*adapt='match'"),
-     ({"high": (1.0, 1.0, 1.0, 1.0)}, "B0 goes from 0 to .* and from 0 to 1 on the card.*adapt='match'")],
-)  # fmt: skip
-def test_another_sensor_is_refused(fields: dict[str, Any], said: str, folder: Path, change: Callable[..., SensorCard]) -> None:
+    [
+        ({"bands": ("B2", "B1", "B0", "B3")}, "B2, B1, B0, B3 in another order.*adapt='match'"),
+        ({"bands": ("B0", "B1", "B2", "SWIR")}, "B0, B1, B2, SWIR.*adapt='mean'"),
+        ({"dtype": "float32"}, "take uint16 and the card says float32.*adapt='match'"),
+        ({"high": (1.0, 1.0, 1.0, 1.0)}, "B0 goes from 0 to .* and from 0 to 1 on the card.*adapt='match'"),
+    ],
+)
+def test_another_sensor_is_refused(
+    fields: dict[str, Any], said: str, folder: Path, change: Callable[..., SensorCard]
+) -> None:
     for load in (rsssl.load_classifier, rsssl.load_backbone):
         with pytest.raises(UserError, match=said):
             load(folder, card=change(**fields))
@@ -349,10 +416,14 @@ def test_other_bands_are_carried_over_as_asked(adapt: str, bands: int, folder: P
         fresh = build_backbone("resnet10t", bands, kwargs=NETWORKS["resnet, 4 bands"][2])
         expected = next(p for p in fresh.parameters() if p.ndim == 4).detach()
     else:
-        expected = torch.stack([before.mean(1) if adapt == "mean" else before[:, i % 4] for i in range(bands)], 1) * 4 / bands
+        expected = (
+            torch.stack([before.mean(1) if adapt == "mean" else before[:, i % 4] for i in range(bands)], 1) * 4 / bands
+        )
     torch.testing.assert_close(after, expected)
     others = old.state_dict()
-    assert all(torch.equal(v, others[k]) for k, v in network.backbone.state_dict().items() if v.shape[1:] != after.shape[1:])
+    assert all(
+        torch.equal(v, others[k]) for k, v in network.backbone.state_dict().items() if v.shape[1:] != after.shape[1:]
+    )
     assert network.preprocess.mean == new.mean and not network.training
     with torch.no_grad():
         x = pixels(new, 2)

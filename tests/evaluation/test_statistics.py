@@ -12,9 +12,17 @@ from rsssl.evaluation import image_statistics, statistics
 from rsssl.models.card import SensorCard
 
 CARD = SensorCard(
-    name="made up", bands=("a", "b"), dtype="uint16", low=(0.0, 100.0), high=(1000.0, 600.0), nodata=None,
-    mean=(0.25, 0.75), std=(0.1, 0.1), classes=(), size=(5, 7),
-)  # fmt: skip
+    name="made up",
+    bands=("a", "b"),
+    dtype="uint16",
+    low=(0.0, 100.0),
+    high=(1000.0, 600.0),
+    nodata=None,
+    mean=(0.25, 0.75),
+    std=(0.1, 0.1),
+    classes=(),
+    size=(5, 7),
+)
 
 
 def images(n: int = 20) -> np.ndarray:

@@ -73,8 +73,11 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
         for i in range(24):
             phase = rng.uniform(0, 6.3, 2)
-            texture = {"stripes": np.sin(x + phase[0]), "blobs": np.sin(x / 3 + phase[0]) * np.sin(y / 3 + phase[1]),
-                       "noise": rng.normal(size=(16, 16))}[name]  # fmt: skip
+            texture = {
+                "stripes": np.sin(x + phase[0]),
+                "blobs": np.sin(x / 3 + phase[0]) * np.sin(y / 3 + phase[1]),
+                "noise": rng.normal(size=(16, 16)),
+            }[name]
             pixels = 120 + rng.uniform(30, 60, 3) * texture[..., None]
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / name / f"{i}.png")
     return root
@@ -90,7 +93,11 @@ def pack_of_tiles(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def environment_of(folder: Path, **more: str) -> dict[str, str]:
     """For a command in that folder, with a store of its own."""
-    return os.environ | {"PYTHONPATH": str(REPOSITORY), "RSSSL_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1"} | more
+    return (
+        os.environ
+        | {"PYTHONPATH": str(REPOSITORY), "RSSSL_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1"}
+        | more
+    )
 
 
 @pytest.fixture
@@ -98,11 +105,22 @@ def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """torchrun(*arguments, options=[..], cwd=..): a real torchrun of rsssl.run; what is left of it is killed in the end."""
     begun: list[subprocess.Popen[str]] = []
 
-    def start(*argv: str, options: Sequence[str] = (), cwd: Path = tmp_path, prefix: Sequence[str] = (), **env: str) -> Any:
+    def start(
+        *argv: str, options: Sequence[str] = (), cwd: Path = tmp_path, prefix: Sequence[str] = (), **env: str
+    ) -> Any:
         cwd.mkdir(parents=True, exist_ok=True)
         command = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, "-m", "rsssl.run", *argv]
-        begun.append(subprocess.Popen(command, cwd=cwd, env=environment_of(cwd, **env), stdout=subprocess.PIPE,
-                                      stderr=subprocess.STDOUT, text=True, start_new_session=True))  # fmt: skip
+        begun.append(
+            subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=environment_of(cwd, **env),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        )
         return begun[-1]
 
     yield start

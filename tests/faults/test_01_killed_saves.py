@@ -39,11 +39,15 @@ deadly(WHERE)
 save(3)
 """
 PHASES = {
-    "in the middle of the bytes": "files.HashedFile, 'write', 4", "before the bytes are on the disk": "os, 'fsync', 1",
-    "before the file has its name": "os, 'replace', 1", "when it has its name": "os, 'replace', 1, True",
-    "before its record is on the disk": "os, 'fsync', 3", "before its record has its name": "os, 'replace', 2",
-    "before the purge": "Checkpoints, '_purge', 1", "in the middle of the purge": "Path, 'unlink', 2",
-}  # fmt: skip
+    "in the middle of the bytes": "files.HashedFile, 'write', 4",
+    "before the bytes are on the disk": "os, 'fsync', 1",
+    "before the file has its name": "os, 'replace', 1",
+    "when it has its name": "os, 'replace', 1, True",
+    "before its record is on the disk": "os, 'fsync', 3",
+    "before its record has its name": "os, 'replace', 2",
+    "before the purge": "Checkpoints, '_purge', 1",
+    "in the middle of the purge": "Path, 'unlink', 2",
+}
 
 
 def check(state: dict, *steps: int) -> None:
@@ -65,10 +69,14 @@ def test_01_killed_while_saving_the_one_before_loads(phase: str, workshop, tmp_p
     check(state, 4)
     names = sorted(f.name for f in (tmp_path / "c").iterdir())
     before = 3 if written else 2
-    assert names == sorted(f"checkpoint-{s:09d}.{e}" for s in (before, 4) for e in ("json", "pt")), "litter, or a lost one"
+    assert names == sorted(f"checkpoint-{s:09d}.{e}" for s in (before, 4) for e in ("json", "pt")), (
+        "litter, or a lost one"
+    )
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "one bit", "no file", "record cut short", "record of another"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "one bit", "no file", "record cut short", "record of another"]
+)
 def test_03_a_damaged_newest_checkpoint_is_reported_and_a_training_still_ends_the_same(
     damage: str, workshop, pack_of_tiles: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -80,10 +88,14 @@ def test_03_a_damaged_newest_checkpoint_is_reported_and_a_training_still_ends_th
     newest = Checkpoints(tmp_path / "cut").entries()[0]
     data, record = bytearray(newest.file.read_bytes()), newest.file.with_suffix(".json")
     data[len(data) // 2] ^= 1
-    {"truncated": lambda: newest.file.write_bytes(data[:-1000]), "empty": lambda: newest.file.write_bytes(b""),
-     "one bit": lambda: newest.file.write_bytes(data), "no file": newest.file.unlink,
-     "record cut short": lambda: record.write_text(record.read_text()[:20]),
-     "record of another": lambda: record.write_text(record.read_text().replace('6": "', '6": "0'))}[damage]()  # fmt: skip
+    {
+        "truncated": lambda: newest.file.write_bytes(data[:-1000]),
+        "empty": lambda: newest.file.write_bytes(b""),
+        "one bit": lambda: newest.file.write_bytes(data),
+        "no file": newest.file.unlink,
+        "record cut short": lambda: record.write_text(record.read_text()[:20]),
+        "record of another": lambda: record.write_text(record.read_text().replace('6": "', '6": "0')),
+    }[damage]()
     code = "import logging; logging.basicConfig()\n" + train.format(folder="cut", options="")
     text = workshop.run(tmp_path, warm=warm, code=code)
     assert "is damaged" in text and str(newest.file.name) in text

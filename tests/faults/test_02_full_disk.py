@@ -64,7 +64,11 @@ def test_02_no_write_permission(root: Path, tmp_path: Path) -> None:
     before += "if os.geteuid() == 0: os.seteuid(65534)"
     result = run(root, locked / "pack", before)
     assert result.returncode == 3, result.stderr
-    assert "Permission denied" in result.stdout and str(locked / "pack") in result.stdout and "paths.store=" in result.stdout
+    assert (
+        "Permission denied" in result.stdout
+        and str(locked / "pack") in result.stdout
+        and "paths.store=" in result.stdout
+    )
 
 
 def test_02_a_limit_on_file_size_is_a_full_disk(big_root: Path, tmp_path: Path) -> None:

@@ -8,8 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-TRAIN = ["task=pretrain", "dataset=folder", "backbone.name=resnet10t", "ssl.views=2", "pretrain.batch_size=16",
-         "pretrain.image_size=16", "pretrain.probes=0", "pretrain.pictures=0", "tracker=csv"]  # fmt: skip
+TRAIN = [
+    "task=pretrain",
+    "dataset=folder",
+    "backbone.name=resnet10t",
+    "ssl.views=2",
+    "pretrain.batch_size=16",
+    "pretrain.image_size=16",
+    "pretrain.probes=0",
+    "pretrain.pictures=0",
+    "tracker=csv",
+]
 
 
 def test_07_a_second_process_on_a_run_folder_is_refused_and_a_dead_ones_lock_is_recovered(
@@ -19,8 +28,15 @@ def test_07_a_second_process_on_a_run_folder_is_refused_and_a_dead_ones_lock_is_
     (first,) = workshop.start(tmp_path, argv=[*command, "pretrain.epochs=10000"])
     until(lambda: list((tmp_path / "store").glob("pretrain/*/metrics.csv")))
     environment = os.environ | {"RSSSL_STORE": str(tmp_path / "store"), "PYTHONPATH": str(Path(__file__).parents[2])}
-    second = subprocess.run([sys.executable, "-m", "rsssl.run", *command], cwd=tmp_path, env=environment, capture_output=True,
-                            text=True, timeout=120, check=False)  # fmt: skip
+    second = subprocess.run(
+        [sys.executable, "-m", "rsssl.run", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert second.returncode == 2 and f"the run folder of process {first} on" in second.stderr, second.stderr
     assert "hydra.run.dir=DIR" in second.stderr and "Traceback" not in second.stderr
     os.kill(first, signal.SIGKILL)
@@ -29,7 +45,9 @@ def test_07_a_second_process_on_a_run_folder_is_refused_and_a_dead_ones_lock_is_
     assert "pre-trained on" in text and not (tmp_path / "run" / ".owner").exists()
 
 
-def test_16_batches_that_do_not_divide_and_fewer_images_than_ranks_are_said(workshop, tiles: Path, tmp_path: Path) -> None:
+def test_16_batches_that_do_not_divide_and_fewer_images_than_ranks_are_said(
+    workshop, tiles: Path, tmp_path: Path
+) -> None:
     command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=1", "hydra.run.dir=run"]
     text = workshop.run(tmp_path, *command, "pretrain.batch_size=15", ranks=2, exits=2)
     assert "pretrain.batch_size: 15 images do not divide" in text or "type pretrain.batch_size=14" in text, text
@@ -37,7 +55,9 @@ def test_16_batches_that_do_not_divide_and_fewer_images_than_ranks_are_said(work
     assert "3 images do not divide among 4 processes: type torchrun --nproc-per-node=3" in text
 
 
-def test_16_a_pool_that_batches_do_not_fill_gives_every_rank_the_same_steps(workshop, tiles: Path, tmp_path: Path) -> None:
+def test_16_a_pool_that_batches_do_not_fill_gives_every_rank_the_same_steps(
+    workshop, tiles: Path, tmp_path: Path
+) -> None:
     command = [*TRAIN, f"dataset.root={tiles}", "pretrain.images=39", "pretrain.epochs=2", "hydra.run.dir=run"]
     text = workshop.run(tmp_path, *command, ranks=2)
     assert "4 steps of 16 images" in text and "2 processes" in text

@@ -13,8 +13,15 @@ import torch
 
 from rsssl.engine.tracking import read_metrics
 
-FAMILIES = {"simclr": "none", "moco_v2": "queue", "byol": "EMA", "dino": "centre", "swav": "prototypes", "marta_gan": "GAN",
-            "mae": "masked"}  # fmt: skip
+FAMILIES = {
+    "simclr": "none",
+    "moco_v2": "queue",
+    "byol": "EMA",
+    "dino": "centre",
+    "swav": "prototypes",
+    "marta_gan": "GAN",
+    "mae": "masked",
+}
 STEPS, KILLS = 24, 10
 TIMED = ("images_per_second", "data_share")  # metrics that are measured with a clock
 
@@ -37,7 +44,9 @@ def test_08_killed_ten_times_and_resumed_is_bit_equal_to_uninterrupted(
     took = time.monotonic() - begin
     kills = 0
     while not (killed / "final.pt").exists():
-        (pid,) = workshop.start(tmp_path, warm=warm, code=f"train({name!r}, {str(pack_of_tiles)!r}, {str(killed)!r}, {STEPS})")
+        (pid,) = workshop.start(
+            tmp_path, warm=warm, code=f"train({name!r}, {str(pack_of_tiles)!r}, {str(killed)!r}, {STEPS})"
+        )
         if kills < KILLS:
             before = {f.name for f in killed.glob("checkpoint-*.json")}
             deadline = time.monotonic() + 60

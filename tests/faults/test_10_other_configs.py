@@ -14,9 +14,20 @@ from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.tracking import read_metrics
 from rsssl.optim import Cosine
 
-TRAIN = ["task=pretrain", "dataset=folder", "backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]", "ssl.views=2",
-         "pretrain.batch_size=16", "pretrain.image_size=16", "pretrain.probes=0", "pretrain.pictures=0", "tracker=csv",
-         "pretrain.log_every=1", "hydra.run.dir=run"]  # fmt: skip
+TRAIN = [
+    "task=pretrain",
+    "dataset=folder",
+    "backbone.name=resnet10t",
+    "+backbone.kwargs.channels=[8,16,32,64]",
+    "ssl.views=2",
+    "pretrain.batch_size=16",
+    "pretrain.image_size=16",
+    "pretrain.probes=0",
+    "pretrain.pictures=0",
+    "tracker=csv",
+    "pretrain.log_every=1",
+    "hydra.run.dir=run",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +40,9 @@ def trained(workshop, tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def artefact(folder: Path, steps: int) -> Path:
-    (found,) = [f.parent for f in folder.glob("store/pretrain/*/training.json") if json.loads(f.read_text())["steps"] == steps]
+    (found,) = [
+        f.parent for f in folder.glob("store/pretrain/*/training.json") if json.loads(f.read_text())["steps"] == steps
+    ]
     return found
 
 
@@ -63,7 +76,13 @@ def test_10_fewer_epochs_than_are_done_is_an_error(workshop, trained) -> None:
 def test_12_a_lower_learning_rate_is_allowed_and_takes_effect(workshop, trained) -> None:
     folder, command = trained
     entry = Checkpoints(artefact(folder, 6)).entries()[0]
-    arguments = [*command, "pretrain.epochs=3", "pretrain.lr=1e-9", "schedule=constant", f"pretrain.resume={entry.file}"]
+    arguments = [
+        *command,
+        "pretrain.epochs=3",
+        "pretrain.lr=1e-9",
+        "schedule=constant",
+        f"pretrain.resume={entry.file}",
+    ]
     text = workshop.run(folder, *arguments)
     assert "pretrain.lr: was" in text and "schedule._target_: was" in text
     a, b = (load_file(artefact(folder, s) / "backbone.safetensors") for s in (6, 9))
@@ -71,14 +90,17 @@ def test_12_a_lower_learning_rate_is_allowed_and_takes_effect(workshop, trained)
     assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in weights), "the old learning rate was used"
 
 
-@pytest.mark.parametrize(("change", "difference"), [
-    ("backbone.name=resnet14t", "backbone.name: was resnet10t, now resnet14t"),
-    ("ssl.temperature=0.5", "ssl.temperature: was"),
-    ("pretrain.batch_size=8", "pretrain.batch_size: was 16, now 8"),
-    ("pretrain.images=50", "pretrain.images: was None, now 50"),
-    ("dataset.split_seed=3", "data: was [{'name'"),
-    ("optimizer=sgd", "optimizer._target_: was rsssl.optim.AdamW, now rsssl.optim.SGD"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("backbone.name=resnet14t", "backbone.name: was resnet10t, now resnet14t"),
+        ("ssl.temperature=0.5", "ssl.temperature: was"),
+        ("pretrain.batch_size=8", "pretrain.batch_size: was 16, now 8"),
+        ("pretrain.images=50", "pretrain.images: was None, now 50"),
+        ("dataset.split_seed=3", "data: was [{'name'"),
+        ("optimizer=sgd", "optimizer._target_: was rsssl.optim.AdamW, now rsssl.optim.SGD"),
+    ],
+)
 def test_12_what_makes_it_another_training_is_refused_with_the_difference(
     change: str, difference: str, workshop, trained
 ) -> None:
@@ -89,11 +111,15 @@ def test_12_what_makes_it_another_training_is_refused_with_the_difference(
     assert "Traceback" not in text
 
 
-def test_12_what_cannot_change_the_result_may_be_changed_in_the_middle(workshop, until, tiles: Path, tmp_path: Path) -> None:
+def test_12_what_cannot_change_the_result_may_be_changed_in_the_middle(
+    workshop, until, tiles: Path, tmp_path: Path
+) -> None:
     command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=30", "pretrain.checkpoint_minutes=0"]
     (pid,) = workshop.start(tmp_path, argv=command)
     until(lambda: list(tmp_path.glob("store/pretrain/*/checkpoint-*.json")))
     os.kill(pid, 9)
     workshop.wait()
-    text = workshop.run(tmp_path, *command, "pretrain.log_every=5", "timeout=100", "workers=1", "pretrain.checkpoint_minutes=9")
+    text = workshop.run(
+        tmp_path, *command, "pretrain.log_every=5", "timeout=100", "workers=1", "pretrain.checkpoint_minutes=9"
+    )
     assert "resumed at step" in text and len(list(tmp_path.glob("store/pretrain/[!.]*"))) == 1

@@ -19,9 +19,20 @@ from rsssl.data.loader import PoolBatches
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.tracking import read_metrics
 
-TRAIN = ["task=pretrain", "dataset=folder", "backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]", "ssl.views=2",
-         "pretrain.batch_size=16", "pretrain.image_size=16", "pretrain.probes=0", "pretrain.pictures=0", "tracker=csv",
-         "pretrain.log_every=1", "hydra.run.dir=run"]  # fmt: skip
+TRAIN = [
+    "task=pretrain",
+    "dataset=folder",
+    "backbone.name=resnet10t",
+    "+backbone.kwargs.channels=[8,16,32,64]",
+    "ssl.views=2",
+    "pretrain.batch_size=16",
+    "pretrain.image_size=16",
+    "pretrain.probes=0",
+    "pretrain.pictures=0",
+    "tracker=csv",
+    "pretrain.log_every=1",
+    "hydra.run.dir=run",
+]
 
 
 def losses(folder: Path) -> list[float]:
@@ -46,7 +57,9 @@ def test_14_sigterm_to_torchrun_is_one_checkpoint_that_one_process_and_then_two_
     begin = time.monotonic()
     text, _ = process.communicate(timeout=120)
     assert time.monotonic() - begin < 20
-    assert process.returncode != 0 and "stopped by SIGTERM after step" in text and "Type the same command again" in text, text
+    assert (
+        process.returncode != 0 and "stopped by SIGTERM after step" in text and "Type the same command again" in text
+    ), text
     (folder,) = (tmp_path / "cut").glob("store/pretrain/[!.]*")
     (entry,) = Checkpoints(folder).entries()
     assert entry.step == len(losses(folder)) < 90 and entry.whole()
@@ -67,7 +80,15 @@ def test_14_sigterm_to_torchrun_is_one_checkpoint_that_one_process_and_then_two_
 
 
 def test_14_sigusr1_to_a_job_that_started_torchrun_itself_and_its_exit_code(until, tiles: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rsssl.run", *TRAIN, f"dataset.root={tiles}", "pretrain.epochs=2000", "processes=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "rsssl.run",
+        *TRAIN,
+        f"dataset.root={tiles}",
+        "pretrain.epochs=2000",
+        "processes=2",
+    ]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "RSSSL_STORE": str(tmp_path / "store")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)  # type: ignore[call-overload]
@@ -85,7 +106,9 @@ def test_14_sigusr1_to_a_job_that_started_torchrun_itself_and_its_exit_code(unti
 def test_14_when_torchrun_itself_is_killed_its_processes_stop_with_a_checkpoint(
     torchrun, until, tiles: Path, tmp_path: Path
 ) -> None:
-    process = torchrun(*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=2000", options=["--standalone", "--nproc-per-node=2"])
+    process = torchrun(
+        *TRAIN, f"dataset.root={tiles}", "pretrain.epochs=2000", options=["--standalone", "--nproc-per-node=2"]
+    )
     until(lambda: any(len(losses(f.parent)) >= 3 for f in tmp_path.glob("store/pretrain/*/metrics.csv")))
     process.kill()
     text, _ = process.communicate(timeout=60)  # until the last of them has closed its output
@@ -95,7 +118,12 @@ def test_14_when_torchrun_itself_is_killed_its_processes_stop_with_a_checkpoint(
     assert entry.step == len(losses(folder))
 
 
-STOPS = {"at the first step": 1, "in the middle of a pass": 5, "at the end of a pass": 8, "after the last step": 18}  # 9 a pass
+STOPS = {
+    "at the first step": 1,
+    "in the middle of a pass": 5,
+    "at the end of a pass": 8,
+    "after the last step": 18,
+}  # 9 a pass
 
 
 @pytest.mark.parametrize("when", STOPS)
@@ -105,7 +133,9 @@ def test_09_stopped_at_any_boundary_it_ends_the_same(when: str, workshop, pack_o
     workshop.run(tmp_path, warm=warm, code=train.format(folder="whole", options=""))
     asked = f"[(18, lambda step: os.kill(os.getpid(), 15) or {{}} if step == {step} else {{}})]"
     code, last = train.format(folder="cut", options=f", meanwhile={asked}"), step == 18
-    text = workshop.run(tmp_path, warm=warm, code=code, exits=-signal.SIGTERM if last else 1)  # too late: it is sent again
+    text = workshop.run(
+        tmp_path, warm=warm, code=code, exits=-signal.SIGTERM if last else 1
+    )  # too late: it is sent again
     if not last:
         assert f"stopped by SIGTERM after step {step + 1} of 18" in text
     workshop.run(tmp_path, warm=warm, code=train.format(folder="cut", options=""))
@@ -114,7 +144,14 @@ def test_09_stopped_at_any_boundary_it_ends_the_same(when: str, workshop, pack_o
 
 
 def test_09_a_finished_training_and_an_interrupted_evaluation(workshop, until, tiles: Path, tmp_path: Path) -> None:
-    command = ["dataset=folder", f"dataset.root={tiles}", "backbone.name=resnet10t", "ssl=none", "ts=5", "hydra.run.dir=run"]
+    command = [
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        "backbone.name=resnet10t",
+        "ssl=none",
+        "ts=5",
+        "hydra.run.dir=run",
+    ]
     workshop.run(tmp_path / "whole", *command)
     (pid,) = workshop.start(tmp_path / "cut", argv=command)
     until(lambda: list((tmp_path / "cut").glob("store/features/*/features.bin")))
@@ -137,7 +174,9 @@ def test_11_the_order_is_the_same_on_any_number_of_ranks(
         found: list[list[int]] = []
         for rank in range(ranks):
             monkeypatch.setenv("RANK", str(rank))
-            batches = PoolBatches(Sized(images), None, 2, batch, 3, lambda s, t: 8, (), (), 0, "k", accumulate=accumulate)  # type: ignore[arg-type]
+            batches = PoolBatches(
+                Sized(images), None, 2, batch, 3, lambda s, t: 8, (), (), 0, "k", accumulate=accumulate
+            )  # type: ignore[arg-type]
             for number in range(batches.total_steps * accumulate):
                 ids = batches.ids(number)[1].tolist()
                 if rank == 0:

@@ -16,9 +16,21 @@ from safetensors.torch import load_file
 
 from rsssl.engine.tracking import read_metrics
 
-TRAIN = ["task=pretrain", "dataset=folder", "backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]", "ssl.views=2",
-         "pretrain.batch_size=16", "pretrain.image_size=16", "pretrain.probes=0", "pretrain.pictures=0", "tracker=csv",
-         "pretrain.log_every=1", "pretrain.checkpoint_minutes=0", "hydra.run.dir=run"]  # fmt: skip
+TRAIN = [
+    "task=pretrain",
+    "dataset=folder",
+    "backbone.name=resnet10t",
+    "+backbone.kwargs.channels=[8,16,32,64]",
+    "ssl.views=2",
+    "pretrain.batch_size=16",
+    "pretrain.image_size=16",
+    "pretrain.probes=0",
+    "pretrain.pictures=0",
+    "tracker=csv",
+    "pretrain.log_every=1",
+    "pretrain.checkpoint_minutes=0",
+    "hydra.run.dir=run",
+]
 LONG = "train('moco_v2', {pack!r}, 'run', 100000, checkpoint_minutes=60, timeout=4)"
 
 
@@ -36,7 +48,9 @@ def weights(store: Path) -> dict[str, torch.Tensor]:
 def test_15_a_killed_or_hung_rank_ends_the_others_and_is_named(
     how: signal.Signals, workshop, until, pack_of_tiles: Path, tmp_path: Path
 ) -> None:
-    pids = workshop.start(tmp_path, ranks=2, warm=["moco_v2", str(pack_of_tiles)], code=LONG.format(pack=str(pack_of_tiles)))
+    pids = workshop.start(
+        tmp_path, ranks=2, warm=["moco_v2", str(pack_of_tiles)], code=LONG.format(pack=str(pack_of_tiles))
+    )
     until(lambda: len(read_metrics(tmp_path / "run" / "metrics.csv")) > 20)
     time.sleep(2.5)  # all have given a sign of life
     os.kill(pids[1], how)
@@ -67,10 +81,15 @@ try:
 except UserError as error:
     rsssl.run.fail(error)
 """
-    pids = workshop.start(tmp_path, ranks=2, warm=["byol", str(pack_of_tiles)], code=code.format(pack=str(pack_of_tiles)))
+    pids = workshop.start(
+        tmp_path, ranks=2, warm=["byol", str(pack_of_tiles)], code=code.format(pack=str(pack_of_tiles))
+    )
     assert pids and workshop.wait() == [2, 2]
     text = workshop.log.read_text()
-    assert "rsssl (rank 1): the disk of this machine is broken" in text and "rank 0 of 2 lost contact with the others" in text
+    assert (
+        "rsssl (rank 1): the disk of this machine is broken" in text
+        and "rank 0 of 2 lost contact with the others" in text
+    )
 
 
 def test_15_torchrun_restarts_after_a_killed_rank_and_ends_with_the_same_weights(
@@ -78,7 +97,9 @@ def test_15_torchrun_restarts_after_a_killed_rank_and_ends_with_the_same_weights
 ) -> None:
     command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=14"]
     workshop.run(tmp_path / "whole", *command, ranks=2)
-    process = torchrun(*command, options=["--standalone", "--nproc-per-node=2", "--max-restarts=3"], cwd=tmp_path / "cut")
+    process = torchrun(
+        *command, options=["--standalone", "--nproc-per-node=2", "--max-restarts=3"], cwd=tmp_path / "cut"
+    )
     until(lambda: steps(tmp_path / "cut" / "store") >= 5)
     ranks = [r for thread in Path(f"/proc/{process.pid}/task").glob("*/children") for r in thread.read_text().split()]
     environment = {r: Path(f"/proc/{r}/environ").read_bytes() for r in ranks}
@@ -121,14 +142,29 @@ def test_15_two_hosts_train_together_and_survive_the_loss_of_one(
 ) -> None:
     command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=14"]
     workshop.run(tmp_path / "whole", *command, ranks=2)
-    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400", "--rdzv-id=test",
-               "--max-restarts=5"]  # fmt: skip
+    options = [
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=10.77.0.1:29400",
+        "--rdzv-id=test",
+        "--max-restarts=5",
+    ]
 
     def host(i: int) -> subprocess.Popen[str]:
         # as these machines have no names, torchrun is told which of them keeps the rendezvous, and where
-        own = [f"--local-addr=10.77.0.{i + 1}", f"--rdzv-conf=is_host={1 - i},keep_alive_interval=1,keep_alive_max_attempt=3"]
-        return torchrun(*command, options=[*options, *own], cwd=tmp_path / "cut", prefix=["ip", "netns", "exec", hosts[i]],
-                        GLOO_SOCKET_IFNAME=f"veth{i + 1}", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")  # fmt: skip
+        own = [
+            f"--local-addr=10.77.0.{i + 1}",
+            f"--rdzv-conf=is_host={1 - i},keep_alive_interval=1,keep_alive_max_attempt=3",
+        ]
+        return torchrun(
+            *command,
+            options=[*options, *own],
+            cwd=tmp_path / "cut",
+            prefix=["ip", "netns", "exec", hosts[i]],
+            GLOO_SOCKET_IFNAME=f"veth{i + 1}",
+            TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
+        )
 
     first, second = host(0), host(1)
     until(lambda: steps(tmp_path / "cut" / "store") >= 5, "two hosts do not train")

@@ -59,7 +59,9 @@ def test_17_gradients_of_ranks_equal_those_of_one_process(ranks: int, workshop, 
     workshop.run(tmp_path, code=f"METHODS = {METHODS}\n" + CODE, methods=METHODS, ranks=ranks)
     several, one = torch.load(tmp_path / "found.pt", weights_only=True)
     for name in METHODS:
-        for step, ((loss, gradient), (whole_loss, whole)) in enumerate(zip(several[name][0], one[name][0], strict=True)):
+        for step, ((loss, gradient), (whole_loss, whole)) in enumerate(
+            zip(several[name][0], one[name][0], strict=True)
+        ):
             assert float(loss) == pytest.approx(float(whole_loss), rel=1e-5, abs=1e-6), (name, step)
             assert gradient.keys() == whole.keys()
             scale = max(float(g.abs().max()) for g in whole.values())

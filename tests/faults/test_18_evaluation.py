@@ -23,7 +23,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, shade in (("dark", 110), ("light", 120)):
         (root / name).mkdir()
         for i in range(300):
-            Image.fromarray(rng.normal(shade, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)).save(root / name / f"{i:03d}.png")
+            Image.fromarray(rng.normal(shade, 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)).save(
+                root / name / f"{i:03d}.png"
+            )
     return root
 
 
@@ -58,7 +60,14 @@ def test_18_fine_tuning_under_torchrun_is_that_of_one_process(workshop, many: Pa
     found = []
     for ranks in (1, 2):
         job = {"ranks": ranks} if ranks > 1 else {}
-        workshop.run(tmp_path / str(ranks), *EVALUATE, f"dataset.root={many}", "evaluate=scratch", "finetune.epochs=2",
-                     "baselines=false", **job)  # fmt: skip
+        workshop.run(
+            tmp_path / str(ranks),
+            *EVALUATE,
+            f"dataset.root={many}",
+            "evaluate=scratch",
+            "finetune.epochs=2",
+            "baselines=false",
+            **job,
+        )
         found.append(json.loads((tmp_path / str(ranks) / "run" / "results.json").read_text()))
     assert found[0]["confusion"] == found[1]["confusion"]

@@ -92,7 +92,8 @@ def test_20_a_tif_with_another_number_of_bands(packed: Packed, root: Path, bands
 
 
 @pytest.mark.parametrize(
-    ("mode", "what"), [("L", "grey"), ("1", "grey"), ("LA", "grey"), ("P", "palette"), ("CMYK", "CMYK"), ("RGBA", "alpha")]
+    ("mode", "what"),
+    [("L", "grey"), ("1", "grey"), ("LA", "grey"), ("P", "palette"), ("CMYK", "CMYK"), ("RGBA", "alpha")],
 )
 def test_20_other_8_bit_modes_among_rgb_are_converted_and_counted(
     packed: Packed, root: Path, random: np.random.Generator, mode: str, what: str, caplog: pytest.LogCaptureFixture
@@ -137,11 +138,15 @@ def test_20_nan_and_infinity_are_nodata(packed: Packed, tiffs: Tiffs, random: np
     whole = packed(tiffs(arrays), valid_range=[0, 1])
     stored = np.array(whole.images)
     assert np.isfinite(stored).all() and whole.card.dtype == "float32"
-    assert (stored[1, 0, :5] == np.float32(whole.card.nodata)).all() and (stored[3] == np.float32(whole.card.nodata)).all()
+    assert (stored[1, 0, :5] == np.float32(whole.card.nodata)).all() and (
+        stored[3] == np.float32(whole.card.nodata)
+    ).all()
     good = np.stack(arrays).transpose(1, 0, 2, 3).reshape(2, -1)
     for band in range(2):
         values = good[band][np.isfinite(good[band])].astype(np.float64)
-        assert whole.card.mean[band] == pytest.approx(values.mean()) and whole.card.std[band] == pytest.approx(values.std())
+        assert whole.card.mean[band] == pytest.approx(values.mean()) and whole.card.std[band] == pytest.approx(
+            values.std()
+        )
 
 
 def test_20_declared_nodata_is_one_value_in_the_pack(packed: Packed, tiffs: Tiffs, random: np.random.Generator) -> None:
@@ -178,7 +183,9 @@ def test_20_a_band_of_zeros(
     assert "band2 is constant" in caplog.text
 
 
-def test_20_a_16_bit_band_of_zeros_has_a_range_all_the_same(packed: Packed, tiffs: Tiffs, random: np.random.Generator) -> None:
+def test_20_a_16_bit_band_of_zeros_has_a_range_all_the_same(
+    packed: Packed, tiffs: Tiffs, random: np.random.Generator
+) -> None:
     arrays = [np.stack([random.integers(0, 9999, (16, 16)), np.zeros((16, 16))]).astype(np.uint16) for _ in range(4)]
     card = packed(tiffs(arrays)).card
     assert card.high[1] > card.low[1] and card.mean[1] == 0 and card.std[1] == 1

@@ -20,10 +20,28 @@ from rsssl.evaluation import RidgeProbe, confusion, scores
 
 Packed = Callable[..., Pack]
 NAMES = [
-    "plain.png", "with space.png", "  .png", "tab\there.png", "new\nline.png", "quote'\".png", "$(rm -rf x);`.png", "-n.png",
-    "日本語.png", "река́.png", "e\u0301.png", "\u00e9.png", "\U0001f30d.png", "a" * 251 + ".png", "%s{0}.png", "A.png", "a.png",
-    "a.PNG", "a.Png", os.fsdecode(b"latin-1 \xe9.png"), "back\\slash.png",
-]  # fmt: skip
+    "plain.png",
+    "with space.png",
+    "  .png",
+    "tab\there.png",
+    "new\nline.png",
+    "quote'\".png",
+    "$(rm -rf x);`.png",
+    "-n.png",
+    "日本語.png",
+    "река́.png",
+    "e\u0301.png",
+    "\u00e9.png",
+    "\U0001f30d.png",
+    "a" * 251 + ".png",
+    "%s{0}.png",
+    "A.png",
+    "a.png",
+    "a.PNG",
+    "a.Png",
+    os.fsdecode(b"latin-1 \xe9.png"),
+    "back\\slash.png",
+]
 
 
 def picture(path: Path, value: int) -> None:
@@ -79,7 +97,9 @@ def test_21_a_link_that_leads_nowhere_is_named(packed: Packed, root: Path, suffi
     """Of a collection of links to a disk that is not there, nothing is left out in silence."""
     (root / "field" / f"bad.{suffix}").symlink_to(target)
     (root / "field" / "itself").symlink_to("itself")
-    with pytest.raises(UserError, match=rf"field/bad\.{suffix} cannot be used: cannot be read \((No such file|Too many levels)"):
+    with pytest.raises(
+        UserError, match=rf"field/bad\.{suffix} cannot be used: cannot be read \((No such file|Too many levels)"
+    ):
         packed(root)
     kept = packed(root, on_error="skip")
     assert len(kept) == 12 and list(kept.skipped) == [f"field/bad.{suffix}"]
@@ -121,6 +141,8 @@ def test_21_no_class_is_tested_that_is_not_trained(packed: Packed, root: Path) -
     predicted = probe.scores(features).argmax(1).numpy()
     assert 2 not in predicted
     found = scores(confusion(whole.labels[parts.test], predicted[parts.test], 4))
-    recalls = [(predicted[parts.test] == whole.labels[parts.test])[whole.labels[parts.test] == c].mean() for c in (0, 3)]
+    recalls = [
+        (predicted[parts.test] == whole.labels[parts.test])[whole.labels[parts.test] == c].mean() for c in (0, 3)
+    ]
     assert found["aa"] == pytest.approx(np.mean(recalls))
     assert np.isnan(found["per_class"]).tolist() == [False, True, True, False]

@@ -23,8 +23,13 @@ def test_22_the_test_set_stays_out_of_the_pre_training(
     (tmp_path / "other").mkdir()
     for i, file in enumerate(sorted(root.rglob("*.jpg"))):
         (tmp_path / "other" / f"{i}.jpg").write_bytes(file.read_bytes())
-    ways = {"itself": str(root), "a link": str(tmp_path / "link"), "a relative path": os.path.join("other", "..", root.name),
-            "twice": [str(root), str(tmp_path / "link")], "another folder": str(tmp_path / "other")}  # fmt: skip
+    ways = {
+        "itself": str(root),
+        "a link": str(tmp_path / "link"),
+        "a relative path": os.path.join("other", "..", root.name),
+        "twice": [str(root), str(tmp_path / "link")],
+        "another folder": str(tmp_path / "other"),
+    }
     with Composer() as composer:
         cfg = composed(composer, ["dataset=rsscn7", "pretrain.dataset=folder"])
         cfg.dataset.root, cfg.dataset.classes, cfg.pretrain.root = str(root), ["field", "water"], ways[way]

@@ -52,5 +52,7 @@ def test_23_one_seed_draws_nested_subsets_in_whatever_order_the_system_lists(
         draws = [chosen(one, ts, seed) for ts in (5, 20, 50)]
         assert draws == [chosen(two, ts, seed) for ts in (5, 20, 50)]
         assert set(draws[0]) < set(draws[1]) < set(draws[2])
-        assert all(sum(p.startswith(f"{c}/") for p in d) == n for d, n in zip(draws, (5, 20, 50), strict=True) for c in "bAä")
+        assert all(
+            sum(p.startswith(f"{c}/") for p in d) == n for d, n in zip(draws, (5, 20, 50), strict=True) for c in "bAä"
+        )
     assert chosen(one, 5, 0) != chosen(one, 5, 1)

@@ -86,7 +86,9 @@ def test_24_killed_at_any_moment_and_run_again(
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     code = KILLED.format(chunk=CHUNK, name=name, number=number)
     with open(tmp_path / "said", "w") as said:  # no pipe: a worker that goes on would hold it open
-        dead = subprocess.run([sys.executable, "-c", code, str(pictures), str(tmp_path / "killed")], env=env, stdout=said)
+        dead = subprocess.run(
+            [sys.executable, "-c", code, str(pictures), str(tmp_path / "killed")], env=env, stdout=said
+        )
     assert dead.returncode == -signal.SIGKILL
     workers = [int(line) for line in (tmp_path / "said").read_text().split()]
     deadline = time.monotonic() + 20
@@ -124,7 +126,9 @@ def test_24_the_cards_checksum_is_the_datas(packed: Callable[..., Pack], root: P
     ("name", "how"),
     [(n, h) for n in ("card.json", "images.bin", "moments.npy") for h in ("empty", "half", "absent", "longer")][:-1],
 )
-def test_24_a_damaged_pack_is_named_and_made_again(packed: Callable[..., Pack], root: Path, name: str, how: str) -> None:
+def test_24_a_damaged_pack_is_named_and_made_again(
+    packed: Callable[..., Pack], root: Path, name: str, how: str
+) -> None:
     """Whatever has happened to its files: opening says so, packing makes it anew."""
     whole = packed(root)
     file, data = whole.folder / name, (whole.folder / name).read_bytes()
@@ -132,7 +136,9 @@ def test_24_a_damaged_pack_is_named_and_made_again(packed: Callable[..., Pack], 
         file.unlink()
     else:
         file.write_bytes({"empty": b"", "half": data[: len(data) // 2], "longer": data + b"more"}[how])
-    with pytest.raises(FileNotFoundError if (name, how) == ("card.json", "absent") else UserError, match=r"rm -r|card\.json"):
+    with pytest.raises(
+        FileNotFoundError if (name, how) == ("card.json", "absent") else UserError, match=r"rm -r|card\.json"
+    ):
         Pack.open(whole.folder)
     assert packed(root).fingerprint == whole.fingerprint and file.read_bytes() == data
 

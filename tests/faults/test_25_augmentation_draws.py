@@ -52,14 +52,26 @@ class Drawn:
                 patch.setenv("RANK", str(rank))
                 policy = instantiate(OmegaConf.load(CONF / f"{self.name}.yaml"), _convert_="all")
                 policy.local = None
-                batches = PoolBatches(Pool([Source(self.pack, np.arange(12))]), policy, VIEWS, batch_size, EPOCHS,
-                                      lambda step, total: 24, (0.5,) * 3, (0.25,) * 3, seed, "order")  # fmt: skip
+                batches = PoolBatches(
+                    Pool([Source(self.pack, np.arange(12))]),
+                    policy,
+                    VIEWS,
+                    batch_size,
+                    EPOCHS,
+                    lambda step, total: 24,
+                    (0.5,) * 3,
+                    (0.25,) * 3,
+                    seed,
+                    "order",
+                )
                 for cursor in range(EPOCHS * 12 // batch_size):
                     epoch, ids = batches.ids(cursor)
                     now.clear()
                     batch = batches.again(epoch, ids, cursor)
                     for v in range(VIEWS):
-                        flat = [p.flatten(1) if p.ndim > 1 else p[:, None] for op in now[v].values() for p in op.values()]
+                        flat = [
+                            p.flatten(1) if p.ndim > 1 else p[:, None] for op in now[v].values() for p in op.values()
+                        ]
                         rows = torch.cat([f.double() for f in flat], 1)
                         for sample, row, image in zip(ids.tolist(), rows, batch.views[v], strict=True):
                             assert (epoch, v, sample) not in views, "rendered twice"

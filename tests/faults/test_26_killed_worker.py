@@ -19,12 +19,18 @@ from rsssl.data.worker import Worker
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_26_a_worker_killed_with_a_chunk_in_hand(
-    tmp_path: Path, random: np.random.Generator, after: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    random: np.random.Generator,
+    after: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Frozen with its first or its third chunk in hand, then, when all the rest is done and waits for it, SIGKILL."""
     (tmp_path / "tiles" / "a").mkdir(parents=True)
     for i in range(48):
-        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "tiles" / "a" / f"{i}.png")
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+            tmp_path / "tiles" / "a" / f"{i}.png"
+        )
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 16 * 16 * 3)
     dataset = Dataset("folder", str(tmp_path / "tiles"))
     alone = pack(dataset, tmp_path / "alone", workers=1, progress=False)

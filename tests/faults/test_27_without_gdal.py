@@ -46,8 +46,12 @@ for root in sys.argv[2:]:
 def run(refused: tuple[str, ...], into: Path, *roots: Path) -> list[list[str]]:
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     into.mkdir()
-    done = subprocess.run([sys.executable, "-c", RUN.format(refused=refused), str(into), *map(str, roots)], env=env,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", RUN.format(refused=refused), str(into), *map(str, roots)],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return [line.split(maxsplit=1) for line in done.stdout.splitlines()]
 
@@ -64,7 +68,9 @@ def folders(tmp_path: Path, random: np.random.Generator) -> dict[str, Path]:
             folder.mkdir(parents=True, exist_ok=True)
             image = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             if kind == "13 bands.tif":
-                write_geotiff(folder / f"{i}.tif", random.integers(1, 9999, (13, 16, 16), dtype=np.uint16), crs="EPSG:32632")
+                write_geotiff(
+                    folder / f"{i}.tif", random.integers(1, 9999, (13, 16, 16), dtype=np.uint16), crs="EPSG:32632"
+                )
             elif kind == "tif":
                 write_geotiff(folder / f"{i}.tif", image.transpose(2, 0, 1))
             elif kind == "lzw.tif":
@@ -104,7 +110,9 @@ def test_27_processes_open_their_own_gdal_files(
     """Handles of a forked process share their position in the file with the parent's: nothing is forked."""
     pytest.importorskip("osgeo.gdal")
     monkeypatch.setattr("rsssl.data.chunks.CHUNK_BYTES", 16 * 16 * 3)
-    one = pack(Dataset("folder", str(folders["lzw.tif"])), tmp_path / "one", workers=1, progress=False)  # GDAL is in use here
+    one = pack(
+        Dataset("folder", str(folders["lzw.tif"])), tmp_path / "one", workers=1, progress=False
+    )  # GDAL is in use here
 
     def never() -> int:
         raise AssertionError("a process is forked while GDAL is loaded")

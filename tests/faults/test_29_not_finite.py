@@ -53,10 +53,14 @@ def test_29_stops_within_the_step_with_the_state_before_it(
     assert newest is not None and newest.step == 3
     state, before = read(newest.file)["model"], torch.load(tmp_path / "before.pt", weights_only=True)
     assert state.keys() == before.keys()
-    assert all(torch.equal(state[k], before[k]) for k in before), "the bad step has changed weights, queues or statistics"
+    assert all(torch.equal(state[k], before[k]) for k in before), (
+        "the bad step has changed weights, queues or statistics"
+    )
 
 
-def test_29_one_rank_alone_stops_all_and_all_images_of_the_step_are_kept(workshop, pack_of_tiles: Path, tmp_path: Path) -> None:
+def test_29_one_rank_alone_stops_all_and_all_images_of_the_step_are_kept(
+    workshop, pack_of_tiles: Path, tmp_path: Path
+) -> None:
     code = BREAK.format(name="simclr", pack=str(pack_of_tiles), where="rank() == 1", damage=DAMAGE["a loss"])
     workshop.run(tmp_path, warm=["simclr", str(pack_of_tiles)], code=code, ranks=2, exits=1)
     record = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
@@ -78,9 +82,22 @@ def test_29_replay_names_the_images_and_the_layer(workshop, tiles: Path, tmp_pat
         "        super().__init__(backbone, views)\n"
         "        self.projector.insert(1, Weak())\n"
     )
-    command = ["--config-dir", "my", "ssl=fragile", "dataset=folder", f"dataset.root={tiles}", "backbone.name=resnet10t",
-               "+backbone.kwargs.channels=[8,16,32,64]", "pretrain.batch_size=16", "pretrain.image_size=16", "pretrain.probes=0",
-               "pretrain.pictures=0", "pretrain.lr=0.02", "tracker=csv", "hydra.run.dir=run"]  # fmt: skip
+    command = [
+        "--config-dir",
+        "my",
+        "ssl=fragile",
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        "backbone.name=resnet10t",
+        "+backbone.kwargs.channels=[8,16,32,64]",
+        "pretrain.batch_size=16",
+        "pretrain.image_size=16",
+        "pretrain.probes=0",
+        "pretrain.pictures=0",
+        "pretrain.lr=0.02",
+        "tracker=csv",
+        "hydra.run.dir=run",
+    ]
     text = workshop.run(tmp_path, *command, "task=pretrain", exits=2)
     assert "task=replay" in text and "pretrain.resume=" in text
     text = workshop.run(tmp_path, *command, "task=replay")

@@ -35,7 +35,9 @@ def test_32_chunks_and_ties_do_not_show(rows: int, k: int, monkeypatch: pytest.M
     monkeypatch.setattr(knn, "BLOCK", rows * len(bank))
     model = KNN(k=k).fit(bank, labels, CLASSES, seed=0)
     got = model.scores(new)
-    np.testing.assert_allclose(got, by_all_pairs(bank.double().numpy(), labels.numpy(), new.double().numpy(), k), atol=1e-4)
+    np.testing.assert_allclose(
+        got, by_all_pairs(bank.double().numpy(), labels.numpy(), new.double().numpy(), k), atol=1e-4
+    )
     assert torch.equal(got, model.scores(new)), "ties fall the same way each time"
     assert model.details["k"] == min(k, 2 * N)
 

@@ -43,8 +43,12 @@ def test_33_equals_least_squares_with_the_penalty_as_further_samples(
     np.testing.assert_allclose(probe.scores(new)[:, present], expected[:, present], atol=2e-5)
 
 
-@pytest.mark.parametrize("make", [RidgeProbe, KNN, lambda: LinearProbe(strengths=[30.0])], ids=["ridge", "knn", "linear"])
-def test_33_the_order_of_classes_and_samples_does_not_matter(make: type, samples: tuple[Tensor, Tensor, Tensor]) -> None:
+@pytest.mark.parametrize(
+    "make", [RidgeProbe, KNN, lambda: LinearProbe(strengths=[30.0])], ids=["ridge", "knn", "linear"]
+)
+def test_33_the_order_of_classes_and_samples_does_not_matter(
+    make: type, samples: tuple[Tensor, Tensor, Tensor]
+) -> None:
     x, y, new = samples
     plain = make().fit(x, y, CLASSES, seed=0).scores(new)
     renamed = torch.tensor([3, 0, 4, 1, 2])

@@ -26,8 +26,18 @@ def views_of(name: str) -> Views:
 
 
 def card(bands: int, dtype: str, high: float, nodata: float | None = None) -> SensorCard:
-    return SensorCard("made", tuple(f"b{i}" for i in range(bands)), dtype, (0.0,) * bands, (high,) * bands, nodata,
-                      (0.4,) * bands, (0.2,) * bands, (), (64, 64))  # fmt: skip
+    return SensorCard(
+        "made",
+        tuple(f"b{i}" for i in range(bands)),
+        dtype,
+        (0.0,) * bands,
+        (high,) * bands,
+        nodata,
+        (0.4,) * bands,
+        (0.2,) * bands,
+        (),
+        (64, 64),
+    )
 
 
 def one_by_one(x: Tensor, p: dict[str, dict[str, Tensor]], i: int, blur: str) -> Tensor:
@@ -53,7 +63,11 @@ def test_35_a_whole_policy_is_torchvisions(name: str) -> None:
     which clamps after every step, clamps nothing."""
     views = views_of(name)
     colour, blur = (views.policies[0].operations[k] for k in ("colour", "blur"))
-    assert isinstance(colour, Colour) and isinstance(blur, Blur) and blur.kind == ("gaussian" if name == "simclr" else "mean")
+    assert (
+        isinstance(colour, Colour)
+        and isinstance(blur, Blur)
+        and blur.kind == ("gaussian" if name == "simclr" else "mean")
+    )
     colour.brightness = colour.contrast = colour.saturation = 0.4
     blur.kernel = 3
     x = torch.randint(115, 140, (32, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -73,14 +87,25 @@ def test_35_values_stay_in_range_and_are_standardised_last(name: str, bands: int
     """From images of extremes, black, white, beyond the valid range and without data."""
     random = np.random.default_rng(0)
     dtype, nodata = ("uint8", None) if bands == 3 else ("uint16", 65535)
-    pixels = random.choice([0, int(high) // 2, int(high), 255 if bands == 3 else 12000], (8, bands, 48, 48)).astype(dtype)
+    pixels = random.choice([0, int(high) // 2, int(high), 255 if bands == 3 else 12000], (8, bands, 48, 48)).astype(
+        dtype
+    )
     if nodata is not None:
         pixels[:, :, :6] = nodata
     mean, std = tuple(np.linspace(0.2, 0.7, bands)), tuple(np.linspace(0.1, 0.4, bands))
 
     def render(mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-        made = views_of(name).render(torch.from_numpy(pixels), torch.arange(8), card(bands, dtype, high, nodata), seed=0,
-                                     epoch=0, views=2, size=32, mean=mean, std=std)  # fmt: skip
+        made = views_of(name).render(
+            torch.from_numpy(pixels),
+            torch.arange(8),
+            card(bands, dtype, high, nodata),
+            seed=0,
+            epoch=0,
+            views=2,
+            size=32,
+            mean=mean,
+            std=std,
+        )
         return made.double()
 
     unit, standardised = render((0.0,) * bands, (1.0,) * bands), render(mean, std)

@@ -49,8 +49,11 @@ def test_37_first_step_end_of_the_warm_up_last_step(name: str, warm: int, last: 
 def test_37_warm_up_and_curve_are_torchs_one_after_the_other(kind: str, warm: int, final: float) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     rest = TOTAL - warm
-    after = (torchs.CosineAnnealingLR(optimizer, rest, eta_min=final) if kind == "cosine"
-             else torchs.LinearLR(optimizer, 1.0, final, rest))  # fmt: skip
+    after = (
+        torchs.CosineAnnealingLR(optimizer, rest, eta_min=final)
+        if kind == "cosine"
+        else torchs.LinearLR(optimizer, 1.0, final, rest)
+    )
     up = torchs.LinearLR(optimizer, 1 / (warm + 1), 1.0, warm)
     both = torchs.SequentialLR(optimizer, [up, after], [warm])
     theirs = []
@@ -96,8 +99,13 @@ def test_37_the_loop_steps_at_these_rates_and_accumulated_batches_count_once(acc
     """Two groups with peaks of their own; the batches that make a step are one step of the schedule and of averages."""
     model, schedule = Sum(), Cosine(warmup=0.25, final=0.1)
     groups = [{"params": [model.a], "lr": 1.0}, {"params": [model.b], "lr": 0.1}]
-    Fit(model, Counted(accumulate), SGD(groups, lr=1.0, momentum=0.0, weight_decay=0.0, nesterov=False), schedule,
-        torch.device("cpu")).run()  # fmt: skip
+    Fit(
+        model,
+        Counted(accumulate),
+        SGD(groups, lr=1.0, momentum=0.0, weight_decay=0.0, nesterov=False),
+        schedule,
+        torch.device("cpu"),
+    ).run()
     moved = -np.diff(np.array([(0.0, 0.0), *model.seen]), axis=0)
     factors = [schedule(s, 12) for s in range(12)]
     np.testing.assert_allclose(moved, np.outer(factors, [1.0, 0.1]), atol=1e-5)

@@ -84,6 +84,8 @@ OPTIONS = [p for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
 def test_39_an_option_becomes_its_object(path: Path) -> None:
     """Its keys are arguments of the class that it names: composition alone lets any key of an open group through."""
     node = OmegaConf.load(path)
-    arguments: dict[str, Any] = {"params": [torch.nn.Parameter(torch.zeros(1))]} if path.parent.name == "optimizer" else {}
+    arguments: dict[str, Any] = (
+        {"params": [torch.nn.Parameter(torch.zeros(1))]} if path.parent.name == "optimizer" else {}
+    )
     made = instantiate(node, _convert_="all", **arguments)
     assert f"{type(made).__module__}.{type(made).__name__}".startswith(("rsssl.", "torch.optim."))

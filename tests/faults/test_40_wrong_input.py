@@ -50,9 +50,13 @@ def test_40_every_key_and_option_is_found_from_its_misspelling() -> None:
     ],
 )
 def test_40_a_wrong_command_reads_nothing_and_leaves_nothing(
-    arguments: list[str], expected: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """The command itself, with a dataset that exists: one line, exit code 2, no run folder, no store."""
 
     def never(self: Dataset) -> None:

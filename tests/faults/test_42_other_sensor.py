@@ -33,14 +33,22 @@ def four_bands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bands = ("blue", "green", "red", "nir")
     card = SensorCard("planet", bands, "uint16", (0.0,) * 4, (3000.0,) * 4, None, MEAN, STD, (), (48, 48))
     file = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
-    return save_backbone(build_backbone(NAME, 4, seed=1), file, {"card": json.dumps(card.to_dict()), "image_size": "48"})
+    return save_backbone(
+        build_backbone(NAME, 4, seed=1), file, {"card": json.dumps(card.to_dict()), "image_size": "48"}
+    )
 
 
 def opened(found: Pack, n_bands: int) -> Data:
     """The dataset as the tasks hold it, its card said to be of so many bands."""
     bands = tuple(f"b{i}" for i in range(n_bands))
-    card = dataclasses.replace(found.card, bands=bands, low=(0.0,) * n_bands, high=(1.0,) * n_bands, mean=(0.5,) * n_bands,
-                               std=(0.25,) * n_bands)  # fmt: skip
+    card = dataclasses.replace(
+        found.card,
+        bands=bands,
+        low=(0.0,) * n_bands,
+        high=(1.0,) * n_bands,
+        mean=(0.5,) * n_bands,
+        std=(0.25,) * n_bands,
+    )
     whole = dataclasses.replace(found, card=card)
     return Data(Dataset("folder", "somewhere"), whole, split(found.paths, found.labels, 0), card.mean, card.std)
 
@@ -55,7 +63,9 @@ def test_42_weights_of_other_bands_are_refused_by_name(
         assert part in str(error.value)
 
 
-def test_42_the_same_bands_in_another_order_are_refused(four_bands: Path, packed: Callable[..., Pack], root: Path) -> None:
+def test_42_the_same_bands_in_another_order_are_refused(
+    four_bands: Path, packed: Callable[..., Pack], root: Path
+) -> None:
     data = opened(packed(root), 4)
     for names, refused in ((("Blue", "Green", "Red", "NIR"), False), (("red", "green", "blue", "nir"), True)):
         card = dataclasses.replace(data.pack.card, bands=names)

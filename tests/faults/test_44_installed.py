@@ -28,7 +28,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(REPOSITORY / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, place / "source")
-    done = subprocess.run([sys.executable, "-c", BUILD, str(place)], cwd=place / "source", capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, str(place)], cwd=place / "source", capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (wheel,) = place.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -49,8 +51,13 @@ def test_44_the_installed_command_finds_its_configs_anywhere(installed: Path, tm
     assert f"Version: {rsssl.__version__}\n" in (record / "METADATA").read_text()
     scripts = configparser.ConfigParser()
     scripts.read(record / "entry_points.txt")
-    assert dict(scripts["console_scripts"]) == {"rsssl-run": "rsssl.run:main", "rsssl-report": "rsssl.tasks.report:main"}
-    script = "import sys, rsssl.run as r; assert r.__file__.startswith(sys.argv.pop(1)); sys.argv[0] = 'rsssl-run'; r.main()"
+    assert dict(scripts["console_scripts"]) == {
+        "rsssl-run": "rsssl.run:main",
+        "rsssl-report": "rsssl.tasks.report:main",
+    }
+    script = (
+        "import sys, rsssl.run as r; assert r.__file__.startswith(sys.argv.pop(1)); sys.argv[0] = 'rsssl-run'; r.main()"
+    )
     where = str(installed)
     assert python(installed, tmp_path, "-c", script, where, "--version").strip() == f"rsssl {rsssl.__version__}"
     text = python(installed, tmp_path, "-c", script, where, "dataset=aid", "experiment=published/byol", "--cfg", "job")
@@ -59,7 +66,11 @@ def test_44_the_installed_command_finds_its_configs_anywhere(installed: Path, tm
     for folder, pattern in (("conf", "*.yaml"), ("rsssl", "*.py"), ("rsssl", "*.txt")):
         here = {p.relative_to(REPOSITORY / folder): p.read_bytes() for p in (REPOSITORY / folder).rglob(pattern)}
         root = installed / ("rsssl/conf" if folder == "conf" else "rsssl")
-        there = {p.relative_to(root): p.read_bytes() for p in root.rglob(pattern) if folder == "conf" or "conf" not in p.parts}
+        there = {
+            p.relative_to(root): p.read_bytes()
+            for p in root.rglob(pattern)
+            if folder == "conf" or "conf" not in p.parts
+        }
         assert here == there, f"{folder}/{pattern} is not what was installed"
 
 

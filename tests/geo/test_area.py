@@ -56,7 +56,9 @@ def test_the_whole_globe(dy: float) -> None:
     assert closed == pytest.approx(5.10065621724e14, rel=1e-11)
     assert whole(Grid(360, 180, (-180.0, 1.0, 0.0, -90.0 * dy, 0.0, dy), wkt(4326))) == pytest.approx(closed, rel=1e-12)
     sphere = wkt("+proj=longlat +R=1000 +no_defs")
-    assert whole(Grid(36, 18, (0.0, 10.0, 0.0, -90.0 * dy, 0.0, 10 * dy), sphere)) == pytest.approx(4e6 * math.pi, rel=1e-12)
+    assert whole(Grid(36, 18, (0.0, 10.0, 0.0, -90.0 * dy, 0.0, 10 * dy), sphere)) == pytest.approx(
+        4e6 * math.pi, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("latitude", [-90, -60, -1, 0, 30, 48, 75, 89])
@@ -69,7 +71,9 @@ def test_a_cell_of_a_degree(latitude: int) -> None:
     assert whole(grid) == pytest.approx(expected, rel=1e-7)
 
 
-@pytest.mark.parametrize(("easting", "northing"), [(500000, 10000), (300000, 5400000), (780000, 3000000), (500000, 9300000)])
+@pytest.mark.parametrize(
+    ("easting", "northing"), [(500000, 10000), (300000, 5400000), (780000, 3000000), (500000, 9300000)]
+)
 @pytest.mark.parametrize("turn", [0, 30, 180])
 def test_utm_is_the_plane_over_its_scale(easting: int, northing: int, turn: int) -> None:
     cos, sin = 10 * math.cos(math.radians(turn)), 10 * math.sin(math.radians(turn))
@@ -136,12 +140,24 @@ def test_beyond_the_limb_of_a_geostationary_view_nothing_is_known() -> None:
     areas.add(95, 0, np.zeros((10, 10), np.uint8))  # in the middle
     areas.add(0, 0, np.ones((10, 5), np.uint8))  # in space
     found = areas.hectares()
-    assert found is not None and found[0] == pytest.approx(100 * 6e4**2 / 1e4, rel=0.02) and np.isnan(found[1]) and found[2] == 0
+    assert (
+        found is not None
+        and found[0] == pytest.approx(100 * 6e4**2 / 1e4, rel=0.02)
+        and np.isnan(found[1])
+        and found[2] == 0
+    )
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 150), st.integers(1, 130), st.integers(1, 70), st.integers(1, 90), st.integers(1, 70),
-       st.integers(1, 300), st.integers(0, 99))  # fmt: skip
+@given(
+    st.integers(1, 150),
+    st.integers(1, 130),
+    st.integers(1, 70),
+    st.integers(1, 90),
+    st.integers(1, 70),
+    st.integers(1, 300),
+    st.integers(0, 99),
+)
 def test_however_the_blocks_are_cut(w: int, h: int, across: int, down: int, cell: int, k: int, seed: int) -> None:
     grid = Grid(w, h, (399000.0, 100.0, 20.0, 5400000.0, 10.0, -100.0), wkt(32632))
     random = np.random.default_rng(seed)

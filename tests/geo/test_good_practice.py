@@ -70,10 +70,18 @@ def test_right_on_average_and_inside_the_interval() -> None:
 
     areas = np.stack([e.areas for e in found])
     check(areas, np.stack([e.areas_se for e in found]), true_area, 0.005)
-    check(np.array([[e.overall] for e in found]), np.array([[e.overall_se] for e in found]),
-          np.array([truth.trace() / truth.sum()]), 0.005)  # fmt: skip
-    check(np.stack([e.producers for e in found]), np.stack([e.producers_se for e in found]),
-          truth.diagonal() / true_area, 0.01)  # fmt: skip
+    check(
+        np.array([[e.overall] for e in found]),
+        np.array([[e.overall_se] for e in found]),
+        np.array([truth.trace() / truth.sum()]),
+        0.005,
+    )
+    check(
+        np.stack([e.producers for e in found]),
+        np.stack([e.producers_se for e in found]),
+        truth.diagonal() / true_area,
+        0.01,
+    )
     counted = np.abs(mapped - true_area) / true_area
     assert counted.max() > 0.2, "else this test would not tell an estimate from the count of pixels"
 

@@ -39,9 +39,15 @@ GRIDS = {
     "one pixel wide": Grid(1, 1300, NORTH_UP, UTM),
     "one pixel high": Grid(1300, 1, NORTH_UP, UTM),
     "one pixel": Grid(1, 1, NORTH_UP, UTM),
-    "control points": Grid(100, 80, None, "", ((0.5, 0.5, 11.0, 48.0, 0.0), (90.0, 2.0, 11.5, 48.0, 1.0),
-                                               (3.0, 70.0, 11.0, 47.5, 2.0)), DEGREES),
-}  # fmt: skip
+    "control points": Grid(
+        100,
+        80,
+        None,
+        "",
+        ((0.5, 0.5, 11.0, 48.0, 0.0), (90.0, 2.0, 11.5, 48.0, 1.0), (3.0, 70.0, 11.0, 47.5, 2.0)),
+        DEGREES,
+    ),
+}
 
 
 def noise(grid: Grid, bands: int, dtype: str, high: int = 200) -> np.ndarray:
@@ -58,7 +64,9 @@ def write(target: Path, grid: Grid, array: np.ndarray, nodata: float, tile: int 
 
 
 def pixels(dataset: Any, dtype: str) -> np.ndarray:
-    return np.frombuffer(dataset.ReadRaster(), dtype).reshape(dataset.RasterCount, dataset.RasterYSize, dataset.RasterXSize)
+    return np.frombuffer(dataset.ReadRaster(), dtype).reshape(
+        dataset.RasterCount, dataset.RasterYSize, dataset.RasterXSize
+    )
 
 
 def is_same(one: str, other: str) -> bool:
@@ -158,7 +166,9 @@ def test_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:
     array = noise(grid, 1, "uint8", 10)
     for run, tile in enumerate((256, 256, 100, 512)):
         target = tmp_path / str(run) / "map.tif"
-        write(target, grid, array, 255, tile, classes=[str(i) for i in range(10)], colours=np.full((10, 3), 9, np.uint8))
+        write(
+            target, grid, array, 255, tile, classes=[str(i) for i in range(10)], colours=np.full((10, 3), 9, np.uint8)
+        )
         digests.add(hashlib.sha256(target.read_bytes() + target.with_name("map.tif.aux.xml").read_bytes()).digest())
     assert len(digests) == 1
 
@@ -206,13 +216,20 @@ except UserError as error:
 """
 
 
-@pytest.mark.parametrize("room", [0, 4000, 500_000, 1_900_000, 2_100_000])  # the file would be 2.5 MB, the work file 2 MB
+@pytest.mark.parametrize(
+    "room", [0, 4000, 500_000, 1_900_000, 2_100_000]
+)  # the file would be 2.5 MB, the work file 2 MB
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, room: int) -> None:
     target = tmp_path / "map.tif"
     target.write_bytes(b"old")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run([sys.executable, "-c", FULL, str(target), str(room)], capture_output=True, text=True, check=True,
-                          env=environment)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(target), str(room)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     assert done.stdout.startswith("UserError") and str(target) in done.stdout and "type out=" in done.stdout
     assert target.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["map.tif"]
 

@@ -36,9 +36,13 @@ def srs_of(code: int | None) -> osr.SpatialReference | None:
 
 
 def raster(
-    path: Path, values: np.ndarray, geotransform: Sequence[float] = NORTH_UP, code: int | None = 32632,
-    names: list[str] | None = NAMES, nodata: float | None = 255,
-) -> Path:  # fmt: skip
+    path: Path,
+    values: np.ndarray,
+    geotransform: Sequence[float] = NORTH_UP,
+    code: int | None = 32632,
+    names: list[str] | None = NAMES,
+    nodata: float | None = 255,
+) -> Path:
     h, w = values.shape
     kind = {"u": gdal.GDT_Byte, "i": gdal.GDT_Int16, "f": gdal.GDT_Float32}[values.dtype.kind]
     made = gdal.GetDriverByName("GTiff").Create(str(path), w, h, 1, kind)
@@ -56,9 +60,13 @@ def raster(
 
 
 def vector(
-    path: Path, features: Sequence[tuple[str | None, object]], code: int | None = 32632, field: str = "class",
-    layer: str = "layer", driver: str = "GPKG",
-) -> Path:  # fmt: skip
+    path: Path,
+    features: Sequence[tuple[str | None, object]],
+    code: int | None = 32632,
+    field: str = "class",
+    layer: str = "layer",
+    driver: str = "GPKG",
+) -> Path:
     """features: (WKT or None, class) each."""
     if path.exists():
         made = gdal.OpenEx(str(path), gdal.OF_UPDATE | gdal.OF_VECTOR)
@@ -164,8 +172,10 @@ def test_polygons_with_holes_and_several_parts(
         for part in range(1 + i % 2):
             centre, radius = random.uniform(-4, [64, 44]) + 12 * part, random.uniform(1.2, 6)
             angles = np.arange(7) / 7 * 2 * np.pi + random.uniform(0, 1)
-            rings = [[at(geotransform, *(centre + radius * f * np.array([np.cos(a), np.sin(a)]))) for a in angles]
-                     for f in ([1, 0.5] if i % 3 == 0 else [1])]  # fmt: skip
+            rings = [
+                [at(geotransform, *(centre + radius * f * np.array([np.cos(a), np.sin(a)]))) for a in angles]
+                for f in ([1, 0.5] if i % 3 == 0 else [1])
+            ]
             parts.append(rings)
             everything += rings
         truth = int(random.integers(4))
@@ -189,10 +199,17 @@ def test_a_polygon_smaller_than_a_pixel_and_a_tie(tmp_path: Path) -> None:
     scene = ClassMap(raster(tmp_path / "map.tif", values))
 
     def box(left: float, top: float, right: float, bottom: float) -> str:
-        return "POLYGON " + polygon([at(NORTH_UP, *c) for c in ((left, top), (right, top), (right, bottom), (left, bottom))])
+        return "POLYGON " + polygon(
+            [at(NORTH_UP, *c) for c in ((left, top), (right, top), (right, bottom), (left, bottom))]
+        )
 
-    features = [(box(0.1, 0.1, 0.3, 0.3), 0), (box(1, 0, 3, 1), 1), (box(0.1, 1.1, 0.3, 1.3), 0), (box(-2, 0, -1.5, 1), 0),
-                (box(0, 1, 1, 2), 2)]  # fmt: skip
+    features = [
+        (box(0.1, 0.1, 0.3, 0.3), 0),
+        (box(1, 0, 3, 1), 1),
+        (box(0.1, 1.1, 0.3, 1.3), 0),
+        (box(-2, 0, -1.5, 1), 0),
+        (box(0, 1, 1, 2), 2),
+    ]
     got = compare(scene, str(vector(tmp_path / "polygons.gpkg", features)))
     assert got.counts[3, 0] == 1, "the tiny polygon takes the pixel under it"
     assert got.counts[1, 1] == 1, "one pixel of 2 and one of 1: the lower number"
@@ -218,10 +235,14 @@ def nearest_neighbour(
     return found
 
 
-@pytest.mark.parametrize("other_code, other_gt", [
-    (32632, (499_903.31, 13.7, 0.0, 5_600_055.27, 0.0, -11.3)),
-    (4326, (8.9983, 0.00021, 0.0, 50.5531, 0.0, -0.00013)),
-], ids=["another grid", "another CRS"])  # fmt: skip
+@pytest.mark.parametrize(
+    "other_code, other_gt",
+    [
+        (32632, (499_903.31, 13.7, 0.0, 5_600_055.27, 0.0, -11.3)),
+        (4326, (8.9983, 0.00021, 0.0, 50.5531, 0.0, -0.00013)),
+    ],
+    ids=["another grid", "another CRS"],
+)
 def test_a_raster_pixel_by_pixel(
     tmp_path: Path, classes: np.ndarray, geotransform: tuple[float, ...], other_code: int, other_gt: tuple[float, ...]
 ) -> None:
@@ -252,7 +273,16 @@ def test_a_raster_by_its_category_names(tmp_path: Path, classes: np.ndarray) -> 
 def test_classes_by_name_and_number(tmp_path: Path, classes: np.ndarray) -> None:
     scene = ClassMap(raster(tmp_path / "map.tif", classes))
     assert scene.names == NAMES and scene.values.tolist() == [0, 1, 2, 3]
-    spelt = {"Annual crop": 0, "annual_crop": 0, "ANNUAL-CROP": 0, " forest ": 1, "sealed soil": 3, 2: 2, "2": 2, "2.0": 2}
+    spelt = {
+        "Annual crop": 0,
+        "annual_crop": 0,
+        "ANNUAL-CROP": 0,
+        " forest ": 1,
+        "sealed soil": 3,
+        2: 2,
+        "2": 2,
+        "2.0": 2,
+    }
     assert {value: scene.class_of(value, "here") for value in spelt} == spelt
     with pytest.raises(UserError, match=r"here: the class 'forrest' is not in .*map.tif.*write 'forest'"):
         scene.class_of("forrest", "here")
@@ -309,13 +339,18 @@ def test_a_csv_of_points(tmp_path: Path, classes: np.ndarray) -> None:
     to_degrees = osr.CoordinateTransformation(srs_of(32632), srs_of(4326))
     degrees = [to_degrees.TransformPoint(*place)[:2] for place in places]
     for heads, numbers, said in [
-        ("x,y,class", places, "map's CRS"), ("Northing;Easting;class", [p[::-1] for p in places], "map's CRS"),
-        ("lon,lat,class", degrees, "EPSG:4326"), ("\ufeffLatitude,Longitude,class", [d[::-1] for d in degrees], "EPSG:4326"),
+        ("x,y,class", places, "map's CRS"),
+        ("Northing;Easting;class", [p[::-1] for p in places], "map's CRS"),
+        ("lon,lat,class", degrees, "EPSG:4326"),
+        ("\ufeffLatitude,Longitude,class", [d[::-1] for d in degrees], "EPSG:4326"),
         ("x,y,lon,lat,class", [(1, 1, *d) for d in degrees], "EPSG:4326"),
-    ]:  # fmt: skip
+    ]:
         joint = ";" if ";" in heads else ","
         lines = [heads, *(joint.join([*map(repr, map(float, n)), "water"]) for n in numbers)]
-        lines += [joint.join([*map(repr, map(float, numbers[0])), ""]), joint.join(["" for _ in numbers[0]] + ["water"])]
+        lines += [
+            joint.join([*map(repr, map(float, numbers[0])), ""]),
+            joint.join(["" for _ in numbers[0]] + ["water"]),
+        ]
         path = tmp_path / "points.csv"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         got = compare(scene, str(path))
@@ -325,7 +360,9 @@ def test_a_csv_of_points(tmp_path: Path, classes: np.ndarray) -> None:
     with pytest.raises(UserError, match=r"columns place, class: call two of them lon and lat .* or x and y"):
         compare(scene, str(tmp_path / "none.csv"))
     (tmp_path / "wrong.csv").write_text("x,y,class\n9.0,50.5,water\n")
-    with pytest.raises(UserError, match=r"1 points lie outside.*columns x and y .* the map's CRS; call degrees lon and lat"):
+    with pytest.raises(
+        UserError, match=r"1 points lie outside.*columns x and y .* the map's CRS; call degrees lon and lat"
+    ):
         compare(scene, str(tmp_path / "wrong.csv"))
     (tmp_path / "wkt.csv").write_text('WKT,class\n"POINT ({} {})",water\n'.format(*places[0]))
     assert compare(scene, str(tmp_path / "wkt.csv")).counts.sum() == 1

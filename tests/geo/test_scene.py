@@ -20,7 +20,9 @@ UTM = (500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -10.0)
 
 def card(bands: tuple[str, ...] = ("red", "green", "blue"), dtype: str = "uint8", **changes: object) -> SensorCard:
     n = len(bands)
-    made = SensorCard("tiles", bands, dtype, (0.0,) * n, (255.0,) * n, None, (0.4,) * n, (0.2,) * n, ("a", "b"), (16, 16))
+    made = SensorCard(
+        "tiles", bands, dtype, (0.0,) * n, (255.0,) * n, None, (0.4,) * n, (0.2,) * n, ("a", "b"), (16, 16)
+    )
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

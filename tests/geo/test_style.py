@@ -51,7 +51,10 @@ def test_qgis_gets_names_and_colours(tmp_path: Path) -> None:
 
 
 def test_printable_names_stay() -> None:
-    assert printable("Sea & Lake ä 水 \U0001f30a") == "Sea & Lake ä 水 \U0001f30a" and printable("\x00\ud800") == "\ufffd\ufffd"
+    assert (
+        printable("Sea & Lake ä 水 \U0001f30a") == "Sea & Lake ä 水 \U0001f30a"
+        and printable("\x00\ud800") == "\ufffd\ufffd"
+    )
 
 
 def colours_in(path: Path) -> set[tuple[int, ...]]:
@@ -82,12 +85,18 @@ def test_the_legend_follows_the_full_map(tmp_path: Path) -> None:
     colours = palette(3)
     write_preview(tmp_path / "a.png", np.zeros((9, 9), np.uint8), ["a", "b", "c"], colours, pixels=np.array([5, 90, 0]))
     seen = colours_in(tmp_path / "a.png")
-    assert [tuple(c) in seen for c in colours.tolist()] == [True, True, False]  # b is too small to be seen in the picture
+    assert [tuple(c) in seen for c in colours.tolist()] == [
+        True,
+        True,
+        False,
+    ]  # b is too small to be seen in the picture
 
 
 @pytest.mark.parametrize("shape", [(1, 500), (500, 1), (1, 1)])
 def test_odd_shapes(tmp_path: Path, shape: tuple[int, int]) -> None:
-    write_preview(tmp_path / "a.png", np.ones(shape, np.int64), ["a", "b"], palette(2), scene=np.zeros((*shape, 3), np.uint8))
+    write_preview(
+        tmp_path / "a.png", np.ones(shape, np.int64), ["a", "b"], palette(2), scene=np.zeros((*shape, 3), np.uint8)
+    )
     assert tuple(palette(2)[1].tolist()) in colours_in(tmp_path / "a.png")
 
 
@@ -99,6 +108,8 @@ def test_nothing_but_nodata(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("error")
 def test_more_classes_than_a_legend_holds(tmp_path: Path) -> None:
     image = np.arange(300).repeat(16).reshape(60, 80).astype(np.uint16)
-    write_preview(tmp_path / "a.png", image, [f"水 class {i} of a long list of classes" for i in range(300)], palette(300))
+    write_preview(
+        tmp_path / "a.png", image, [f"水 class {i} of a long list of classes" for i in range(300)], palette(300)
+    )
     seen = colours_in(tmp_path / "a.png")
     assert all(tuple(c) in seen for c in palette(300).tolist())

@@ -11,8 +11,11 @@ from rsssl.geo.windows import Blender, Classified, Layout, kernel
 
 layouts = st.builds(
     lambda h, w, window, share: Layout(h, w, window, max(1, round(window * share))),
-    st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.sampled_from([0.25, 0.5, 0.75, 1.0]),
-)  # fmt: skip
+    st.integers(1, 400),
+    st.integers(1, 400),
+    st.integers(1, 64),
+    st.sampled_from([0.25, 0.5, 0.75, 1.0]),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,8 +57,10 @@ def test_blending_equals_a_loop_over_windows(layout: Layout, seed: int) -> None:
     total, sums = np.zeros((far, far)), np.zeros((3, far, far))
     for i in range(layout.shape[0]):
         for j in range(layout.shape[1]):
-            there = slice(i * layout.stride, i * layout.stride + layout.window), slice(
-                j * layout.stride, j * layout.stride + layout.window)  # fmt: skip
+            there = (
+                slice(i * layout.stride, i * layout.stride + layout.window),
+                slice(j * layout.stride, j * layout.stride + layout.window),
+            )
             total[there] += np.outer(k, k) * weight[i, j]
             sums[(slice(None), *there)] += np.outer(k, k) * weight[i, j] * shares[i, j][:, None, None]
     total, sums = total[: layout.height, : layout.width], sums[:, : layout.height, : layout.width]
@@ -84,5 +89,7 @@ def test_blending_equals_a_loop_over_windows(layout: Layout, seed: int) -> None:
 def test_a_part_comes_back_from_its_bytes(valid: np.ndarray) -> None:
     part = Classified(np.random.default_rng(0).random((2, 3, 4), np.float32), np.ones((2, 3), np.float32), valid)
     back = Classified.from_bytes(part.to_bytes())
-    for a, b in zip((part.probabilities, part.weight, part.valid), (back.probabilities, back.weight, back.valid), strict=True):
+    for a, b in zip(
+        (part.probabilities, part.weight, part.valid), (back.probabilities, back.weight, back.valid), strict=True
+    ):
         np.testing.assert_array_equal(a, b)

@@ -68,8 +68,11 @@ def test_negative_cosine_equals_lightly_symmetrised(seed: int, lightly: Any) -> 
     same(
         lambda a, b, c, d: negative_cosine(torch.stack([a, b]), torch.stack([c, d])),
         lambda a, b, c, d: (cosine(a, d) + cosine(b, c)) / 2,
-        p0, p1, z0, z1,
-    )  # fmt: skip
+        p0,
+        p1,
+        z0,
+        z1,
+    )
 
 
 def test_negative_cosine_of_many_views_is_the_mean_over_their_pairs() -> None:

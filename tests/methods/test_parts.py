@@ -108,8 +108,10 @@ def test_each_network_of_a_gan_lowers_its_own_loss_alone() -> None:
     method = MartaGAN(build_backbone("resnet10t", 3), size=32)
     method.backbone.eval()  # batch norm's statistics stay as they are from one pass to the next
     batch = Batch(torch.arange(4), 0, torch.randn(1, 4, 3, 32, 32), key=1)
-    groups = {"generator": list(method.generator.parameters()),
-              "discriminator": [*method.backbone.parameters(), *method.judge.parameters()]}  # fmt: skip
+    groups = {
+        "generator": list(method.generator.parameters()),
+        "discriminator": [*method.backbone.parameters(), *method.judge.parameters()],
+    }
     for name, parameters in groups.items():
         found = torch.autograd.grad(method(batch)["loss"], parameters)
         out = method(batch)
@@ -182,7 +184,10 @@ def test_tiles_are_squares_of_their_cells(n: int, grid: int, size: int, share: f
 
 
 def test_the_orders_of_the_puzzles() -> None:
-    assert sorted(map(tuple, puzzle_orders(2))) == sorted(set(map(tuple, puzzle_orders(2)))) and len(puzzle_orders(2)) == 24
+    assert (
+        sorted(map(tuple, puzzle_orders(2))) == sorted(set(map(tuple, puzzle_orders(2))))
+        and len(puzzle_orders(2)) == 24
+    )
     orders = puzzle_orders(3)
     assert orders.shape == (1000, 9) and (np.sort(orders, 1) == np.arange(9)).all()
     assert orders.tolist() == [list(o) for o in generate()], "the file is what its generator writes"

@@ -95,7 +95,9 @@ def test_images_of_one_place_are_not_told_apart(monkeypatch: pytest.MonkeyPatch)
     expected = torch.stack(terms).mean()
     found = nt_xent(z, 0.2, places)
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
-    torch.testing.assert_close(torch.autograd.grad(found, z)[0], torch.autograd.grad(expected, z)[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, z)[0], torch.autograd.grad(expected, z)[0], atol=1e-6, rtol=1e-4
+    )
 
 
 def test_one_image_alone_has_no_loss_and_no_gradient() -> None:
@@ -112,8 +114,11 @@ def test_memory_is_linear_in_the_images() -> None:
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
-            made.extend(t.untyped_storage().nbytes() for t in (out if isinstance(out, tuple) else (out,))
-                        if isinstance(t, torch.Tensor))  # fmt: skip
+            made.extend(
+                t.untyped_storage().nbytes()
+                for t in (out if isinstance(out, tuple) else (out,))
+                if isinstance(t, torch.Tensor)
+            )
             return out
 
     z = torch.randn(2, 4096, 8, requires_grad=True)

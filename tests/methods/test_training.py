@@ -27,10 +27,14 @@ from rsssl.methods import Method
 from rsssl.optim import parameter_groups
 from rsssl.tasks.common import plain
 
-METHODS = [m for m in group_options("ssl") if m not in ("none", "seasonal")]  # seasonal is SimCLR; its pairs: test_places
+METHODS = [
+    m for m in group_options("ssl") if m not in ("none", "seasonal")
+]  # seasonal is SimCLR; its pairs: test_places
 STEPS, IMAGES, SIZE = 30, 32, 32
 SMALL = {  # what makes thirty steps long enough
-    "moco_v2": ["ssl.queue=64"],  # soon full of real keys, which are harder to tell from one's own than its random start
+    "moco_v2": [
+        "ssl.queue=64"
+    ],  # soon full of real keys, which are harder to tell from one's own than its random start
     "jigsaw3x3": ["pretrain.lr=0.003"],
     "dino": ["ssl.prototypes=64", "ssl.centre_momentum=0.5"],  # the centre has settled when the first losses are taken
 }
@@ -63,8 +67,19 @@ def train(method: Method, cfg: Any, packed: Pack, size: int = SIZE, steps: int =
     card = packed.card
     views = instantiate(cfg.augment, _convert_="all")
     epochs = -(-steps * IMAGES // (len(packed.paths) - IMAGES))
-    batches = PoolBatches(Pool([Source(packed, np.arange(len(packed.paths)))]), views, method.n_views, IMAGES, epochs,
-                          lambda step, total: size, card.mean, card.std, 0, "order", local=method.uses_local)  # fmt: skip
+    batches = PoolBatches(
+        Pool([Source(packed, np.arange(len(packed.paths)))]),
+        views,
+        method.n_views,
+        IMAGES,
+        epochs,
+        lambda step, total: size,
+        card.mean,
+        card.std,
+        0,
+        "order",
+        local=method.uses_local,
+    )
     lr = cfg.pretrain.lr or cfg.optimizer.lr
     optimizer = instantiate(cfg.optimizer, params=parameter_groups(*method.trained_modules()), lr=lr, _convert_="all")
     found = []
@@ -134,8 +149,9 @@ def test_without_what_keeps_it_up_the_embedding_collapses(name: str, eurosat: Pa
     arguments = {k: v for k, v in plain(cfg.ssl).items() if k != "_target_"}
     torch.manual_seed(0)
     broken = mutant(cfg, *NEEDED[name])(
-        backbone=instantiate(cfg.backbone, in_chans=13, seed=0), **arguments  # type: ignore[arg-type]
-    )  # fmt: skip
+        backbone=instantiate(cfg.backbone, in_chans=13, seed=0),
+        **arguments,  # type: ignore[arg-type]
+    )
     found = [projected(m, train(m, cfg, eurosat)) for m in (sound, broken)]
     std, rank = [embedding_std(z) for z in found], [effective_rank(z) for z in found]
     if name == "barlow_twins":  # its dimensions still vary, but all alike

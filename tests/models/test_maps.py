@@ -20,9 +20,14 @@ from rsssl.models import (
 )
 
 STRIDES = {
-    "resnet10t": [2, 4, 8, 16, 32], "vgg11_bn": [1, 2, 4, 8, 16, 32], "convnext_atto": [4, 8, 16, 32],
-    "alexnet": [4, 8, 16, 32], "alexnet_small": [1, 2, 4, 8], "googlenet": [2, 4, 8, 16, 32], "resnet18_small": [1, 2, 4, 8],
-}  # fmt: skip
+    "resnet10t": [2, 4, 8, 16, 32],
+    "vgg11_bn": [1, 2, 4, 8, 16, 32],
+    "convnext_atto": [4, 8, 16, 32],
+    "alexnet": [4, 8, 16, 32],
+    "alexnet_small": [1, 2, 4, 8],
+    "googlenet": [2, 4, 8, 16, 32],
+    "resnet18_small": [1, 2, 4, 8],
+}
 
 
 @pytest.mark.parametrize("name", STRIDES)
@@ -50,7 +55,14 @@ def test_a_transformer_has_one_map_of_its_tokens() -> None:
     torch.testing.assert_close(tokens.flatten(2).transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
 
 
-SIZES = [("resnet10t", 64), ("resnet10t", 75), ("resnet10t", 16), ("alexnet", 64), ("alexnet", 224), ("convnext_atto", 96)]
+SIZES = [
+    ("resnet10t", 64),
+    ("resnet10t", 75),
+    ("resnet10t", 16),
+    ("alexnet", 64),
+    ("alexnet", 224),
+    ("convnext_atto", 96),
+]
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
@@ -73,7 +85,9 @@ def test_features_of_several_depths(tmp_path) -> None:  # type: ignore[no-untype
     torch.testing.assert_close(model(x), expected)
     loaded, _ = read_backbone(save_backbone(model, tmp_path / "a.safetensors"))
     torch.testing.assert_close(loaded.eval()(x), expected)
-    assert list(model.state_dict()) == list(build_backbone("resnet10t", 3).state_dict()), "the names of the weights stay"
+    assert list(model.state_dict()) == list(build_backbone("resnet10t", 3).state_dict()), (
+        "the names of the weights stay"
+    )
     with pytest.raises(UserError, match=r"backbone\.depths=5"):
         build_backbone("resnet10t", 3, depths=9)
 

@@ -42,7 +42,9 @@ def pixels(of: SensorCard) -> Tensor:
     return x.to(getattr(torch, of.dtype))
 
 
-@pytest.mark.parametrize("size", [(24, 24), (40, 40), (17, 17), (33, 50)], ids=["as it is", "smaller", "larger", "oblong"])
+@pytest.mark.parametrize(
+    "size", [(24, 24), (40, 40), (17, 17), (33, 50)], ids=["as it is", "smaller", "larger", "oblong"]
+)
 @pytest.mark.parametrize("form", FORMS)
 def test_equal_to_the_path_of_evaluation(form: str, size: tuple[int, int]) -> None:
     of = card(FORMS[form], size)

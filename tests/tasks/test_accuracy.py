@@ -35,8 +35,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = ogr.GetDriverByName("GPKG").CreateDataSource(str(folder / "points.gpkg"))
     layer = table.CreateLayer("points", srs)
     layer.CreateField(ogr.FieldDefn("cover", ogr.OFTString))
-    for i, (column, name) in enumerate([*[(5, "crop")] * 18, *[(6, "forest")] * 2, *[(75, "[Water]")] * 9, (75, "crop"),
-                                        *[(95, "forest")] * 7, *[(95, "crop")] * 3, (100, "crop")]):  # fmt: skip
+    for i, (column, name) in enumerate(
+        [
+            *[(5, "crop")] * 18,
+            *[(6, "forest")] * 2,
+            *[(75, "[Water]")] * 9,
+            (75, "crop"),
+            *[(95, "forest")] * 7,
+            *[(95, "crop")] * 3,
+            (100, "crop"),
+        ]
+    ):
         feature = ogr.Feature(layer.GetLayerDefn())
         point = ogr.Geometry(ogr.wkbPoint)
         point.AddPoint_2D(500_005 + 10 * column, 5_599_995 - 10 * i)
@@ -86,13 +95,21 @@ def test_the_command(workshop, folder: Path) -> None:
 
 def test_paths_below_home_and_a_csv(workshop, folder: Path) -> None:
     (folder / "points.csv").write_text("x,y,class\n500005,5599995,crop\n500955,5599995,forest\n500955,5599985,\n")
-    text = workshop.run(folder, "task=accuracy", 'scene="~/map.tif"', 'reference="~/points.csv"', 'out="~/home"',
-                        env={"HOME": str(folder)})  # fmt: skip
+    text = workshop.run(
+        folder,
+        "task=accuracy",
+        'scene="~/map.tif"',
+        'reference="~/points.csv"',
+        'out="~/home"',
+        env={"HOME": str(folder)},
+    )
     got = json.loads((folder / "home.json").read_text())
     assert got["n_samples"] == 2 and got["of_samples"]["oa"] == 1 and got["left_out"]["unlabelled"] == 1
     assert "1 without a class, 0 without a place" in text and "map's CRS" in got["notes"][0]
     layer = """reference="~/points.gpkg|layername=points\""""
-    workshop.run(folder, "task=accuracy", 'scene="~/map.tif"', layer, "field=cover", 'out="~/home"', env={"HOME": str(folder)})
+    workshop.run(
+        folder, "task=accuracy", 'scene="~/map.tif"', layer, "field=cover", 'out="~/home"', env={"HOME": str(folder)}
+    )
     assert json.loads((folder / "home.json").read_text())["n_samples"] == 40
 
 

@@ -29,9 +29,20 @@ def made(workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "tiles" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         image = (60 + 90 * (i % 2) + random.integers(0, 80, (32, 32, 3))).astype(np.uint8)
         Image.fromarray(image).save(root / "tiles" / "ab"[i % 2] / f"{i}.png")
-    common = ["dataset=folder", f"dataset.root={root / 'tiles'}", "backbone.name=resnet10t", "pretrain.epochs=1", "workers=1",
-              "pretrain.batch_size=8", "pretrain.probes=0",
-              "pretrain.pictures=0", "tracker=csv", "ts=3", "baselines=false", "device=cpu"]  # fmt: skip
+    common = [
+        "dataset=folder",
+        f"dataset.root={root / 'tiles'}",
+        "backbone.name=resnet10t",
+        "pretrain.epochs=1",
+        "workers=1",
+        "pretrain.batch_size=8",
+        "pretrain.probes=0",
+        "pretrain.pictures=0",
+        "tracker=csv",
+        "ts=3",
+        "baselines=false",
+        "device=cpu",
+    ]
     workshop.run(root, "task=pretrain", *common, f"hydra.run.dir={root / 'pre'}")
     workshop.run(root, "task=pipeline", *common, f"hydra.run.dir={root / 'eval'}")
     return root
@@ -79,12 +90,23 @@ def test_a_pre_training_becomes_a_backbone(workshop, made: Path, tmp_path: Path)
     expected = rsssl.load_backbone(folder)(x)
     for place in (out, made / "pre", made / "eval", folder / "backbone.safetensors", find_weights(str(out))):
         assert torch.equal(rsssl.load_backbone(place)(x), expected), place
-    assert "images" in (out / "README.md").read_text() and timm.create_model(f"local-dir:{out}", pretrained=True).num_classes == 0
+    assert (
+        "images" in (out / "README.md").read_text()
+        and timm.create_model(f"local-dir:{out}", pretrained=True).num_classes == 0
+    )
     # and a folder of a backbone is a checkpoint of evaluations
     text = workshop.run(
-        made, "task=evaluate", f"checkpoint={out}", "dataset=folder", f"dataset.root={made / 'tiles'}", "ts=3", "workers=1",
-        "baselines=false", "device=cpu", f"hydra.run.dir={tmp_path / 'evaluated'}",
-    )  # fmt: skip
+        made,
+        "task=evaluate",
+        f"checkpoint={out}",
+        "dataset=folder",
+        f"dataset.root={made / 'tiles'}",
+        "ts=3",
+        "workers=1",
+        "baselines=false",
+        "device=cpu",
+        f"hydra.run.dir={tmp_path / 'evaluated'}",
+    )
     assert "OA" in text
 
 
@@ -102,7 +124,9 @@ def test_what_cannot_be_loaded_is_said(made: Path, tmp_path: Path) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    code = "import rsssl, sys; assert not {'torch', 'numpy', 'timm'} & set(sys.modules); rsssl.load_backbone; import torch"
+    code = (
+        "import rsssl, sys; assert not {'torch', 'numpy', 'timm'} & set(sys.modules); rsssl.load_backbone; import torch"
+    )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd="/")
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

@@ -18,9 +18,19 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = ["dataset=folder", "backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]", "ssl.views=2", "tracker=csv",
-        "pretrain.batch_size=16", "pretrain.image_size=16", "pretrain.probes=0", "pretrain.pictures=0", "pretrain.log_every=1",
-        "evaluate=ridge"]  # fmt: skip
+TINY = [
+    "dataset=folder",
+    "backbone.name=resnet10t",
+    "+backbone.kwargs.channels=[8,16,32,64]",
+    "ssl.views=2",
+    "tracker=csv",
+    "pretrain.batch_size=16",
+    "pretrain.image_size=16",
+    "pretrain.probes=0",
+    "pretrain.pictures=0",
+    "pretrain.log_every=1",
+    "evaluate=ridge",
+]
 METHOD = """
 from rsssl.methods.simclr import SimCLR
 
@@ -55,8 +65,17 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
             "OMP_NUM_THREADS": "1",
         }
         command = [sys.executable, "-m", "rsssl.run", *arguments]
-        begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
-                                      env=environment, start_new_session=True))  # fmt: skip
+        begun.append(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=tmp_path,
+                env=environment,
+                start_new_session=True,
+            )
+        )
         return begun[-1]
 
     yield run

@@ -31,13 +31,26 @@ WINDOW, STRIDE = 32, 16
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a classifier of 3-band 32-pixel tiles whose head tells apart what a random network sees."""
     folder = tmp_path_factory.mktemp("run")
-    card = SensorCard("tiles", ("red", "green", "blue"), "uint8", (0.0,) * 3, (255.0,) * 3, None, (0.4,) * 3, (0.25,) * 3,
-                      CLASSES, (WINDOW, WINDOW), 10.0)  # fmt: skip
+    card = SensorCard(
+        "tiles",
+        ("red", "green", "blue"),
+        "uint8",
+        (0.0,) * 3,
+        (255.0,) * 3,
+        None,
+        (0.4,) * 3,
+        (0.25,) * 3,
+        CLASSES,
+        (WINDOW, WINDOW),
+        10.0,
+    )
     backbone = build_backbone("resnet10t", 3)
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         features = backbone.eval()(torch.randn(64, 3, WINDOW, WINDOW, generator=generator))
-    weight = torch.randn(4, features.shape[1], generator=generator) / features.std(0).clamp_min(features.std(0).mean() / 10)
+    weight = torch.randn(4, features.shape[1], generator=generator) / features.std(0).clamp_min(
+        features.std(0).mean() / 10
+    )
     bias = -(weight @ features.mean(0))
     Trained(LinearHead(weight, bias), card, WINDOW, card.mean, card.std, backbone).save(folder / CLASSIFIER, None, {})
     return folder
@@ -94,13 +107,22 @@ def agrees(made: np.ndarray, probabilities: np.ndarray, valid: np.ndarray | None
     np.testing.assert_array_equal(made[clear], probabilities.argmax(0)[clear])
 
 
-def test_a_map_equals_a_loop_over_windows_and_brings_what_goes_with_it(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+def test_a_map_equals_a_loop_over_windows_and_brings_what_goes_with_it(
+    workshop: Any, run_folder: Path, tmp_path: Path
+) -> None:
     image = landscape(150, 203)
     image[:, 20:70, :90] = 0
     transform = (500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -10.0)
     write_geotiff(tmp_path / "scene.tif", image, transform, "EPSG:32632", 0, ("red", "green", "blue"))
-    said = workshop.run(tmp_path, "task=map", "scene=scene.tif", f"checkpoint={run_folder}", "out=made/map.tif",
-                        "map.confidence=true", "map.probabilities=true")  # fmt: skip
+    said = workshop.run(
+        tmp_path,
+        "task=map",
+        "scene=scene.tif",
+        f"checkpoint={run_folder}",
+        "out=made/map.tif",
+        "map.confidence=true",
+        "map.probabilities=true",
+    )
     valid = ~(image == 0).all(0)
     probabilities = expected(run_folder, image, valid)
     made = read(tmp_path / "made" / "map.tif")[0]
@@ -114,8 +136,16 @@ def test_a_map_equals_a_loop_over_windows_and_brings_what_goes_with_it(workshop:
     assert [int(row[2]) for row in rows] == [int((made == k).sum()) for k in range(4)]
     assert sum(float(row[4]) for row in rows) == pytest.approx(valid.sum() * 0.01, rel=2e-3)  # hectares
     names = {f.name for f in (tmp_path / "made").iterdir() if not f.name.startswith(".")}
-    assert names == {"map.tif", "map.tif.aux.xml", "map_confidence.tif", "map_probabilities.tif", "map_areas.csv", "map.qml",
-                     "map_preview.png", "map_record.json"}  # fmt: skip
+    assert names == {
+        "map.tif",
+        "map.tif.aux.xml",
+        "map_confidence.tif",
+        "map_probabilities.tif",
+        "map_areas.csv",
+        "map.qml",
+        "map_preview.png",
+        "map_record.json",
+    }
     assert "water" in said and " ha" in said
     info = import_gdal("map").Info(str(tmp_path / "made" / "map.tif"))
     assert "LAYOUT=COG" in info and "forest & wood" in info and "NoData Value=255" in info
@@ -137,11 +167,15 @@ def test_a_folder_of_odd_scenes(workshop: Any, run_folder: Path, tmp_path: Path)
     (scenes / "more").mkdir(parents=True)
     utm = "EPSG:32633"
     odd: dict[str, tuple[tuple[int, int], tuple[float, ...] | None, str | None]] = {
-        "rotated": ((50, 70), (5e5, 8.0, 3.0, 5e6, 2.0, -8.0), utm), "south_up": ((50, 70), (5e5, 10.0, 0, 5e6, 0, 10.0), utm),
-        "degrees": ((40, 60), (10.0, 1e-4, 0, 60.0, 0, -1e-4), "EPSG:4326"), "nowhere": ((40, 40), None, None),
-        "more/small": ((9, 12), (5e5, 10.0, 0, 5e6, 0, -10.0), utm), "line": ((70, 1), (5e5, 10.0, 0, 5e6, 0, -10.0), utm),
-        "nothing": ((40, 60), (5e5, 10.0, 0, 5e6, 0, -10.0), utm), "wrong": ((40, 60), (5e5, 10.0, 0, 5e6, 0, -10.0), utm),
-    }  # fmt: skip
+        "rotated": ((50, 70), (5e5, 8.0, 3.0, 5e6, 2.0, -8.0), utm),
+        "south_up": ((50, 70), (5e5, 10.0, 0, 5e6, 0, 10.0), utm),
+        "degrees": ((40, 60), (10.0, 1e-4, 0, 60.0, 0, -1e-4), "EPSG:4326"),
+        "nowhere": ((40, 40), None, None),
+        "more/small": ((9, 12), (5e5, 10.0, 0, 5e6, 0, -10.0), utm),
+        "line": ((70, 1), (5e5, 10.0, 0, 5e6, 0, -10.0), utm),
+        "nothing": ((40, 60), (5e5, 10.0, 0, 5e6, 0, -10.0), utm),
+        "wrong": ((40, 60), (5e5, 10.0, 0, 5e6, 0, -10.0), utm),
+    }
     images = {}
     for i, (name, ((h, w), transform, crs)) in enumerate(odd.items()):
         image = np.zeros((3, h, w), np.uint8) if name == "nothing" else landscape(h, w, i)
@@ -192,12 +226,16 @@ def both(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_make_the_same_file(workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path, ranks: int) -> None:
+def test_ranks_make_the_same_file(
+    workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path, ranks: int
+) -> None:
     workshop.run(tmp_path, *whole[2], "out=map.tif", ranks=ranks)
     assert both(tmp_path) == whole[1]
 
 
-def test_killed_and_resumed_it_is_the_same_file(workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path) -> None:
+def test_killed_and_resumed_it_is_the_same_file(
+    workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path
+) -> None:
     draws = random.Random(7)
     parts, kept = tmp_path / ".map.tif.parts", 0
     for n in (1, 3):
@@ -216,7 +254,9 @@ def test_killed_and_resumed_it_is_the_same_file(workshop: Any, whole: tuple[Path
     assert not parts.exists()
 
 
-def test_parts_of_another_classifier_are_not_taken(workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path) -> None:
+def test_parts_of_another_classifier_are_not_taken(
+    workshop: Any, whole: tuple[Path, bytes, list[str]], tmp_path: Path
+) -> None:
     parts = tmp_path / ".map.tif.parts"
     parts.mkdir()
     (parts / "inputs.json").write_text(json.dumps({"key": "of something else"}))
@@ -272,10 +312,21 @@ def test_what_is_missing_or_wrong_is_said(workshop: Any, run_folder: Path, tmp_p
         "holds no classifier": ("scene=s.tif", "checkpoint=empty", "out=m.tif"),
         "not the name of a GeoTIFF: type out=m.tif": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.jpg"),
         "type adapt=cast": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "adapt=moment"),
-        "leaves gaps between windows": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "map.window=16", "map.stride=20"),
+        "leaves gaps between windows": (
+            "scene=s.tif",
+            f"checkpoint={run_folder}",
+            "out=m.tif",
+            "map.window=16",
+            "map.stride=20",
+        ),
     }
     write_geotiff(tmp_path / "small.tif", landscape(64, 64), None, None, 0, RGB)
-    cases["leaves gaps between windows of 32"] = ("scene=small.tif", f"checkpoint={run_folder}", "out=m.tif", "map.stride=48")
+    cases["leaves gaps between windows of 32"] = (
+        "scene=small.tif",
+        f"checkpoint={run_folder}",
+        "out=m.tif",
+        "map.stride=48",
+    )
     for message, arguments in cases.items():
         assert message in workshop.run(tmp_path, "task=map", *arguments, exits=2)
 
@@ -304,5 +355,7 @@ def test_a_folder_of_scenes_becomes_a_folder(workshop: Any, run_folder: Path, tm
     write_geotiff(tmp_path / "scenes" / "a.tif", landscape(64, 64), None, None, 0, RGB)
     said = workshop.run(tmp_path, "task=map", "scene=scenes", f"checkpoint={run_folder}", "out=map.tif", exits=2)
     assert "type out=map_maps" in said
-    said = workshop.run(tmp_path, "task=map", "scene=scenes", f"checkpoint={run_folder}", "out=maps", "bands=1,2,3", exits=2)
+    said = workshop.run(
+        tmp_path, "task=map", "scene=scenes", f"checkpoint={run_folder}", "out=maps", "bands=1,2,3", exits=2
+    )
     assert "type 'bands=[1,2,3]'" in said

@@ -62,7 +62,9 @@ def test_tensorboard_shows_them_too(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracker = Tracker(True).open(tmp_path)
-    source = SimpleNamespace(device=torch.device("cpu"), sample=lambda n: Batch(torch.arange(2), 0, torch.randn(2, 2, 4, 8, 8)))
+    source = SimpleNamespace(
+        device=torch.device("cpu"), sample=lambda n: Batch(torch.arange(2), 0, torch.randn(2, 2, 4, 8, 8))
+    )
     method = Method(build_backbone("resnet10t", 4))
     Pictures(method, source, CARD, (0,) * 4, (1,) * 4, tmp_path, tracker)(3)  # type: ignore[arg-type]
     tracker.close()

@@ -20,8 +20,16 @@ from safetensors.torch import load_file
 from rsssl.data.raster import write_geotiff
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = ["backbone=resnet18", "backbone.name=resnet10t", "pretrain.epochs=2", "pretrain.batch_size=32", "pretrain.image_size=32",
-        "pretrain.probes=2", "ssl.views=2", "tracker=csv"]  # fmt: skip
+TINY = [
+    "backbone=resnet18",
+    "backbone.name=resnet10t",
+    "pretrain.epochs=2",
+    "pretrain.batch_size=32",
+    "pretrain.image_size=32",
+    "pretrain.probes=2",
+    "ssl.views=2",
+    "tracker=csv",
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +42,11 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
         for i in range(30):
             phase = rng.uniform(0, 6.3, 2)
-            texture = {"stripes": np.sin(x + phase[0]), "blobs": np.sin(x / 4 + phase[0]) * np.sin(y / 4 + phase[1]),
-                       "noise": rng.normal(size=(40, 40))}[name]  # fmt: skip
+            texture = {
+                "stripes": np.sin(x + phase[0]),
+                "blobs": np.sin(x / 4 + phase[0]) * np.sin(y / 4 + phase[1]),
+                "noise": rng.normal(size=(40, 40)),
+            }[name]
             gains = rng.uniform(300, 600, (4, 1, 1))
             write_geotiff(root / name / f"{i}.tif", np.clip(2000 + gains * texture, 1, 9000).astype(np.uint16))
     return root
@@ -43,8 +54,14 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(store: Path, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RSSSL_STORE": str(store), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "rsssl.run", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, cwd=cwd, env=environment)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "rsssl.run", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
 
 
 @pytest.fixture
@@ -99,12 +116,28 @@ def test_a_sweep_pre_trains_once_and_leaves_a_table(rsssl_run: Callable[..., str
     assert "reused" in again
     assert results(tmp_path / "again")[0]["confusion"] == found[1]["confusion"]
 
-    taken = rsssl_run(store, tmp_path, "task=evaluate", "dataset=folder", f"dataset.root={tiles}", "checkpoint=again",
-                      "evaluate=knn", "ts=5", "hydra.run.dir=knn", "tta=true")  # fmt: skip
+    taken = rsssl_run(
+        store,
+        tmp_path,
+        "task=evaluate",
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        "checkpoint=again",
+        "evaluate=knn",
+        "ts=5",
+        "hydra.run.dir=knn",
+        "tta=true",
+    )
     assert "knn" in taken and results(tmp_path / "knn")[0]["evaluate"] == "knn"
 
-    report = subprocess.run([sys.executable, "-m", "rsssl.tasks.report", "sweep"], capture_output=True, text=True,
-                            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, check=True)  # fmt: skip
+    report = subprocess.run(
+        [sys.executable, "-m", "rsssl.tasks.report", "sweep"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        check=True,
+    )
     mean = 100 * np.mean([r["oa"] for r in found if r["ts"] == 5])
     assert f"{mean:.1f}" in report.stdout
     assert (tmp_path / "sweep" / "label_efficiency.png").stat().st_size > 5000
@@ -117,8 +150,18 @@ def test_every_evaluation_gives_results(
 ) -> None:
     shared = tmp_path_factory.getbasetemp() / "shared-store"
     folder = tmp_path_factory.mktemp("run")
-    rsssl_run(shared, folder, "dataset=folder", f"dataset.root={tiles}", *TINY, f"evaluate={evaluate}", f"protocol={protocol}",
-              "ts=5", "finetune.epochs=2", "hydra.run.dir=run")  # fmt: skip
+    rsssl_run(
+        shared,
+        folder,
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        *TINY,
+        f"evaluate={evaluate}",
+        f"protocol={protocol}",
+        "ts=5",
+        "finetune.epochs=2",
+        "hydra.run.dir=run",
+    )
     (found,) = results(folder)
     assert 0 <= found["oa"] <= 1 and found["protocol"] == protocol
     assert (found["pretrain"] is None) == (evaluate == "scratch")
@@ -126,9 +169,19 @@ def test_every_evaluation_gives_results(
         assert found["details"]["epoch_chosen_on_test_images"]
 
 
-def test_a_killed_pre_training_goes_on_to_the_same_weights(rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path) -> None:
-    command = ["task=pretrain", "dataset=folder", f"dataset.root={tiles}", *TINY, "pretrain.epochs=10",
-               "pretrain.checkpoint_minutes=0", "pretrain.probes=0", "+backbone.kwargs.channels=[8,16,32,64]"]  # fmt: skip
+def test_a_killed_pre_training_goes_on_to_the_same_weights(
+    rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path
+) -> None:
+    command = [
+        "task=pretrain",
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        *TINY,
+        "pretrain.epochs=10",
+        "pretrain.checkpoint_minutes=0",
+        "pretrain.probes=0",
+        "+backbone.kwargs.channels=[8,16,32,64]",
+    ]
     rsssl_run(tmp_path / "whole", tmp_path, *command)
     process = start(tmp_path / "killed", tmp_path, *command)
     deadline = time.monotonic() + 200
@@ -139,7 +192,9 @@ def test_a_killed_pre_training_goes_on_to_the_same_weights(rsssl_run: Callable[.
     assert not list((tmp_path / "killed").glob("pretrain/*/done.json")), "it was killed too late"
     text = rsssl_run(tmp_path / "killed", tmp_path, *command)
     assert "resumed at step" in text
-    whole, resumed = (load_file(next((tmp_path / s).glob("pretrain/*/backbone.safetensors"))) for s in ("whole", "killed"))
+    whole, resumed = (
+        load_file(next((tmp_path / s).glob("pretrain/*/backbone.safetensors"))) for s in ("whole", "killed")
+    )
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
@@ -149,7 +204,9 @@ def test_a_dataset_without_a_root_says_where_to_put_the_data(rsssl_run: Callable
     assert "data/AID" in text and "dataset.root=" in text and "Traceback" not in text
 
 
-def test_pre_training_on_two_datasets_of_different_sizes(rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path) -> None:
+def test_pre_training_on_two_datasets_of_different_sizes(
+    rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     rng = np.random.default_rng(1)
     for i in range(40):
@@ -157,25 +214,48 @@ def test_pre_training_on_two_datasets_of_different_sizes(rsssl_run: Callable[...
         path.parent.mkdir(parents=True, exist_ok=True)
         write_geotiff(path, rng.integers(1, 9000, (4, 56, 56)).astype(np.uint16))
     text = rsssl_run(
-        tmp_path / "store", tmp_path, "dataset=folder", f"dataset.root={tiles}", *TINY, "ts=2", "hydra.run.dir=run",
-        "dataset.test_fraction=0.5", "pretrain.dataset=[folder,folder]", f"pretrain.root=[{tiles},{other}]",
-    )  # fmt: skip
+        tmp_path / "store",
+        tmp_path,
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        *TINY,
+        "ts=2",
+        "hydra.run.dir=run",
+        "dataset.test_fraction=0.5",
+        "pretrain.dataset=[folder,folder]",
+        f"pretrain.root=[{tiles},{other}]",
+    )
     assert "simclr" in text
     # half of the evaluated folder is its test set and is never trained on, though the folder is named a second time
     assert results(tmp_path / "run")[0]["pretrain"]["images"] == 45 + 40
 
 
-def test_too_few_labels_names_the_class_before_any_training(rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path) -> None:
+def test_too_few_labels_names_the_class_before_any_training(
+    rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path
+) -> None:
     text = rsssl_run(tmp_path / "store", tmp_path, "dataset=folder", f"dataset.root={tiles}", *TINY, "ts=25", code=2)
     assert "24" in text and any(c in text for c in ("stripes", "blobs", "noise"))
     assert not (tmp_path / "store" / "pretrain").exists()
 
 
-def test_the_validation_protocol_keeps_the_test_set_closed(rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path) -> None:
+def test_the_validation_protocol_keeps_the_test_set_closed(
+    rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     for protocol in ("clean", "validation"):
-        rsssl_run(store, tmp_path, "dataset=folder", f"dataset.root={tiles}", "ssl=none", "tracker=csv", "ts=2", "evaluate=ridge",
-                  "backbone.name=resnet10t", f"protocol={protocol}", f"hydra.run.dir={protocol}")  # fmt: skip
+        rsssl_run(
+            store,
+            tmp_path,
+            "dataset=folder",
+            f"dataset.root={tiles}",
+            "ssl=none",
+            "tracker=csv",
+            "ts=2",
+            "evaluate=ridge",
+            "backbone.name=resnet10t",
+            f"protocol={protocol}",
+            f"hydra.run.dir={protocol}",
+        )
     (clean,), (validation,) = results(tmp_path / "clean"), results(tmp_path / "validation")
     assert clean["n_test"] == 3 * 6 and validation["n_test"] == 3 * 5  # a fifth of 30, and a fifth of the other 24
     assert clean["split_hash"] != validation["split_hash"]
@@ -204,8 +284,15 @@ def test_a_method_of_the_users_own_is_one_yaml_and_one_file_and_an_edit_is_anoth
     mine = tmp_path / "mine"
     (mine / "ssl").mkdir(parents=True)
     (mine / "ssl" / "mine.yaml").write_text("_target_: my_method.Mine\nweight: 2.0\n")
-    command = ["--config-dir", str(mine), "task=pretrain", "dataset=folder", f"dataset.root={tiles}",
-               *(t for t in TINY if t != "ssl.views=2"), "ssl=mine"]  # fmt: skip
+    command = [
+        "--config-dir",
+        str(mine),
+        "task=pretrain",
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        *(t for t in TINY if t != "ssl.views=2"),
+        "ssl=mine",
+    ]
     store = tmp_path / "store"
     for code, artefacts in ((METHOD, 1), (METHOD, 1), (METHOD.replace("8)", "9)"), 2)):
         (mine / "my_method.py").write_text(code)
@@ -215,15 +302,29 @@ def test_a_method_of_the_users_own_is_one_yaml_and_one_file_and_an_edit_is_anoth
 
 def test_a_file_in_the_working_folder_does_not_take_a_packages_place(tmp_path: Path) -> None:
     (tmp_path / "hydra.py").write_text("raise SystemExit('the wrong hydra')")
-    script = "import sys; sys.path.remove(''); sys.argv = ['rsssl-run', '--cfg', 'job']; import rsssl.run; rsssl.run.main()"
+    script = (
+        "import sys; sys.path.remove(''); sys.argv = ['rsssl-run', '--cfg', 'job']; import rsssl.run; rsssl.run.main()"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "pretrain:" in done.stdout, done.stderr
 
 
-def test_a_sweep_over_methods_as_the_readme_types_it(rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path) -> None:
+def test_a_sweep_over_methods_as_the_readme_types_it(
+    rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path
+) -> None:
     """Four kinds of signal on 4-band imagery in one command: each pre-trains once, and leaves its pictures."""
-    rsssl_run(tmp_path / "store", tmp_path, "--multirun", "ssl=simclr,byol,jigsaw2x2,inpainting", "ts=5,20", "dataset=folder",
-              f"dataset.root={tiles}", *TINY, "pretrain.pictures=1", "hydra.sweep.dir=sweep")  # fmt: skip
+    rsssl_run(
+        tmp_path / "store",
+        tmp_path,
+        "--multirun",
+        "ssl=simclr,byol,jigsaw2x2,inpainting",
+        "ts=5,20",
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        *TINY,
+        "pretrain.pictures=1",
+        "hydra.sweep.dir=sweep",
+    )
     found = results(tmp_path / "sweep")
     assert sorted((r["ssl"], r["ts"]) for r in found) == [
         (name, ts) for name in ("byol", "inpainting", "jigsaw2x2", "simclr") for ts in (5, 20)

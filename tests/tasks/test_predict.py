@@ -62,7 +62,9 @@ def test_a_folder_of_images_with_bad_ones_among_them(workshop: Any, run_folder: 
         Image.fromarray(images[name]).save(tiles / name)
     (tiles / "broken.png").write_bytes(b"")
     write_geotiff(tiles / "sub" / "other.tif", np.zeros((4, 32, 32), np.uint8))
-    said = workshop.run(tmp_path, "task=predict", "images=tiles", f"checkpoint={run_folder}", "out=made.csv", "batch_size=5")
+    said = workshop.run(
+        tmp_path, "task=predict", "images=tiles", f"checkpoint={run_folder}", "out=made.csv", "batch_size=5"
+    )
     head, *body = rows(tmp_path / "made.csv")
     assert head == ["path", "class", "probability", *CLASSES]
     assert [row[0] for row in body] == sorted(images)
@@ -84,7 +86,9 @@ def test_a_list_of_paths_and_chosen_bands(workshop: Any, tmp_path: Path) -> None
     (tmp_path / "t").mkdir()
     write_geotiff(tmp_path / "t" / "a.tif", array)
     (tmp_path / "t" / "list.csv").write_text("id,path\n1,a.tif\n2,missing.tif\n3,a.tif\n")
-    workshop.run(tmp_path, "task=predict", "images=t/list.csv", f"checkpoint={run_folder}", "out=made.csv", "bands=[4,1]")
+    workshop.run(
+        tmp_path, "task=predict", "images=t/list.csv", f"checkpoint={run_folder}", "out=made.csv", "bands=[4,1]"
+    )
     body = rows(tmp_path / "made.csv")[1:]
     assert [row[0] for row in body] == ["a.tif", "a.tif"] and body[0] == body[1]
     with torch.inference_mode():
@@ -92,7 +96,9 @@ def test_a_list_of_paths_and_chosen_bands(workshop: Any, tmp_path: Path) -> None
     np.testing.assert_allclose([float(v) for v in body[0][3:]], expected.numpy(), atol=1e-4)
     assert [row[0] for row in rows(tmp_path / "made_unusable.csv")[1:]] == ["missing.tif"]
     (tmp_path / "t" / "list.txt").write_text("a.tif\n")
-    workshop.run(tmp_path, "task=predict", "images=t/list.txt", f"checkpoint={run_folder}", "out=made.csv", "bands=[4,1]")
+    workshop.run(
+        tmp_path, "task=predict", "images=t/list.txt", f"checkpoint={run_folder}", "out=made.csv", "bands=[4,1]"
+    )
     assert rows(tmp_path / "made.csv")[1:] == body[:1]
     assert not (tmp_path / "made_unusable.csv").exists()  # of the run before
 
@@ -135,7 +141,11 @@ def test_no_image_can_be_used(workshop: Any, run_folder: Path, tmp_path: Path) -
     command = ("task=predict", "images=tiles", f"checkpoint={run_folder}", "out=made.csv")
     for _ in range(2):
         text = workshop.run(tmp_path, *command, exits=2)
-        assert "none of the 2 images of tiles" in text and "a.tif: it has 4 bands, expected 3" in text and "Type images=" in text
+        assert (
+            "none of the 2 images of tiles" in text
+            and "a.tif: it has 4 bands, expected 3" in text
+            and "Type images=" in text
+        )
     assert "Traceback" not in text and len(rows(tmp_path / "made_unusable.csv")) == 3
     assert not (tmp_path / "made.csv").exists() and not (tmp_path / ".made.csv.parts").exists()
     text = workshop.run(tmp_path, *command, "bands=[0,1,2]", exits=2)
@@ -211,11 +221,25 @@ def test_the_accuracy_said_is_the_classifiers_own(workshop: Any, tmp_path: Path,
     for i, name in enumerate(CLASSES):
         (tmp_path / "tiles" / name).mkdir(parents=True)
         for j in range(40):
-            ramp = np.linspace(0, 40 * i, 32)[None, :, None] + draws.normal(100, 60, (32, 32, 3)) + draws.normal(0, 30, 3)
+            ramp = (
+                np.linspace(0, 40 * i, 32)[None, :, None] + draws.normal(100, 60, (32, 32, 3)) + draws.normal(0, 30, 3)
+            )
             Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8)).save(tmp_path / "tiles" / name / f"{j}.png")
-    workshop.run(tmp_path, "task=evaluate", "dataset=folder", f"dataset.root={tmp_path / 'tiles'}", "ssl=none", "ts=5",
-                 "backbone=resnet18", "backbone.name=resnet10t", "pretrain.image_size=32", f"evaluate={evaluate}", "tta=true",
-                 "baselines=false", "hydra.run.dir=run")  # fmt: skip
+    workshop.run(
+        tmp_path,
+        "task=evaluate",
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'tiles'}",
+        "ssl=none",
+        "ts=5",
+        "backbone=resnet18",
+        "backbone.name=resnet10t",
+        "pretrain.image_size=32",
+        f"evaluate={evaluate}",
+        "tta=true",
+        "baselines=false",
+        "hydra.run.dir=run",
+    )
     data = load({"name": "folder", "root": str(tmp_path / "tiles")}, Store(tmp_path / "store"), 1)
     classifier = read_classifier(tmp_path / "run" / CLASSIFIER)
     x = stored(data.pack, data.split.test, torch.device("cpu"))

@@ -85,4 +85,6 @@ def test_networks_that_differ_have_names_that_differ() -> None:
 
     assert name(64, 64) == name(64, 64, depths=1) == name(224, 600) == "resnet18"
     assert name(64, 64, depths=3) == "resnet18 depths=3"
-    assert name(32, 64, kwargs={"patch_size": 8, "global_pool": "avg"}) == "resnet18 global_pool=avg patch_size=8 at 32 px"
+    assert (
+        name(32, 64, kwargs={"patch_size": 8, "global_pool": "avg"}) == "resnet18 global_pool=avg patch_size=8 at 32 px"
+    )

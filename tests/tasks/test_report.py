@@ -47,11 +47,26 @@ def scores(accuracy: float, seed: int, classes: list[str] = CLASSES, per_class: 
 def write_run(folder: Path, **changes: Any) -> dict[str, Any]:
     """A results.json; `changes` replace its entries. Returns its content."""
     content = {
-        "task": "pipeline", "dataset": "eurosat_rgb", "ssl": "simclr", "backbone": "resnet18", "evaluate": "linear",
-        "ts": 5, "seed": 0, "protocol": "clean", "tta": False, "n_classes": 3, "n_train": 15, "n_test": 120,
-        "pretrain": PRETRAIN, "baselines": {}, "evaluation_seconds": 1.0, "versions": {}, "config_hash": "c",
-        "split_hash": "s" * 16, "finished": 1.7e9,
-    }  # fmt: skip
+        "task": "pipeline",
+        "dataset": "eurosat_rgb",
+        "ssl": "simclr",
+        "backbone": "resnet18",
+        "evaluate": "linear",
+        "ts": 5,
+        "seed": 0,
+        "protocol": "clean",
+        "tta": False,
+        "n_classes": 3,
+        "n_train": 15,
+        "n_test": 120,
+        "pretrain": PRETRAIN,
+        "baselines": {},
+        "evaluation_seconds": 1.0,
+        "versions": {},
+        "config_hash": "c",
+        "split_hash": "s" * 16,
+        "finished": 1.7e9,
+    }
     content |= {"oa": None}
     content |= changes
     if content["oa"] is None:
@@ -157,16 +172,24 @@ def test_rows_are_told_apart_by_what_differs_only(tmp_path: Path) -> None:
     write_run(tmp_path / "h", ssl="byol", pretrain=PRETRAIN | {"images": 6000, "epochs": 40, "artifact": "h" * 64})
     main([str(tmp_path), "--no-figures"])
     assert set(markdown_table(tmp_path)) == {
-        "simclr (on aid)", "simclr (on nwpu_resisc45)", "jigsaw", "marta (dddddddd)", "marta (eeeeeeee)", "none",
-        "byol (600 images, 10 epochs)", "byol (6,000 images, 40 epochs)",
-    }  # fmt: skip
+        "simclr (on aid)",
+        "simclr (on nwpu_resisc45)",
+        "jigsaw",
+        "marta (dddddddd)",
+        "marta (eeeeeeee)",
+        "none",
+        "byol (600 images, 10 epochs)",
+        "byol (6,000 images, 40 epochs)",
+    }
 
 
 def test_best_is_per_dataset_and_protocol(tmp_path: Path) -> None:
     for name, (dataset, protocol, oa) in {
-        "weak": ("aid", "clean", 0.5), "strong": ("aid", "clean", 0.7), "peeking": ("aid", "paper", 0.9),
+        "weak": ("aid", "clean", 0.5),
+        "strong": ("aid", "clean", 0.7),
+        "peeking": ("aid", "paper", 0.9),
         "elsewhere": ("ucmerced", "clean", 0.4),
-    }.items():  # fmt: skip
+    }.items():
         write_run(tmp_path / name, ssl=name, dataset=dataset, protocol=protocol, **(scores(0.5, 1) | {"oa": oa}))
     main([str(tmp_path), "--no-figures"])
     bold = {name: row["ts=5"].startswith("**") for name, row in markdown_table(tmp_path).items()}
@@ -309,8 +332,10 @@ def test_figures(sweep: tuple[Path, list[dict]], capsys: pytest.CaptureFixture) 
     assert main([str(folder)]) == 0
     names = ["label_efficiency.png", "confusion_eurosat_rgb.png", "confusion_my_data_x_.png"]
     assert [p.name for p in map(Path, capsys.readouterr().out.split()) if p.suffix == ".png"] == [
-        "label_efficiency.png", "confusion_eurosat_rgb.png", "confusion_my_data_x_.png",
-    ]  # fmt: skip
+        "label_efficiency.png",
+        "confusion_eurosat_rgb.png",
+        "confusion_my_data_x_.png",
+    ]
     for name in names:
         with Image.open(folder / name) as image:
             assert min(image.size) > 400

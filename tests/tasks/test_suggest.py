@@ -34,7 +34,9 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
         for i in range(20):
             noise = draw.integers(-25, 26, (32, 32, 1))
-            Image.fromarray(np.clip(np.array(hue) + noise, 0, 255).astype(np.uint8)).save(root / name / f"{name}-{i}.png")
+            Image.fromarray(np.clip(np.array(hue) + noise, 0, 255).astype(np.uint8)).save(
+                root / name / f"{name}-{i}.png"
+            )
     return root
 
 
@@ -87,7 +89,9 @@ def test_tiles_without_classes(suggest: Callable[..., str], flat: Path, tmp_path
         np.testing.assert_allclose(shown, np.asarray(Image.open(flat / path)).reshape(-1, 3).mean(0), atol=1.5)
 
 
-def test_what_has_its_label_is_left_out_by_one_process_or_two(suggest: Callable[..., str], flat: Path, tmp_path: Path) -> None:
+def test_what_has_its_label_is_left_out_by_one_process_or_two(
+    suggest: Callable[..., str], flat: Path, tmp_path: Path
+) -> None:
     paths = sorted(os.listdir(flat))[::5]
     labelled = tmp_path / "labelled.csv"
     labelled.write_text("\ufeffclass,path\n" + "".join(f"{p.split('-')[0]},./{p}\n" for p in paths))
@@ -103,8 +107,16 @@ def test_what_has_its_label_is_left_out_by_one_process_or_two(suggest: Callable[
 
 
 def test_class_folders_and_a_classifier(suggest: Callable[..., str], workshop, tiles: Path, tmp_path: Path) -> None:
-    workshop.run(tmp_path, "task=evaluate", "dataset=folder", f"dataset.root={tiles}", *NETWORK, "ts=2", "baselines=false",
-                 "hydra.run.dir=classifier")  # fmt: skip
+    workshop.run(
+        tmp_path,
+        "task=evaluate",
+        "dataset=folder",
+        f"dataset.root={tiles}",
+        *NETWORK,
+        "ts=2",
+        "baselines=false",
+        "hydra.run.dir=classifier",
+    )
     suggest(tmp_path, tiles, "suggest.by=margin", "suggest.n=9", "checkpoint=classifier")
     found = table(tmp_path / "run" / "suggest.csv")
     assert list(found[0]) == ["rank", "path", "score", "class", "probability"] and len({r["path"] for r in found}) == 9
@@ -121,7 +133,9 @@ def test_class_folders_and_a_classifier(suggest: Callable[..., str], workshop, t
     assert "suggest.n=49 asks for more images than the 48 without a label: type suggest.n=48 or less" in text
 
 
-@pytest.mark.parametrize("value", ["a b/c", "/a=b/c", "it's/x", 'q"x', "end\\", 'b\\"c', "/é/[x],{y}", "plain/x.csv", "/a$b"])
+@pytest.mark.parametrize(
+    "value", ["a b/c", "/a=b/c", "it's/x", 'q"x', "end\\", 'b\\"c', "/é/[x],{y}", "plain/x.csv", "/a$b"]
+)
 def test_what_to_type_next_can_be_typed(value: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -130,22 +144,29 @@ def test_what_to_type_next_can_be_typed(value: str) -> None:
     assert typed("out", "plain/x.csv") == "out=plain/x.csv"
 
 
-def test_the_next_command_is_quoted(
-    suggest: Callable[..., str], workshop, flat: Path, tmp_path: Path
-) -> None:
+def test_the_next_command_is_quoted(suggest: Callable[..., str], workshop, flat: Path, tmp_path: Path) -> None:
     (tmp_path / "my tiles").symlink_to(flat)
     text = suggest(tmp_path, flat, "dataset.root=my tiles", "suggest.n=2", "out=a list.csv")
     line = text.split("rsssl-run ")[-1].splitlines()[0]
-    assert shlex.split(line) == ["task=suggest", "dataset=folder", 'dataset.root="my tiles"', "ssl=none",
-                                 'suggest.labelled=ALL_LABELLED.csv']  # fmt: skip
+    assert shlex.split(line) == [
+        "task=suggest",
+        "dataset=folder",
+        'dataset.root="my tiles"',
+        "ssl=none",
+        "suggest.labelled=ALL_LABELLED.csv",
+    ]
 
 
 def test_another_sensor_is_refused() -> None:
-    own = SensorCard("s2", ("red", "nir"), "uint16", (0.0, 0.0), (3000.5, 4000.0), None, (0.4, 0.4), (0.2, 0.2), ("a",), (32, 32))
+    own = SensorCard(
+        "s2", ("red", "nir"), "uint16", (0.0, 0.0), (3000.5, 4000.0), None, (0.4, 0.4), (0.2, 0.2), ("a",), (32, 32)
+    )
     refuse_other_sensor(own, dataclasses.replace(own, bands=("Red", "NIR"), name="x"), "run")
     with pytest.raises(UserError, match=r"take uint16 and the card says uint8.*Type another checkpoint=DIR"):
         refuse_other_sensor(own, dataclasses.replace(own, dtype="uint8"), "run")
-    with pytest.raises(UserError, match=r"goes from 0 to 3000.5.*'dataset.valid_range=\[\[0.0,3000.5\],\[0.0,4000.0\]\]'"):
+    with pytest.raises(
+        UserError, match=r"goes from 0 to 3000.5.*'dataset.valid_range=\[\[0.0,3000.5\],\[0.0,4000.0\]\]'"
+    ):
         refuse_other_sensor(own, dataclasses.replace(own, high=(255.0, 4000.0)), "run")
     with pytest.raises(UserError, match=r"in another order.*'dataset.select=\[red,nir\]'"):
         refuse_other_sensor(own, dataclasses.replace(own, bands=("nir", "red"), high=(4000.0, 3000.5)), "run")
@@ -192,14 +213,21 @@ def test_a_sheet_has_pages_and_shows_numbers_of_any_range(tiles: Path, tmp_path:
         values[2, :8] = 3500  # the third band, red, on top
         write_geotiff(tmp_path / "scenes" / f"{i}.tif", values)
     bands = ["B02", "B03", "B04", "B08"]
-    packed: Pack = load({"name": "x", "root": str(tmp_path / "scenes"), "bands": bands, "valid_range": [0, 10000]},
-                        Store(tmp_path / "store"), 1).pack  # fmt: skip
+    packed: Pack = load(
+        {"name": "x", "root": str(tmp_path / "scenes"), "bands": bands, "valid_range": [0, 10000]},
+        Store(tmp_path / "store"),
+        1,
+    ).pack
     rows = np.arange(PAGE + 3) % 4
     files = contact_sheet(packed, rows, [[packed.paths[i] * 9] for i in rows], "a title " * 40, tmp_path / "sheet.png")
     assert [f.name for f in files] == ["sheet.png", "sheet-2.png"]
     sheet = np.asarray(Image.open(files[0]), int)
     x, y = corner(0, 1)
-    assert sheet[y + 10, x + SIDE // 2].tolist() == [255, 0, 0]  # the brightest number in red, the darkest in the others
+    assert sheet[y + 10, x + SIDE // 2].tolist() == [
+        255,
+        0,
+        0,
+    ]  # the brightest number in red, the darkest in the others
     assert sheet[y + SIDE - 10, x + SIDE // 2].tolist() == [0, 0, 0]
     greys = [sheet[y + SIDE - 10, corner(i, 1)[0] + SIDE // 2] for i in range(4)]
     assert all(len(set(g.tolist())) == 1 for g in greys) and [g[0] for g in greys] == sorted(g[0] for g in greys)
