@@ -192,7 +192,7 @@ def locate(cfg: DictConfig) -> None:
     """Raises UserError when the folder that the task reads is missing: said now, not after torch has been loaded."""
     if cfg.task._target_ in WITHOUT_DATASET:
         return
-    from rsssl.data import Dataset
+    from rsssl.data.dataset import Dataset
 
     fields = OmegaConf.to_container(cfg.dataset, resolve=True)
     assert isinstance(fields, dict)

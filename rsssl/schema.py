@@ -35,9 +35,9 @@ COMPILE = ("default", "reduce-overhead", "max-autotune")  # the modes of torch.c
 # OmegaConf resolves annotations at run time: `Optional` spelled as in Python 3.10 works, forward references do not.
 @dataclass
 class DatasetConfig:
-    """Where imagery lies and what its numbers mean; `rsssl.data.Dataset` takes these fields."""
+    """Where imagery lies and what its numbers mean; `rsssl.data.dataset.Dataset` takes these fields."""
 
-    _target_: str = "rsssl.data.Dataset"
+    _target_: str = "rsssl.data.dataset.Dataset"
     name: str = "folder"
     root: str | None = None
     classes: list[str] | None = None
@@ -60,7 +60,7 @@ class DatasetConfig:
 
 @dataclass
 class BackboneConfig:
-    _target_: str = "rsssl.models.build_backbone"
+    _target_: str = "rsssl.models.backbone.build_backbone"
     name: str = "resnet18"
     pretrained: bool = False
     weights: str | None = None

@@ -1,19 +1,29 @@
-"""Fixtures shared by all tests: where the real imagery is, and a private store for each test."""
+"""Fixtures shared by all tests: where the real imagery is, small made-up imagery, and processes for them."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[1]
+from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
+
+from rsssl.data.dataset import Dataset
+from rsssl.data.pack import Pack, pack
+from rsssl.data.raster import write_geotiff
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +90,123 @@ def workshop() -> Iterator[Workshop]:
     made = Workshop()
     yield made
     made.close()
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def root(tmp_path: Path, random: np.random.Generator) -> Path:
+    """Two classes of six good 32x32 RGB JPEGs."""
+    folder = tmp_path / "images"
+    for name in ("field", "water"):
+        (folder / name).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+@pytest.fixture
+def packed() -> Callable[..., Pack]:
+    """packed(root, **fields of the dataset): the pack of that folder, beside it."""
+
+    def make(root: Path, workers: int = 1, **fields: object) -> Pack:
+        dataset = Dataset("folder", root=str(root), **fields)  # type: ignore[arg-type]
+        return pack(dataset, root.parent / "pack", workers=workers, progress=False)
+
+    return make
+
+
+@pytest.fixture
+def tiffs(tmp_path: Path) -> Callable[..., Path]:
+    """tiffs(arrays (C, H, W), nodata): a folder of one class of GeoTIFFs."""
+
+    def make(arrays: list[np.ndarray], nodata: float | None = None) -> Path:
+        folder = tmp_path / "tiffs" / "one"
+        folder.mkdir(parents=True)
+        for i, array in enumerate(arrays):
+            write_geotiff(folder / f"{i}.tif", array, nodata=nodata)
+        return folder.parent
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 24 tiles of 16 x 16 pixels and 3 bands, told apart by their texture."""
+    root, rng = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16]
+    for name in ("stripes", "blobs", "noise"):
+        (root / name).mkdir()
+        for i in range(24):
+            phase = rng.uniform(0, 6.3, 2)
+            texture = {
+                "stripes": np.sin(x + phase[0]),
+                "blobs": np.sin(x / 3 + phase[0]) * np.sin(y / 3 + phase[1]),
+                "noise": rng.normal(size=(16, 16)),
+            }[name]
+            pixels = 120 + rng.uniform(30, 60, 3) * texture[..., None]
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def pack_of_tiles(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of their pack."""
+    folder = tmp_path_factory.mktemp("packed") / "pack"
+    pack(Dataset("folder", root=str(tiles)), folder, workers=1, progress=False)
+    return folder
+
+
+def environment_of(folder: Path, **more: str) -> dict[str, str]:
+    """For a command in that folder, with a store of its own."""
+    return (
+        os.environ
+        | {"PYTHONPATH": str(REPOSITORY), "RSSSL_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1"}
+        | more
+    )
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """torchrun(*arguments, options=[..], cwd=..): a real torchrun of rsssl.run; what is left of it is killed in the end."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(
+        *argv: str, options: Sequence[str] = (), cwd: Path = tmp_path, prefix: Sequence[str] = (), **env: str
+    ) -> Any:
+        cwd.mkdir(parents=True, exist_ok=True)
+        command = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, "-m", "rsssl.run", *argv]
+        begun.append(
+            subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=environment_of(cwd, **env),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """until(condition): waits for it, at most a minute and a half."""
+
+    def wait(condition: Callable[[], object], what: str = "it did not happen") -> None:
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.02)
+
+    return wait

@@ -94,7 +94,7 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_job() -> None:
 def test_a_users_own_folder_of_configs_joins_the_groups(tmp_path: Path) -> None:
     (tmp_path / "dataset").mkdir()
     (tmp_path / "augment").mkdir()
-    own = {"_target_": "rsssl.data.Dataset", "name": "mine", "root": str(tmp_path), "bands": ["pan"]}
+    own = {"_target_": "rsssl.data.dataset.Dataset", "name": "mine", "root": str(tmp_path), "bands": ["pan"]}
     (tmp_path / "dataset" / "mine.yaml").write_text(yaml.safe_dump(own))
     (tmp_path / "augment" / "mine.yaml").write_text((REPOSITORY / "conf/augment/d4.yaml").read_text())
     with Composer(tmp_path) as composer:

@@ -37,7 +37,7 @@ from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.loop import Fit
 from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.tracking import Tracker
-from rsssl.methods import Method
+from rsssl.methods.base import Method
 from rsssl.optim import Cosine, parameter_groups
 
 SMALL = {

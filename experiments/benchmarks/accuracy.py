@@ -173,8 +173,8 @@ def judged(
     import torch
 
     from rsssl.data.split import labelled_subset
-    from rsssl.evaluation import LinearProbe
     from rsssl.evaluation.features import CHUNK, Extractor
+    from rsssl.evaluation.probe import LinearProbe
 
     extract = Extractor(build, data.pack, size, mean, std, torch.device("cpu"))
 

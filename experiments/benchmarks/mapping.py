@@ -40,9 +40,9 @@ def classifier(folder: Path, name: str = "resnet18") -> Path:
     """A run folder with a network for 8 bands at 64 pixels and ten classes, of random weights: speed does not ask for more."""
     import torch
 
-    from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained
-    from rsssl.models import build_backbone
+    from rsssl.models.backbone import build_backbone
     from rsssl.models.card import SensorCard
+    from rsssl.networks.classifier import CLASSIFIER, LinearHead, Trained
 
     card = SensorCard(
         "tiles",
@@ -78,8 +78,8 @@ def opened(scene: Path, checkpoint: Path, fast: bool = False) -> tuple[Any, Any,
 
     from rsssl.geo.scene import Scene
     from rsssl.geo.windows import Layout
-    from rsssl.loading import open_classifier
-    from rsssl.tasks.mapper import Mapper
+    from rsssl.networks.load import open_classifier
+    from rsssl.networks.mapper import Mapper
 
     model = open_classifier(str(checkpoint))
     found = Scene(scene, model.card, adapt="moments", nodata=None)
@@ -180,7 +180,7 @@ def data_path(bench: Bench, scene: Path, checkpoint: Path) -> Iterator[Figure]:
     import numpy as np
     import torch
 
-    from rsssl.tasks.mapper import read_ahead
+    from rsssl.networks.mapper import read_ahead
 
     found, layout, mapper = opened(scene, checkpoint)
     n = layout.shape[0] * layout.shape[1]

@@ -43,11 +43,12 @@ def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str
     from omegaconf import OmegaConf
     from views import CONF
 
+    from rsssl.batch import Batch
     from rsssl.data.loader import Pool, PoolBatches, Source
     from rsssl.data.pack import Pack, mean_std
-    from rsssl.engine.loop import Batch, Fit, on_device
-    from rsssl.methods import SimCLR
-    from rsssl.models import build_backbone
+    from rsssl.engine.loop import Fit, on_device
+    from rsssl.methods.simclr import SimCLR
+    from rsssl.models.backbone import build_backbone
     from rsssl.optim import AdamW, Constant, parameter_groups
 
     torch.set_num_threads(threads)

@@ -28,7 +28,7 @@ def predict(who: str, n: int, batch: int, repeats: int, threads: int) -> dict[st
             calls = [knn_predict(part, bank, labels, CLASSES, K, TEMPERATURE)[:, 0] for part in x.split(batch)]
             return torch.cat(calls)
     else:
-        from rsssl.evaluation import KNN
+        from rsssl.evaluation.knn import KNN
 
         model = KNN(k=K, temperature=TEMPERATURE).fit(features, labels, CLASSES, seed=0)
 

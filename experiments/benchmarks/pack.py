@@ -91,7 +91,7 @@ def figure(
 
 def packing(bench: Bench, root: Path, **fields: Any) -> float:
     """Seconds of one pack, made from nothing."""
-    from rsssl.data import Dataset
+    from rsssl.data.dataset import Dataset
     from rsssl.data.pack import pack
 
     folder = bench.scratch / "packed"

@@ -77,7 +77,7 @@ def axes(grid: Grid, ts: int) -> int:
 def solve(grid: Grid, scales: tuple[int, ...], strengths: tuple[float, ...]) -> dict[int, Any]:
     import torch
 
-    from rsssl.evaluation import fit_linear
+    from rsssl.evaluation.linear import fit_linear
 
     return {
         ts: fit_linear(grid.x[ts], grid.y[ts], strengths, tolerance=TOLERANCE, dtype=torch.float32) for ts in scales
@@ -149,7 +149,7 @@ def prepare(bench: Bench, scales: tuple[int, ...]) -> Grid:
     """The labelled subsets, nested for a seed as the split draws them, standardised as the product does."""
     import torch
 
-    from rsssl.evaluation import Standardise
+    from rsssl.evaluation.standardise import Standardise
 
     pool, test = (20, 20) if bench.quick else (CLASS_POOL, CLASS_TEST)
     features, labels = untrained(bench.data / "EuroSAT_RGB", pool + test)  # class by class
@@ -177,7 +177,7 @@ def untrained(root: Path, per_class: int) -> tuple[Any, Any]:
     import torch
     from PIL import Image
 
-    from rsssl.models import build_backbone
+    from rsssl.models.backbone import build_backbone
 
     model = build_backbone("resnet18", 3, seed=0).eval()
     folders = sorted(p for p in root.iterdir() if p.is_dir())

@@ -31,8 +31,8 @@ def compare(bench: Bench, pack: Any, size: int, views: int, steps: int) -> Figur
     from rsssl.data.loader import Pool, PoolBatches, Source
     from rsssl.data.pack import mean_std
     from rsssl.engine.loop import Fit, on_device
-    from rsssl.methods import SimCLR
-    from rsssl.models import build_backbone
+    from rsssl.methods.simclr import SimCLR
+    from rsssl.models.backbone import build_backbone
     from rsssl.optim import AdamW, Constant, parameter_groups
 
     device = torch.device("cpu")
@@ -78,7 +78,7 @@ def macs(size: int) -> float:
     import torch
     from torch import nn
 
-    from rsssl.models import build_backbone
+    from rsssl.models.backbone import build_backbone
 
     total = 0.0
 

@@ -38,7 +38,7 @@ def packed(data: Path, scratch: Path, name: str) -> tuple[Any, float]:
     """(the pack of a dataset of `conf/dataset`, the seconds it took), made once a process."""
     from omegaconf import OmegaConf
 
-    from rsssl.data import Dataset
+    from rsssl.data.dataset import Dataset
     from rsssl.data.pack import pack
 
     fields = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")

@@ -23,8 +23,8 @@ from rsssl.data.raster import write_geotiff
 from rsssl.data.synthetic import CRS, GSD, scene
 from rsssl.geo.scene import Scene
 from rsssl.geo.windows import Blender, Layout
-from rsssl.loading import open_classifier
-from rsssl.tasks.mapper import Mapper, read_ahead
+from rsssl.networks.load import open_classifier
+from rsssl.networks.mapper import Mapper, read_ahead
 
 WAYS = ((32, False), (32, True))  # stride, fully convolutional
 PATCHES = (128, 256, 512)

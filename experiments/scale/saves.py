@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rsssl.engine.checkpoint import Checkpoints
-from rsssl.models import build_backbone
+from rsssl.models.backbone import build_backbone
 
 
 def state_of(name: str) -> tuple[int, dict[str, Any]]:

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from rsssl import rng
 from rsssl.compose import Composer, composed
+from rsssl.data.prepared import Data, load
 from rsssl.data.split import labelled_subset
 from rsssl.engine.store import Store
 from rsssl.evaluation.probe import LinearProbe
 from rsssl.evaluation.suggest import coverage, margin, typicality
 from rsssl.tasks.common import plain
-from rsssl.tasks.data import Data, load
 from rsssl.tasks.evaluate import Job, feature_bank
 from rsssl.tasks.weights import resolve
 

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from rsssl import rng
+from rsssl.batch import Batch
 from rsssl.data.pack import Pack
 from rsssl.data.places import Partners
 from rsssl.engine import memory
 from rsssl.engine.distributed import share, world_size
-from rsssl.engine.loop import Batch
 from rsssl.errors import UserError
 
 if TYPE_CHECKING:

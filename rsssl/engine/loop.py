@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from rsssl.batch import Batch
 from rsssl.engine import checkpoint, distributed, replay
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.monitor import CollapseMonitor
@@ -30,23 +31,6 @@ log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
 MONITORED = 512  # rows of the embedding that the collapse monitor looks at
 SCORE = "probe_oa"  # what tells how good a checkpoint is, where it is measured
-
-
-@dataclass
-class Batch:
-    """One step's input: views (V, B, C, S, S) float32, standardised, of the same B images.
-
-    local: the small views (L, B, C, s, s) of a multi-crop augmentation. key: of the random numbers that a method draws.
-    places: (B,) the place that each image shows, where odd views show another image of it.
-    """
-
-    ids: Tensor
-    epoch: int
-    views: Tensor
-    labels: Tensor | None = None
-    local: Tensor | None = None
-    key: int = 0
-    places: Tensor | None = None
 
 
 class Batches(Protocol):

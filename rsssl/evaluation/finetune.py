@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsssl.augment import prepare, symmetries
+from rsssl.batch import Batch
 from rsssl.data.loader import stored
 from rsssl.data.pack import Pack
-from rsssl.engine.loop import Batch, Batches, Fit, autocast
+from rsssl.engine.loop import Batches, Fit, autocast
 
 
 @dataclass(frozen=True)

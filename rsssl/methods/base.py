@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rsssl.engine.loop import Batch
+from rsssl.batch import Batch
 from rsssl.errors import UserError
 from rsssl.rng import fold, uniform
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rsssl.engine.loop import Batch
+from rsssl.batch import Batch
 from rsssl.methods.base import Method
 from rsssl.methods.losses import negative_cosine
-from rsssl.models import MovingAverage, projector
+from rsssl.models.ema import MovingAverage
+from rsssl.models.heads import projector
 
 
 class BYOL(Method):

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsssl.batch import Batch
 from rsssl.engine.distributed import gather
-from rsssl.engine.loop import Batch
 from rsssl.methods.base import Method
 from rsssl.methods.losses import full_precision
 from rsssl.methods.prototypes import Prototypes
-from rsssl.models import MovingAverage
+from rsssl.models.ema import MovingAverage
 
 
 @full_precision

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsssl.engine.loop import Batch
+from rsssl.batch import Batch
 from rsssl.methods import tiles
 from rsssl.methods.base import Method, need
 from rsssl.methods.permutations import puzzle_orders
-from rsssl.models import patch_side, projector
+from rsssl.models.heads import projector
+from rsssl.models.maps import patch_side
 
 
 class Jigsaw(Method):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rsssl.engine.loop import Batch
+from rsssl.batch import Batch
 from rsssl.methods.base import Method, need
 from rsssl.methods.losses import full_precision
 from rsssl.methods.masks import random_order
-from rsssl.models import in_chans
+from rsssl.models.maps import in_chans
 
 
 @full_precision

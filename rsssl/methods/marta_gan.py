@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsssl.batch import Batch
 from rsssl.engine.distributed import gather
-from rsssl.engine.loop import Batch
 from rsssl.methods.base import Method, need
-from rsssl.models import in_chans
+from rsssl.models.maps import in_chans
 
 RANGE = 3.0  # generated values lie within that many standard deviations of the bands' means
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rsssl.batch import Batch
 from rsssl.engine.distributed import gather, rank
-from rsssl.engine.loop import Batch
 from rsssl.methods.base import Method
 from rsssl.methods.losses import info_nce
 from rsssl.methods.queue import Queue
-from rsssl.models import MovingAverage, projector
+from rsssl.models.ema import MovingAverage
+from rsssl.models.heads import projector
 
 
 class MoCoV2(Method):

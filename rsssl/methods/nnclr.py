@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsssl.batch import Batch
 from rsssl.engine.distributed import gather, rank
-from rsssl.engine.loop import Batch
 from rsssl.methods.base import Method
 from rsssl.methods.losses import full_precision, info_nce
 from rsssl.methods.queue import Queue
-from rsssl.models import projector
+from rsssl.models.heads import projector
 
 
 class NNCLR(Method):

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsssl.engine.loop import Batch
+from rsssl.batch import Batch
 from rsssl.methods import tiles
 from rsssl.methods.base import Method, need
-from rsssl.models import patch_side, projector
+from rsssl.models.heads import projector
+from rsssl.models.maps import patch_side
 
 GRID, MIDDLE, AROUND = 3, 4, (0, 1, 2, 3, 5, 6, 7, 8)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rsssl.methods.base import Method, need
-from rsssl.models import Decoder, backbone_maps, feature_maps, in_chans
+from rsssl.models.decoder import Decoder
+from rsssl.models.maps import backbone_maps, feature_maps, in_chans
 
 
 class Restoration(Method):

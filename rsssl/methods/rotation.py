@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsssl.engine.loop import Batch
+from rsssl.batch import Batch
 from rsssl.methods.base import Method
 
 

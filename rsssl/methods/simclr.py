@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from rsssl.batch import Batch
 from rsssl.engine.distributed import gather
-from rsssl.engine.loop import Batch
 from rsssl.methods.base import Method
 from rsssl.methods.losses import nt_xent
-from rsssl.models import projector
+from rsssl.models.heads import projector
 
 
 class SimCLR(Method):

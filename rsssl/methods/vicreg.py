@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsssl.batch import Batch
 from rsssl.engine.distributed import gather
-from rsssl.engine.loop import Batch
 from rsssl.methods.base import Method
 from rsssl.methods.losses import full_precision
-from rsssl.models import projector
+from rsssl.models.heads import projector
 
 
 @full_precision

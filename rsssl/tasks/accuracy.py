@@ -18,8 +18,8 @@ from rsssl.evaluation.metrics import scores
 from rsssl.geo.class_map import ClassMap
 from rsssl.geo.good_practice import Z95, Estimate, estimate
 from rsssl.geo.reference import Samples, compare
+from rsssl.report.tables import NONE, to_csv
 from rsssl.tasks.common import run_folder, save_config
-from rsssl.tasks.tables import NONE, to_csv
 
 log = logging.getLogger(__name__)
 

@@ -78,6 +78,20 @@ def plain(node: Any) -> dict[str, Any]:
     return {str(k): v for k, v in content.items()}
 
 
+def canonical(node: Any) -> Any:
+    """A config without the files that our own classes lie in: moving a class to another file does not change what it computes."""
+    if isinstance(node, list):
+        return [canonical(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    content = {k: canonical(v) for k, v in node.items()}
+    target = content.get("_target_")
+    if isinstance(target, str) and target.startswith("rsssl."):
+        room, name = target.split(".")[1], target.rpartition(".")[2]
+        content["_target_"] = f"rsssl.{room}.{name}"
+    return content
+
+
 def own_code(node: Any) -> dict[str, str]:
     """The classes named by `_target_` that are the user's own, with a hash of their file: an edit is another method."""
     if isinstance(node, dict):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rsssl import rng
 from rsssl.data.loader import Pool, PoolBatches, Source
+from rsssl.data.prepared import Data, load, need_labels
 from rsssl.data.split import labelled_subset
 from rsssl.engine.distributed import broadcast
 from rsssl.engine.files import write_json
@@ -24,21 +25,17 @@ from rsssl.engine.loop import on_device, pick_device
 from rsssl.engine.ranks import alone, rank
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
-from rsssl.evaluation import (
-    KNN,
-    LinearProbe,
-    PaperHead,
-    confusion,
-    image_statistics,
-    scores,
-)
-from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained, head_of
 from rsssl.evaluation.features import Extractor, FeatureBank
 from rsssl.evaluation.finetune import Classifier, predict, train_classifier
+from rsssl.evaluation.knn import KNN
+from rsssl.evaluation.metrics import confusion, scores
+from rsssl.evaluation.paper_head import PaperHead
+from rsssl.evaluation.probe import LinearProbe
+from rsssl.evaluation.statistics import image_statistics
+from rsssl.networks.classifier import CLASSIFIER, LinearHead, Trained, head_of
 from rsssl.optim import parameter_groups
 from rsssl.schema import train_scale
 from rsssl.tasks.common import config_hash, group_name, option, plain, run_folder, save_config, versions
-from rsssl.tasks.data import Data, load, need_labels
 from rsssl.tasks.names import from_scratch, is_network, method_name, network_name
 from rsssl.tasks.weights import Weights, find_checkpoint, kept, resolve, untrained
 

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from rsssl.engine.ranks import rank
 from rsssl.engine.store import Store
-from rsssl.evaluation.exported import ONNX, PROGRAM, refuse_existing, write_exported
-from rsssl.loading import open_network
+from rsssl.networks.exported import ONNX, PROGRAM, refuse_existing, write_exported
+from rsssl.networks.load import open_network
 
 log = logging.getLogger(__name__)
 

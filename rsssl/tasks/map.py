@@ -23,15 +23,15 @@ from rsssl.engine.parts import Parts, alone_at
 from rsssl.engine.ranks import rank
 from rsssl.engine.store import digest
 from rsssl.errors import UserError
-from rsssl.evaluation.classifier import SceneClassifier
 from rsssl.geo.area import Areas, write_areas
 from rsssl.geo.product import Product
 from rsssl.geo.scene import Scene
 from rsssl.geo.style import palette, write_preview, write_qml
 from rsssl.geo.windows import CHUNK, Blended, Blender, Classified, Layout
-from rsssl.loading import open_classifier
+from rsssl.networks.classifier import SceneClassifier
+from rsssl.networks.load import open_classifier
+from rsssl.networks.mapper import Mapper, read_ahead
 from rsssl.tasks.common import versions
-from rsssl.tasks.mapper import Mapper, read_ahead
 
 log = logging.getLogger(__name__)
 

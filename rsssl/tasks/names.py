@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from rsssl.evaluation import NetworkTraining
+from rsssl.evaluation.finetune import NetworkTraining
 from rsssl.tasks.common import group_name
 from rsssl.tasks.pretrain import LARGEST
 from rsssl.tasks.weights import Weights

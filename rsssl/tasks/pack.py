@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from omegaconf import DictConfig
 
+from rsssl.data.prepared import load
 from rsssl.engine.store import Store
 from rsssl.tasks.common import plain
-from rsssl.tasks.data import load
 
 
 def run(cfg: DictConfig) -> None:

@@ -31,10 +31,10 @@ from rsssl.engine.parts import Parts, alone_at
 from rsssl.engine.ranks import rank
 from rsssl.engine.store import digest
 from rsssl.errors import UserError
-from rsssl.evaluation.classifier import SceneClassifier
 from rsssl.geo.bands import choose
-from rsssl.loading import open_classifier
 from rsssl.models.card import SensorCard
+from rsssl.networks.classifier import SceneClassifier
+from rsssl.networks.load import open_classifier
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from rsssl import rng
 from rsssl.augment import prepare
 from rsssl.data.loader import Pool, PoolBatches, Source, stored
 from rsssl.data.places import Partners, class_folders, place_names
+from rsssl.data.prepared import Data, load, pretraining_configs, statistics
 from rsssl.engine import distributed
 from rsssl.engine.batch_norm import over_all_ranks
 from rsssl.engine.checkpoint import Checkpoints
@@ -26,16 +27,17 @@ from rsssl.engine.files import sha256, write_json
 from rsssl.engine.loop import Fit, on_device, pick_device
 from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.ranks import alone
+from rsssl.engine.resume import resumed
 from rsssl.engine.store import Artifact, Store, digest
 from rsssl.errors import UserError
-from rsssl.methods import Method
-from rsssl.models import patch_side, recalibrate, save_backbone
+from rsssl.evaluation.online_probe import OnlineProbe
+from rsssl.methods.base import Method
+from rsssl.models.backbone import save_backbone
+from rsssl.models.batch_norm import recalibrate
+from rsssl.models.maps import patch_side
 from rsssl.optim import parameter_groups
-from rsssl.tasks.common import group_name, keep_metrics, own_code, run_folder, save_config
-from rsssl.tasks.data import Data, load, pretraining_configs, statistics
-from rsssl.tasks.pictures import Pictures
-from rsssl.tasks.probe import OnlineProbe
-from rsssl.tasks.resume import resumed
+from rsssl.report.pictures import Pictures
+from rsssl.tasks.common import canonical, group_name, keep_metrics, own_code, run_folder, save_config
 
 log = logging.getLogger(__name__)
 VERSION = 2  # raised when a change of the code changes what the same inputs train to
@@ -84,7 +86,7 @@ def plan(cfg: DictConfig, store: Store) -> Pretraining:
         "data": [{"name": d.pack.card.name, "pixels": d.pack.fingerprint, "split": d.split.hash} for d in parts],
         "pretrain": settings | {"image_size": size, "lr": lr},
         **{
-            g: OmegaConf.to_container(cfg[g], resolve=True)
+            g: canonical(OmegaConf.to_container(cfg[g], resolve=True))
             for g in ("ssl", "augment", "optimizer", "schedule", "backbone")
         },
     }

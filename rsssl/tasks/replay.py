@@ -16,9 +16,10 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from rsssl.batch import Batch
 from rsssl.engine import checkpoint
 from rsssl.engine.files import write_json
-from rsssl.engine.loop import Batch, autocast, seed_dropout
+from rsssl.engine.loop import autocast, seed_dropout
 from rsssl.engine.ranks import world_size
 from rsssl.engine.replay import Failure, not_finite
 from rsssl.engine.store import Store

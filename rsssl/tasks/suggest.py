@@ -15,20 +15,20 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from rsssl.data.loader import stored
+from rsssl.data.prepared import Data, load
 from rsssl.engine.files import write_atomic
 from rsssl.engine.loop import autocast, on_device, pick_device
 from rsssl.engine.ranks import rank
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
-from rsssl.evaluation.classifier import SceneClassifier
 from rsssl.evaluation.features import FeatureBank
 from rsssl.evaluation.suggest import coverage, margin, refuse_too_many, typicality
-from rsssl.loading import open_classifier
 from rsssl.models.card import SensorCard
-from rsssl.models.sensor import differences
+from rsssl.networks.classifier import SceneClassifier
+from rsssl.networks.load import open_classifier
+from rsssl.networks.sensor import differences
+from rsssl.report.contact_sheet import contact_sheet
 from rsssl.tasks.common import plain, run_folder, save_config
-from rsssl.tasks.contact_sheet import contact_sheet
-from rsssl.tasks.data import Data, load
 from rsssl.tasks.evaluate import FEATURES_VERSION, Job, feature_bank
 from rsssl.tasks.weights import find_checkpoint, resolve
 

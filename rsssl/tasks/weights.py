@@ -12,13 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
+from rsssl.data.prepared import Data
 from rsssl.engine.files import sha256
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
-from rsssl.loading import find_weights
-from rsssl.models import describe_backbone, read_backbone, save_backbone
-from rsssl.tasks.common import plain
-from rsssl.tasks.data import Data
+from rsssl.models.backbone import describe_backbone, read_backbone, save_backbone
+from rsssl.networks.load import find_weights
+from rsssl.tasks.common import canonical, plain
 from rsssl.tasks.pretrain import WEIGHTS, pretrain, view_size
 
 NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
@@ -74,7 +74,7 @@ def untrained(cfg: DictConfig, data: Data, random: bool, like: Weights | None = 
     start = plain(cfg.backbone) | ({"pretrained": False, "weights": None} if random else {})
     if like:
         start |= like.backbone
-    inputs: dict[str, Any] = {"backbone": start, "seed": cfg.pretrain.seed, "bands": data.pack.card.n_bands}
+    inputs: dict[str, Any] = {"backbone": canonical(start), "seed": cfg.pretrain.seed, "bands": data.pack.card.n_bands}
     if start["weights"]:
         inputs["file"] = sha256(Path(start["weights"]).expanduser().read_bytes())
     size = like.size if like else view_size(cfg, [data])

@@ -41,7 +41,7 @@ def test_short_commented_and_typed(name: str) -> None:
     if name == "nr":
         assert values["defaults"][0] == "nwpu_resisc45"
         return
-    assert values.pop("_target_") == "rsssl.data.Dataset" and values["name"] == name
+    assert values.pop("_target_") == "rsssl.data.dataset.Dataset" and values["name"] == name
     assert set(values) <= {f.name for f in dataclasses.fields(Dataset)}
     Dataset(**values)
 

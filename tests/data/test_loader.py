@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rsssl.augment import Symmetry, Views, prepare
-from rsssl.data import Dataset
+from rsssl.data.dataset import Dataset
 from rsssl.data.loader import Pool, PoolBatches, Source, prefetched, signed, widened
 from rsssl.data.pack import Pack, pack
 from rsssl.errors import UserError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rsssl import rng
 from rsssl.augment import Local, RandomAreaCrop, Symmetry, Views
-from rsssl.data import Dataset
+from rsssl.data.dataset import Dataset
 from rsssl.data.loader import Pool, PoolBatches, Source
 from rsssl.data.pack import Pack, pack
 from rsssl.data.places import Partners, class_folders, place_names

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rsssl.batch import Batch
 from rsssl.engine.checkpoint import Checkpoints
-from rsssl.engine.loop import Batch, Fit, pick_device
+from rsssl.engine.loop import Fit, pick_device
 from rsssl.engine.tracking import Tracker, read_metrics
 from rsssl.errors import UserError
 from rsssl.optim import AdamW, Cosine, parameter_groups

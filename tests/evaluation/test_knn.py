@@ -9,7 +9,8 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from rsssl.evaluation import KNN, knn
+from rsssl.evaluation import knn
+from rsssl.evaluation.knn import KNN
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from rsssl.evaluation import fit_linear
-from rsssl.evaluation.linear import LinearFit, principal_axes
+from rsssl.evaluation.linear import LinearFit, fit_linear, principal_axes
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 

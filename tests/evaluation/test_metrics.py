@@ -63,5 +63,5 @@ def test_refuses_what_it_cannot_score() -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys; from rsssl.evaluation import confusion, metrics; assert 'torch' not in sys.modules"
+    code = "import sys; from rsssl.evaluation import metrics; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rsssl.errors import UserError
-from rsssl.evaluation import LinearProbe, Standardise
-from rsssl.evaluation.probe import deal_folds
+from rsssl.evaluation.probe import LinearProbe, deal_folds
+from rsssl.evaluation.standardise import Standardise
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 

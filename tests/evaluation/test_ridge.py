@@ -9,7 +9,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from rsssl.evaluation import RidgeProbe, Standardise
+from rsssl.evaluation.ridge import RidgeProbe
+from rsssl.evaluation.standardise import Standardise
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsssl.evaluation import image_statistics, statistics
+from rsssl.evaluation import statistics
+from rsssl.evaluation.statistics import image_statistics
 from rsssl.models.card import SensorCard
 
 CARD = SensorCard(

@@ -11,15 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rsssl.engine.loop import Batch
+from rsssl.batch import Batch
 from rsssl.errors import UserError
-from rsssl.methods import DINO, NNCLR, MartaGAN, MoCoV2, masks, tiles
+from rsssl.methods import masks, tiles
+from rsssl.methods.dino import DINO
 from rsssl.methods.jigsaw import Jigsaw
+from rsssl.methods.marta_gan import MartaGAN
+from rsssl.methods.moco_v2 import MoCoV2
+from rsssl.methods.nnclr import NNCLR
 from rsssl.methods.permutations import generate, multiply, puzzle_orders
 from rsssl.methods.prototypes import Prototypes, sinkhorn
 from rsssl.methods.queue import Queue
 from rsssl.methods.rotation import all_turns
-from rsssl.models import MovingAverage, build_backbone
+from rsssl.models.backbone import build_backbone
+from rsssl.models.ema import MovingAverage
 
 
 def test_a_moving_average_follows_its_source() -> None:

@@ -10,10 +10,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rsssl.engine.loop import Batch
-from rsssl.methods import SimCLR, losses
+from rsssl.batch import Batch
+from rsssl.methods import losses
 from rsssl.methods.losses import nt_xent
-from rsssl.models import build_backbone
+from rsssl.methods.simclr import SimCLR
+from rsssl.models.backbone import build_backbone
 
 
 def by_hand(z: np.ndarray, temperature: float) -> float:

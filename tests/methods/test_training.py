@@ -18,12 +18,12 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from rsssl.compose import Composer, composed
-from rsssl.data import Dataset
+from rsssl.data.dataset import Dataset
 from rsssl.data.loader import Pool, PoolBatches, Source
 from rsssl.data.pack import Pack, pack
 from rsssl.engine.monitor import effective_rank, embedding_std
 from rsssl.groups import group_options
-from rsssl.methods import Method
+from rsssl.methods.base import Method
 from rsssl.optim import parameter_groups
 from rsssl.tasks.common import plain
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rsssl.errors import UserError
-from rsssl.models import build_backbone, read_backbone, save_backbone
+from rsssl.models.backbone import build_backbone, read_backbone, save_backbone
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "backbone"
 FEATURES = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsssl.models import projector
+from rsssl.models.heads import projector
 
 
 def test_the_papers_head() -> None:

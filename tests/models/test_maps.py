@@ -8,16 +8,10 @@ import pytest
 import torch
 
 from rsssl.errors import UserError
-from rsssl.models import (
-    Decoder,
-    backbone_maps,
-    build_backbone,
-    feature_maps,
-    in_chans,
-    read_backbone,
-    recalibrate,
-    save_backbone,
-)
+from rsssl.models.backbone import build_backbone, read_backbone, save_backbone
+from rsssl.models.batch_norm import recalibrate
+from rsssl.models.decoder import Decoder
+from rsssl.models.maps import backbone_maps, feature_maps, in_chans
 
 STRIDES = {
     "resnet10t": [2, 4, 8, 16, 32],
@@ -114,7 +108,7 @@ def test_recalibrated_statistics_are_those_of_the_images() -> None:
 
 
 def test_layers_that_a_restoring_method_would_not_train_are_refused() -> None:
-    from rsssl.methods import Inpainting
+    from rsssl.methods.inpainting import Inpainting
 
     with pytest.raises(UserError, match=r"backbone\.depths=2"):
         Inpainting(build_backbone("efficientnet_b0", 3))

@@ -15,8 +15,8 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from rsssl.errors import UserError
-from rsssl.models import build_backbone, load_weights
-from rsssl.models.weights import adapt_bands, read_state
+from rsssl.models.backbone import build_backbone
+from rsssl.models.weights import adapt_bands, load_weights, read_state
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from rsssl.models import build_backbone
+from rsssl.models.backbone import build_backbone
 from rsssl.optim import LARS, parameter_groups
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "optimizer"

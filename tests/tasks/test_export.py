@@ -16,7 +16,7 @@ from PIL import Image
 
 import rsssl
 from rsssl.errors import UserError
-from rsssl.loading import find_weights, open_classifier
+from rsssl.networks.load import find_weights, open_classifier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

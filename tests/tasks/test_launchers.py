@@ -123,7 +123,7 @@ def test_a_pre_empted_job_is_put_back_into_the_queue_and_goes_on_from_its_checkp
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     (tmp_path / "my" / "ssl").mkdir(parents=True)
     recipe = (REPOSITORY / "conf" / "ssl" / "simclr.yaml").read_text()
-    (tmp_path / "my" / "ssl" / "mine.yaml").write_text(recipe.replace("rsssl.methods.SimCLR", "my_method.Mine"))
+    (tmp_path / "my" / "ssl" / "mine.yaml").write_text(recipe.replace("rsssl.methods.simclr.SimCLR", "my_method.Mine"))
     (tmp_path / "my" / "my_method.py").write_text(METHOD)
     launch = ["--multirun", "--config-dir", "my", "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep"]
     mine = ["ssl=mine", "pretrain.dataset=folder", f"pretrain.root={tiles}"]

@@ -16,10 +16,10 @@ import torch
 from filelock import FileLock
 
 from rsssl.data.raster import import_gdal, write_geotiff
-from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
 from rsssl.geo.windows import kernel
-from rsssl.models import build_backbone
+from rsssl.models.backbone import build_backbone
 from rsssl.models.card import SensorCard
+from rsssl.networks.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
 
 pytest.importorskip("osgeo")
 RGB = ("red", "green", "blue")

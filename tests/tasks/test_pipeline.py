@@ -131,7 +131,7 @@ def test_a_sweep_pre_trains_once_and_leaves_a_table(rsssl_run: Callable[..., str
     assert "knn" in taken and results(tmp_path / "knn")[0]["evaluate"] == "knn"
 
     report = subprocess.run(
-        [sys.executable, "-m", "rsssl.tasks.report", "sweep"],
+        [sys.executable, "-m", "rsssl.report.command", "sweep"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -265,7 +265,7 @@ def test_the_validation_protocol_keeps_the_test_set_closed(
 
 METHOD = """
 from torch import nn
-from rsssl.methods import Method
+from rsssl.methods.base import Method
 
 class Mine(Method):
     def __init__(self, backbone, weight: float = 1.0):

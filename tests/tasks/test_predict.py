@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 from rsssl.data.loader import stored
+from rsssl.data.prepared import load
 from rsssl.data.raster import write_geotiff
 from rsssl.engine.store import Store
-from rsssl.evaluation import confusion
-from rsssl.evaluation.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
-from rsssl.models import build_backbone
+from rsssl.evaluation.metrics import confusion
+from rsssl.models.backbone import build_backbone
 from rsssl.models.card import SensorCard
-from rsssl.tasks.data import load
+from rsssl.networks.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
 
 CLASSES = ("field", "town, old", "water")
 

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from rsssl.data.pack import Pack
+from rsssl.data.prepared import load
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
-from rsssl.tasks.contact_sheet import COLUMNS, EDGE, GAP, HEAD, LINE, PAGE, SIDE, contact_sheet
-from rsssl.tasks.data import load
+from rsssl.report.contact_sheet import COLUMNS, EDGE, GAP, HEAD, LINE, PAGE, SIDE, contact_sheet
 from rsssl.tasks.suggest import refuse_other_sensor, typed
 
 NETWORK = ["ssl=none", "backbone=resnet18", "backbone.name=resnet10t", "pretrain.image_size=32"]

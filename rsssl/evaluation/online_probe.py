@@ -1,0 +1,52 @@
+"""The online probe: how well a few labels separate the pool's features while pre-training. It is logged and chooses nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from rsssl import rng
+from rsssl.data.prepared import Data
+from rsssl.evaluation.features import Extractor
+from rsssl.evaluation.ridge import RidgeProbe
+
+IMAGES = 1000
+
+
+class OnlineProbe:
+    """Ridge classification of one half of a slice of the pool from the other half; the test set is not touched.
+
+    Args:
+        backbone: the network in training; it is put back into training mode by the loop.
+        data: the dataset whose pool is looked at; without labels the probe is not `usable`.
+        size, mean, std: as the evaluation will see images.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        data: Data,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
+        labels = data.pack.labels
+        pool = data.split.pool[labels[data.split.pool] >= 0]
+        order = rng.permutation(rng.fold("online probe", data.split.hash), len(pool))
+        rows = pool[order[:IMAGES]]
+        self.fit_rows, self.test_rows = np.sort(rows[::2]), np.sort(rows[1::2])
+        self.usable = len(self.test_rows) >= 10 and len(np.unique(labels[rows])) > 1
+        self.labels, self.n_classes = labels, len(data.pack.card.classes)
+        self.extract = Extractor(lambda: backbone, data.pack, size, mean, std, device)
+
+    def __call__(self, step: int = 0) -> dict[str, float]:
+        """{"probe_oa": overall accuracy in 0..1}."""
+        fit, test = self._features(self.fit_rows), self._features(self.test_rows)
+        probe = RidgeProbe().fit(fit, torch.from_numpy(self.labels[self.fit_rows]), self.n_classes, seed=0)
+        found = probe.scores(test).argmax(1).numpy()
+        return {"probe_oa": float((found == self.labels[self.test_rows]).mean())}
+
+    def _features(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.cat([self.extract(rows[i : i + 250]).float().cpu() for i in range(0, len(rows), 250)])

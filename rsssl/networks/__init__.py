@@ -1,0 +1,1 @@
+"""Trained networks: how they are kept, loaded, exported and put to work on a scene."""

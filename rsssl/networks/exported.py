@@ -1,0 +1,203 @@
+"""Exported folders: a classifier or a backbone with everything that is needed to use it anywhere, and their checksums.
+
+model.safetensors   the network, by timm's names; the classifier's layer among them where timm's model has one for it
+config.json         how timm builds it, left out where it cannot
+head.safetensors    the classifier's tensors where model.safetensors has no place for them
+rsssl.json          sensor card, image size, mean and std, the kind of classifier, and how all of it was made
+model.onnx, model.pt2   on request
+README.md           the model card, for people and for the Hugging Face hub; theirs to edit, so it has no checksum
+SHA256SUMS          of every other file; `sha256sum -c SHA256SUMS` checks them too
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from rsssl.engine.files import explain_os_error, sha256_of, write_atomic
+from rsssl.errors import UserError
+from rsssl.models.backbone import build_backbone, save_backbone
+from rsssl.models.card import SensorCard
+from rsssl.networks.classifier import Head, LinearHead, NeighbourHead, SceneClassifier
+from rsssl.networks.sensor import SceneBackbone
+
+ABOUT, WEIGHTS, HEAD, SUMS, README = "rsssl.json", "model.safetensors", "head.safetensors", "SHA256SUMS", "README.md"
+ONNX, PROGRAM, CONFIG = "model.onnx", "model.pt2", "config.json"
+OPTIONAL = (ONNX, PROGRAM, f"{ONNX}.data")  # a copy may leave them out
+VERSION = 1
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is one of ours: it may still be damaged."""
+    return (folder / ABOUT).is_file() or ((folder / SUMS).is_file() and (folder / WEIGHTS).is_file())
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises UserError when something lies at `out` that an export would replace."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(
+            f"out={out} exists and is not empty: type out= with the name of a new folder, or remove it first"
+        )
+
+
+def write_exported(
+    network: SceneClassifier | SceneBackbone,
+    out: Path,
+    notes: dict[str, Any],
+    onnx: bool = False,
+    program: bool = False,
+    preprocessing: bool = False,
+) -> dict[str, Any]:
+    """Writes the folder `out`, whole or not at all; returns what rsssl.json says.
+
+    Args:
+        notes: how the network was made and how good it is, as JSON. onnx, program: write model.onnx, model.pt2 too, which take
+            stored pixels with `preprocessing`.
+
+    Raises:
+        UserError: when `out` holds anything, cannot be written, or the network cannot be exported.
+    """
+    from rsssl.networks.programs import check_programs, write_onnx, write_program
+
+    refuse_existing(out)
+    check_programs(network, onnx, program)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir(parents=True)
+        about = _write_network(network, temporary, notes)
+        about |= {
+            "programs": [n for n, wanted in ((ONNX, onnx), (PROGRAM, program)) if wanted],
+            "preprocessing": preprocessing,
+        }
+        write_atomic(temporary / ABOUT, _json(about))
+        if onnx:
+            write_onnx(network, temporary / ONNX, preprocessing)
+        if program:
+            write_program(network, temporary / PROGRAM, preprocessing)
+        sums = {f.name: sha256_of(f) for f in sorted(temporary.iterdir())}
+        write_atomic(temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
+        from rsssl.networks.model_card import model_card
+
+        write_atomic(temporary / README, model_card(about, out.name).encode())
+        os.replace(temporary, out)
+    except OSError as error:
+        raise explain_os_error(error, out) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return about
+
+
+def _write_network(network: SceneClassifier | SceneBackbone, folder: Path, notes: dict[str, Any]) -> dict[str, Any]:
+    """The tensors and timm's config; what rsssl.json has to say of them."""
+    from rsssl.networks.timm_form import timm_config, timm_form
+
+    card, pre, head = network.card, network.preprocess, getattr(network, "head", None)
+    about: dict[str, Any] = {
+        "version": VERSION,
+        "kind": "backbone" if head is None else "classifier",
+        "spec": network.backbone.spec,
+        "card": card.to_dict(),
+        "size": network.size,
+        "mean": list(pre.mean),
+        "std": list(pre.std),
+        "notes": notes,
+    }
+    model, layer = timm_form(network)
+    about |= {"timm": model is not None, "layer": layer}
+    if model is not None:
+        write_atomic(folder / CONFIG, _json(timm_config(model, network, layer)))
+    if model is not None and layer is not None:
+        write_atomic(folder / WEIGHTS, save(_plain(model.state_dict()), metadata={"format": "pt"}))
+    else:  # the file that task=pretrain writes, which checkpoint= takes as it is
+        trained = card.to_dict() | {"mean": list(pre.mean), "std": list(pre.std)}
+        metadata = {"format": "pt", "card": json.dumps(trained), "image_size": str(network.size)}
+        save_backbone(network.backbone, folder / WEIGHTS, metadata)
+    if isinstance(head, LinearHead):
+        about["head"] = {"kind": "regression" if head.regression else "linear"}
+    elif isinstance(head, NeighbourHead):
+        about["head"] = {"kind": "neighbours"} | head.arguments
+    if head is not None and layer is None:
+        write_atomic(folder / HEAD, save(_plain(head.state_dict())))
+    return about
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, and cloned: safetensors refuses tensors that share their storage."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def verify(folder: Path) -> None:
+    """Raises UserError, naming the file, when one of an exported folder is not what it was when it was written."""
+    again = "copy the folder again, or type rsssl-run task=export checkpoint=DIR out=FOLDER"
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines if line)}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / SUMS} is missing or damaged, so nothing in the folder can be trusted: {again}"
+        ) from error
+    for name in {ABOUT, WEIGHTS} - sums.keys():
+        raise UserError(f"{folder / SUMS} has no line for {name}: {again}")
+    for name, digest in sums.items():
+        file = folder / name
+        if Path(name).name != name:
+            raise UserError(f"{folder / SUMS} names {name}, which lies elsewhere: {again}")
+        if not file.is_file():
+            if name in OPTIONAL:
+                continue
+            raise UserError(f"{file} is missing: {again}")
+        if sha256_of(file) != digest:
+            raise UserError(f"{file} is not the file that was exported (its SHA-256 differs): {again}")
+
+
+def describe_exported(folder: Path) -> dict[str, Any]:
+    """What rsssl.json says, once all checksums have been found right.
+
+    Raises:
+        UserError: for a file that is missing, tampered with or truncated.
+    """
+    verify(folder)
+    about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+    if about["version"] > VERSION:
+        raise UserError(f"{folder} was exported by a newer rsssl: type pip install -U rsssl")
+    return about
+
+
+def read_exported(folder: Path) -> SceneClassifier | SceneBackbone:
+    """The network in an exported folder, on the CPU in evaluation mode.
+
+    Raises:
+        UserError: for a file that is missing, tampered with or truncated.
+    """
+    about = describe_exported(folder)
+    backbone, state = build_backbone(**about["spec"]), load_file(folder / WEIGHTS)
+    tensors: dict[str, Tensor] = {}
+    if about["layer"]:
+        tensors = {k: state.pop(f"{about['layer']}.{k}") for k in ("weight", "bias")}
+    elif about["kind"] == "classifier":
+        tensors = load_file(folder / HEAD)
+    backbone.load_state_dict(state, strict=True)
+    form = (SensorCard.from_dict(about["card"]), about["size"], tuple(about["mean"]), tuple(about["std"]))
+    if about["kind"] == "backbone":
+        return SceneBackbone(backbone, *form)
+    arguments = dict(about["head"])
+    kind = arguments.pop("kind")
+    head: Head
+    if kind == "neighbours":
+        head = NeighbourHead(arguments, tensors)
+    else:
+        head = LinearHead(tensors["weight"], tensors["bias"], kind == "regression")
+    made = SceneClassifier(backbone, head, *form)
+    made.fingerprint = sha256_of(folder / SUMS)
+    return made

@@ -1,0 +1,106 @@
+"""A network of ours in the form that timm, and with it the Hugging Face hub, builds and loads: tensors and config.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rsssl.models import classic
+from rsssl.models.backbone import SMALL, create_timm
+from rsssl.networks.classifier import LinearHead, SceneClassifier
+from rsssl.networks.sensor import SceneBackbone
+
+
+def known_to_timm(spec: dict[str, Any]) -> bool:
+    """Whether timm can build what `build_backbone` built from `spec`: not the paper's networks, stems and joined depths."""
+    name = spec["name"]
+    return (
+        name not in classic.NAMES
+        and not (name.endswith(SMALL) and not timm.is_model(name))
+        and spec.get("depths", 1) == 1
+    )
+
+
+def timm_form(network: SceneClassifier | SceneBackbone) -> tuple[nn.Module | None, str | None]:
+    """timm's model with our weights, and the name of its layer that holds our linear classifier.
+
+    (None, None) where timm cannot build the network, and no layer (None) where the model has the backbone alone: there is no
+    linear classifier, or timm's is another than one linear layer on the features.
+    """
+    backbone, head = network.backbone, getattr(network, "head", None)
+    spec: dict[str, Any] = backbone.spec  # type: ignore[assignment]
+    if not known_to_timm(spec):
+        return None, None
+    if isinstance(head, LinearHead):
+        model = create_timm(spec["name"], spec["in_chans"], spec["kwargs"], num_classes=len(head.weight)).eval()
+        layer = model.get_classifier()  # type: ignore[operator]
+        names = [name for name, module in model.named_modules() if module is layer]
+        if (
+            isinstance(layer, nn.Linear)
+            and names
+            and layer.bias is not None
+            and layer.weight.shape == head.weight.shape
+        ):
+            state = backbone.state_dict() | {
+                f"{names[0]}.weight": head.weight.detach(),
+                f"{names[0]}.bias": head.bias.detach(),
+            }
+            if state.keys() == model.state_dict().keys():
+                model.load_state_dict(state, strict=True)
+                if _agree(model, backbone, head, network.size):
+                    return model, names[0]
+    model = create_timm(spec["name"], spec["in_chans"], spec["kwargs"]).eval()
+    model.load_state_dict(backbone.state_dict(), strict=True)
+    return model, None
+
+
+@torch.no_grad()
+def _agree(model: nn.Module, backbone: nn.Module, head: LinearHead, size: int) -> bool:
+    """Whether timm's classifier sees the same features: some networks do more between them and the layer."""
+    x = torch.randn(2, backbone.spec["in_chans"], size, size, generator=torch.Generator().manual_seed(0))  # type: ignore
+    expected: Tensor = F.linear(backbone.eval()(x), head.weight, head.bias)
+    return torch.allclose(model(x), expected, rtol=1e-3, atol=1e-4)
+
+
+def timm_config(model: nn.Module, network: SceneClassifier | SceneBackbone, layer: str | None) -> dict[str, Any]:
+    """config.json as timm reads it: how to build the model, and what its input has to be.
+
+    Written here rather than by timm's own function, whose arguments and result differ between its versions.
+    """
+    spec: dict[str, Any] = network.backbone.spec  # type: ignore[assignment]
+    published: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    dynamic = bool(getattr(model, "dynamic_img_size", False))
+    arguments = {k: v for k, v in spec["kwargs"].items() if not k.endswith(("drop_rate", "drop_path_rate"))}
+    arguments |= {"in_chans": spec["in_chans"]} | ({"dynamic_img_size": True} if dynamic else {})
+    bands, classes = spec["in_chans"], list(network.card.classes) if layer else []
+    config: dict[str, Any] = {
+        "architecture": spec["name"],
+        "num_classes": len(classes),
+        "num_features": model.num_features,
+    }
+    if isinstance(pool := getattr(model, "global_pool", None), str):
+        config["global_pool"] = pool
+    if classes:
+        config["label_names"] = classes
+    config["model_args"] = arguments
+    config["pretrained_cfg"] = {
+        "tag": "rsssl",
+        "custom_load": False,
+        "input_size": [bands, network.size, network.size],
+        "fixed_input_size": bool(published.get("fixed_input_size", False)) and not dynamic,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": list(network.preprocess.mean),
+        "std": list(network.preprocess.std),
+        "num_classes": len(classes),
+        "pool_size": None,
+        # Older timm takes every first convolution for one of three bands, and draws another at random, unless it knows of none.
+        "first_conv": published.get("first_conv") if bands == 3 else None,
+        "classifier": layer or published.get("classifier"),
+    }
+    return config

@@ -1,0 +1,58 @@
+"""Which images lend their labels: as many as asked for, the same ones on every machine, or a refusal by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsssl.data.catalog import Catalog, scan
+from rsssl.data.pack import Pack
+from rsssl.data.split import labelled_subset, split
+from rsssl.errors import UserError
+
+
+def test_more_labels_than_a_class_has(packed: Callable[..., Pack], root: Path) -> None:
+    (root / "field" / "0.jpg").unlink()
+    whole = packed(root)
+    pool = split(whole.paths, whole.labels, 0).pool
+    with pytest.raises(UserError, match=r"class field has 4 in the pool.*Type at most ts=4"):
+        labelled_subset(whole.labels, whole.paths, pool, 5, 0)
+    assert len(labelled_subset(whole.labels, whole.paths, pool, 4, 0)) == 8  # what it says to type
+
+
+def chosen(catalog: Catalog, ts: int, seed: int) -> list[str]:
+    pool = split(catalog.paths, catalog.labels, 0).pool
+    return [catalog.paths[i] for i in labelled_subset(catalog.labels, catalog.paths, pool, ts, seed)]
+
+
+def test_one_seed_draws_nested_subsets_in_whatever_order_the_system_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, random: np.random.Generator
+) -> None:
+    """Real folders of one content, filled in other orders, read through a listing that is shuffled once more."""
+    names = [f"{c}/{kind} {i}.tif" for c in ("b", "A", "ä") for i in range(66) for kind in ("x", "X")]
+    for root in ("one", "two"):
+        for name in random.permutation(names):
+            (tmp_path / root / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / root / name).touch()
+    one = scan(tmp_path / "one")
+    real = os.scandir
+
+    def shuffled(folder: str | Path) -> list[os.DirEntry[str]]:
+        entries = sorted(real(str(folder)), key=lambda e: e.name)
+        return [entries[i] for i in random.permutation(len(entries))]
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    two = scan(tmp_path / "two")
+    assert one.paths == two.paths and one.classes == two.classes == ("A", "b", "ä")
+    for seed in (0, 1):
+        draws = [chosen(one, ts, seed) for ts in (5, 20, 50)]
+        assert draws == [chosen(two, ts, seed) for ts in (5, 20, 50)]
+        assert set(draws[0]) < set(draws[1]) < set(draws[2])
+        assert all(
+            sum(p.startswith(f"{c}/") for p in d) == n for d, n in zip(draws, (5, 20, 50), strict=True) for c in "bAä"
+        )
+    assert chosen(one, 5, 0) != chosen(one, 5, 1)

@@ -1,0 +1,76 @@
+"""What is typed wrong is refused before any data is read or anything is written, with what was meant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from rsssl import run
+from rsssl.compose import Composer, composed, leaf_keys
+from rsssl.data.dataset import Dataset
+from rsssl.errors import nearest
+from rsssl.groups import GROUPS, group_options
+
+
+def slips(word: str) -> set[str]:
+    """A letter left out, one typed twice, two exchanged, in the middle of the word."""
+    at = len(word) // 2
+    before, a, b, after = word[: at - 1], word[at - 1], word[at], word[at + 1 :]
+    return {before + a + after, before + a + b + b + after, before + b + a + after}
+
+
+def test_every_key_and_option_is_found_from_its_misspelling() -> None:
+    with Composer() as composer:
+        names = leaf_keys(composed(composer, ["ssl=dino", "augment=multicrop"]))
+    for key in names:
+        head, dot, last = key.rpartition(".")
+        for slip in slips(last) if len(last) > 4 else ():
+            typed = f"{head}{dot}{slip}"
+            assert typed in names or nearest(typed, names if dot else [*names, *GROUPS]) == key, typed
+    for group in GROUPS:
+        for option in (o for o in group_options(group) if len(o) > 4):
+            for slip in slips(option):
+                assert slip in group_options(group) or nearest(slip, group_options(group)) == option, f"{group}={slip}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["pretrain.epocs=3"], "Type pretrain.epochs=3"),
+        (["ssl=simlcr"], "Type ssl=simclr"),
+        (["ssl=simclr", "ssl.temprature=0.2"], "Type ssl.temperature=0.2"),
+        (["pretrain.batch_size=big"], "pretrain.batch_size=big"),
+        (["augment.operations.colour.p=often"], "augment.operations.colour.p takes a number"),
+        (["dataset.bands=[r,g,b]", "dataset.select=[nir]"], "dataset.select names nir"),
+        (["dataset=eurosat_ms", "pretrain.dataset=aid"], "pretrain.dataset=null"),
+        (["--multirun", "ts=5,20", "seed=0,1,x"], "seed=x"),
+    ],
+)
+def test_a_wrong_command_reads_nothing_and_leaves_nothing(
+    arguments: list[str],
+    expected: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command itself, with a dataset that exists: one line, exit code 2, no run folder, no store."""
+
+    def never(self: Dataset) -> None:
+        raise AssertionError("it looked for the data first")
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("RSSSL_STORE", str(tmp_path / "here" / "store"))
+    monkeypatch.setattr(Dataset, "catalog", never)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["rsssl-run", f"dataset.root={root}", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run.main()
+    GlobalHydra.instance().clear()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith("rsssl: ") and expected in said and "Traceback" not in said
+    assert list((tmp_path / "here").iterdir()) == []
