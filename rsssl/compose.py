@@ -1,13 +1,16 @@
 """Composition with errors a newcomer can act on: checks the command line before Hydra runs the job.
 
 Hydra's own messages for a misspelt key are exact but do not say what was meant. Here the overrides are composed once
-(0.1 s, no torch); when that fails, the offending override is found and the nearest valid name suggested.
+(0.2 s, no torch), the task is built from them and checked; when that fails, the override at fault is found, and the
+nearest valid name, or the task that has the key, is suggested.
 """
 
 from __future__ import annotations
 
 import itertools
-import shutil
+import re
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +21,48 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.launcher import Launcher
+from hydra.utils import get_class
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from rsssl.data.dataset import Dataset
 from rsssl.errors import UserError, nearest
-from rsssl.groups import GROUPS, group_options
-from rsssl.schema import WITHOUT_DATASET, Config, check, check_needed
+from rsssl.explain import explain
+from rsssl.groups import group_options
+from rsssl.launchers import check_launcher
 
 CONFIG_MODULE = "rsssl.conf"
 ROOT = "config"
-# Which of Hydra's plugins a launcher needs; our own two and those that the plugins bring.
-LAUNCHERS = {
-    "joblib": "JoblibLauncher",
-    "slurm": "SlurmLauncher",
-    "submitit_slurm": "SlurmLauncher",
-    "submitit_local": "LocalLauncher",
-}
 
 
-def register_schema() -> None:
-    """Makes the typed root known to Hydra under the name `schema`, which conf/config.yaml starts from.
+def register() -> None:
+    """Makes known to Hydra what our configs use of code: the resolver of run folders, and the joblib launcher's config.
 
-    The joblib plugin's own config becomes `joblib_plugin`, which conf/hydra/launcher/joblib.yaml starts from: Hydra warns of two
-    with one name.
+    The joblib plugin's own config becomes `joblib_plugin`, which conf/hydra/launcher/joblib.yaml starts from: Hydra
+    warns of two configs with one name.
     """
-    ConfigStore.instance().store(name="schema", node=Config)
+    if not OmegaConf.has_resolver("rsssl.unique"):
+        OmegaConf.register_new_resolver("rsssl.unique", unique, use_cache=True)
     Plugins.instance()  # they store their configs
     launchers = ConfigStore.instance().repo["hydra"]["launcher"]
     if "joblib.yaml" in launchers:
         launchers["joblib_plugin.yaml"] = launchers.pop("joblib.yaml")
+
+
+@cache
+def unique(folder: str) -> str:
+    """The folder, made now, or with a number behind its name when another command has made it in the same second."""
+    folder = folder.removesuffix("-None")  # of a task without a dataset
+    for number in itertools.count(1):
+        name = folder if number == 1 else f"{folder}-{number}"
+        try:
+            Path(name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:
+            pass  # told by what writes there
+        return name
+    raise AssertionError("counting has no end")
 
 
 class Composer:
@@ -54,7 +70,7 @@ class Composer:
 
     def __init__(self, config_dir: str | Path | None = None) -> None:
         self.config_dir = config_dir
-        register_schema()
+        register()
         GlobalHydra.instance().clear()
         self._context = initialize_config_module(CONFIG_MODULE, version_base="1.3")
         self._search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
@@ -66,32 +82,82 @@ class Composer:
     def __exit__(self, *exc: Any) -> None:
         self._context.__exit__(*exc)
 
-    def compose(self, overrides: list[str], config_name: str = ROOT) -> DictConfig:
-        return compose(config_name, [*self._search, *overrides])
+    def compose(self, overrides: list[str], hydra: bool = False) -> DictConfig:
+        """The configuration of these overrides, with Hydra's own node if asked for; Hydra's and OmegaConf's errors."""
+        return compose(ROOT, [*self._search, *overrides], return_hydra_config=hydra)
+
+    def build(self, overrides: list[str]) -> Any:
+        """The task of these overrides, whether or not all that it needs is given."""
+        return task_of(self.compose(overrides), chosen_task(overrides), partial=True)
 
     def options(self, group: str) -> list[str]:
         return group_options(group, self.config_dir)
 
 
-def leaf_keys(cfg: Any, prefix: str = "") -> list[str]:
-    """All dotted keys of a config, inner nodes included."""
-    keys: list[str] = []
-    if isinstance(cfg, DictConfig):
-        for name in cfg:
-            keys.append(f"{prefix}{name!s}")
-            keys += leaf_keys(cfg._get_node(name), f"{prefix}{name!s}.")
-    return keys
+def option(group: str, name: str, shared: dict[str, Any]) -> Any:
+    """What `group=name` composes to, as a dict; for a dataset, the `Dataset`. Hydra has to be initialised.
+
+    Args:
+        group: of the configuration.
+        name: of the option.
+        shared: nodes of the root that it may refer to, as this run has them.
+    """
+    cfg = compose(ROOT, [f"{group}={name}"])
+    for key, node in shared.items():
+        cfg[key] = node
+    return typed(Dataset, cfg[group]) if group == "dataset" else plain(cfg[group])
 
 
-def typed(override: Override) -> str:
-    """The override as it was typed."""
-    return override.input_line or ""
+def plain(node: Any) -> Any:
+    """A node with its interpolations resolved, as dicts and lists."""
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def typed(cls: type, node: DictConfig) -> Any:
+    """A dataclass from a node, its values converted to the types that the class declares; `_target_` is left out."""
+    values = {k: v for k, v in plain(node).items() if k != "_target_"}
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+
+
+def task_of(cfg: DictConfig, name: str, partial: bool = False) -> Any:
+    """The task that a configuration describes.
+
+    Its keys stand at the root, or, where no other task has them, in a group of the task's own name.
+
+    Args:
+        cfg: the composed configuration.
+        name: of the task, as in task=name.
+        partial: None for a key that the task needs and nobody gave, and no error; to check the other values.
+
+    Raises:
+        UserError: for a key that the task needs and nobody gave.
+        ValidationError: for a value of another type.
+    """
+    cls: Any = get_class(cfg.task._target_)
+    named = {field.name for field in fields(cls)}
+    group = {} if name in named else cfg.get(name) or {}
+    values: dict[str, Any] = {}
+    for field in fields(cls):
+        source = group if field.name in group else cfg
+        if OmegaConf.is_missing(source, field.name):
+            if not partial:
+                example = f"{field.name}={cls.examples[field.name]}"
+                raise UserError(f"task={name} needs {field.name}=: type for example {example}")
+            values[field.name] = "?"
+            continue
+        value = source[field.name]
+        values[field.name] = plain(value) if OmegaConf.is_config(value) else value
+    if "dataset" in values:
+        values["dataset"].pop("_target_", None)
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
 
 
 def expand(overrides: list[Override]) -> list[list[str]]:
     """The lines to check for a sweep: every value of every swept key once, the others at their first value."""
     choices = [
-        [f"{o.get_key_element()}={v!s}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [typed(o)]
+        [f"{o.get_key_element()}={v!s}" for v in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [o.input_line or ""]
         for o in overrides
     ]
     first = [c[0] for c in choices]
@@ -101,153 +167,43 @@ def expand(overrides: list[Override]) -> list[list[str]]:
     return lines
 
 
-def composed(composer: Composer, overrides: list[str]) -> DictConfig:
+def composed(composer: Composer, overrides: list[str], needed: bool = False) -> DictConfig:
     """Composes and checks one job's overrides.
+
+    Args:
+        composer: in which Hydra is initialised.
+        overrides: as they were typed.
+        needed: refuse a task that lacks a key that it needs, too.
 
     Raises:
         UserError: naming the key or option that is wrong, the nearest valid one, and what to type.
     """
+    name = chosen_task(overrides)
     try:
         cfg = composer.compose(overrides)
-    except HydraException as error:
+        check_kinds(composer, overrides, cfg)
+        task = task_of(cfg, name, partial=not needed)
+    except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(composer, overrides, error)) from None
-    check_types(composer, overrides, cfg)
-    check(cfg)
+    check_targets(OmegaConf.to_container(cfg, resolve=False))
+    task.check()
     check_named(composer, cfg)
     return cfg
 
 
-def check_named(composer: Composer, cfg: DictConfig) -> None:
-    """The options that a key names (`pretrain.dataset`, `finetune.augment`) exist, and their bands match the dataset's."""
-    named = cfg.pretrain.dataset
-    names = [named] if isinstance(named, str) else list(named or [])
-    for key, group, values in (
-        ("pretrain.dataset", "dataset", names),
-        ("finetune.augment", "augment", [cfg.finetune.augment]),
-    ):
-        known = composer.options(group)
-        for name in values:
-            if name not in known:
-                meant = nearest(str(name), known) or known[0]
-                raise UserError(
-                    f"{key}={name} is unknown; there are {', '.join(known)}. Did you mean this? Type {key}={meant}"
-                )
-    ours = cfg.dataset.select or cfg.dataset.bands
-    for name in names:
-        other = composer.compose([f"dataset={name}"]).dataset
-        theirs = other.select or other.bands
-        if ours and theirs and len(ours) != len(theirs):
-            raise UserError(
-                f"pretrain.dataset={name} has {len(theirs)} bands and dataset {cfg.dataset.name} has {len(ours)}, so the weights "
-                f"of one do not fit the other: type pretrain.dataset=null, or datasets with the same bands"
-            )
+def chosen_task(overrides: list[str]) -> str:
+    """The last task=NAME typed, else the default."""
+    names = [o.removeprefix("task=") for o in overrides if o.startswith("task=")]
+    return names[-1] if names else "pipeline"
 
 
-def precheck(overrides: list[str], config_dir: str | None, multirun: bool, data: bool = False) -> None:
-    """Checks a whole command line, sweeps included, before anything else happens; with `data`, that the folders are there."""
-    with Composer(config_dir) as composer:
-        try:
-            parsed = OverridesParser.create().parse_overrides(overrides)
-        except HydraException as error:
-            raise UserError(
-                f"{error}\nAn override is typed key=value, for example ts=5 or dataset.root=/data"
-            ) from None
-        check_launcher(composer, parsed, multirun, data)
-        for line in expand(parsed) if multirun else [overrides]:
-            cfg = composed(composer, line)
-            if data:
-                check_needed(cfg)
-                locate(cfg)
-
-
-def check_launcher(composer: Composer, overrides: list[Override], multirun: bool, start: bool) -> None:
-    """The launcher that is asked for exists and is installed; when it is to `start`, it has a sweep, and SLURM, to launch."""
-    for override in overrides:
-        name = override.value()
-        if override.key_or_group != "hydra/launcher" or not isinstance(name, str):
-            continue
-        installed = {plugin.__name__ for plugin in Plugins.instance().discover(Launcher)}
-        if LAUNCHERS.get(name, "BasicLauncher") not in installed:
-            raise UserError(
-                f"hydra/launcher={name} needs a package that is not installed: type pip install 'rsssl[sweep]'"
-            )
-        stored = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
-        known = sorted({*stored, *composer.options("hydra/launcher")} - {"joblib_plugin"})
-        if name not in known:
-            meant = nearest(name, known) or "joblib"
-            raise UserError(
-                f"hydra/launcher={name} is unknown; there are {', '.join(known)}. Did you mean this? Type hydra/launcher={meant}"
-            )
-        if start and not multirun:
-            typed_all = " ".join(typed(o) for o in overrides)
-            raise UserError(f"hydra/launcher={name} starts the jobs of a sweep: type rsssl-run --multirun {typed_all}")
-        if start and LAUNCHERS.get(name) == "SlurmLauncher" and not shutil.which("srun"):
-            raise UserError(
-                f"hydra/launcher={name} needs SLURM, and there is no srun here: type this on a login node of the cluster, "
-                "or type hydra/launcher=joblib"
-            )
-
-
-def locate(cfg: DictConfig) -> None:
-    """Raises UserError when the folder that the task reads is missing: said now, not after torch has been loaded."""
-    if cfg.task._target_ in WITHOUT_DATASET:
-        return
-    from rsssl.data.dataset import Dataset
-
-    fields = OmegaConf.to_container(cfg.dataset, resolve=True)
-    assert isinstance(fields, dict)
-    Dataset(**{str(k): v for k, v in fields.items() if k != "_target_"}).located()
-
-
-def explain(composer: Composer, overrides: list[str], error: HydraException) -> str:
-    """The sentence for a failed composition: which override, what is wrong with it, what was probably meant."""
-    known = leaf_keys(composer.compose([]))
-    for parsed in OverridesParser.create().parse_overrides(overrides):
-        key, value = parsed.key_or_group, str(parsed.get_value_string())
-        if key.startswith("hydra"):
-            continue
-        if key in GROUPS and value not in ("null", ""):
-            options = composer.options(key)
-            if value not in options and not value.startswith("["):
-                meant = nearest(value, options) or options[0]
-                return (
-                    f"{key}={value} is unknown; {key} has {', '.join(options)}. Did you mean this? Type {key}={meant}"
-                )
-            continue
-        chosen = [o for o in overrides if "." not in o.split("=")[0] and o.split("=")[0] in GROUPS]
-        try:
-            names = leaf_keys(composer.compose([*chosen, typed(parsed)]))
-        except HydraException as one:
-            cause = one.__cause__
-            if (
-                "could not be converted" in str(cause)
-                or "Invalid type" in str(cause)
-                or "is not supported" in str(cause)
-            ):
-                reason = str(cause).splitlines()[0]
-                return f"{parsed.input_line}: {reason}. Type rsssl-run --cfg job to see the keys with their values"
-            if "Ambiguous value" in str(one):
-                if key == "bands":
-                    return f"{parsed.input_line} is not a list: type 'bands=[{parsed.get_value_string()}]'"
-                return f"{parsed.input_line} holds several values: type rsssl-run --multirun {parsed.input_line}"
-            try:
-                names = leaf_keys(composer.compose(chosen))
-            except HydraException:
-                names = known
-            if key not in names:
-                meant_key = nearest(key, names if "." in key else [*names, *GROUPS])
-                guess = f"Did you mean {meant_key}? Type {meant_key}={value}" if meant_key else "Type rsssl-run --help"
-                return f"{key} is not a key of the configuration. {guess}"
-    return f"{error}\nType rsssl-run --help for the groups and keys"
-
-
-def check_types(composer: Composer, overrides: list[str], cfg: DictConfig) -> None:
-    """In open groups, a value overridden must keep the type that the chosen YAML gives it (an int may become a float)."""
+def check_kinds(composer: Composer, overrides: list[str], cfg: DictConfig) -> None:
+    """A dotted value must keep the kind that the chosen YAML gives it (a whole number may become another number)."""
     parsed = OverridesParser.create().parse_overrides(overrides)
     dotted = [o for o in parsed if "." in o.key_or_group and not o.key_or_group.startswith("hydra")]
     if not dotted:
         return
-    base = composer.compose([typed(o) for o in parsed if o not in dotted])
+    base = composer.compose([o.input_line or "" for o in parsed if o not in dotted])
     for override in dotted:
         default = OmegaConf.select(base, override.key_or_group)
         value = OmegaConf.select(cfg, override.key_or_group)
@@ -272,3 +228,73 @@ def same_kind(default: Any, value: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, int | float)
     return kind(default) == kind(value)
+
+
+def check_targets(node: Any) -> None:
+    """A `_target_` names the file of a class of ours; one that names the room alone is answered with the file."""
+    if isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            check_targets(child)
+    target = node.get("_target_") if isinstance(node, dict) else None
+    if not isinstance(target, str) or not target.startswith("rsssl.") or target.count(".") != 2:
+        return
+    _, room, name = target.split(".")
+    folder = Path(__file__).parent / room
+    known = re.compile(rf"^(class|def) {re.escape(name)}\b", re.MULTILINE)
+    if (folder / "__init__.py").is_file() and name not in (folder / "__init__.py").read_text():
+        for file in sorted(folder.glob("*.py")):
+            if known.search(file.read_text()):
+                raise UserError(
+                    f"_target_: {target} lies in a file of its own: type _target_: rsssl.{room}.{file.stem}.{name}"
+                )
+
+
+def check_named(composer: Composer, cfg: DictConfig) -> None:
+    """The options that a key names (`pretrain.dataset`, `finetune.augment`) exist, and their bands match the
+    dataset's."""
+    named = OmegaConf.select(cfg, "pretrain.dataset")
+    names = [named] if isinstance(named, str) else list(named or [])
+    augment = OmegaConf.select(cfg, "finetune.augment")
+    for key, group, values in (
+        ("pretrain.dataset", "dataset", names),
+        ("finetune.augment", "augment", [augment] if augment else []),
+    ):
+        known = composer.options(group)
+        for name in values:
+            if name not in known:
+                meant = nearest(str(name), known) or known[0]
+                raise UserError(
+                    f"{key}={name} is unknown; there are {', '.join(known)}. Did you mean this? Type {key}={meant}"
+                )
+    for name in names:
+        ours, other = cfg.dataset.select or cfg.dataset.bands, composer.compose([f"dataset={name}"]).dataset
+        theirs = other.select or other.bands
+        if ours and theirs and len(ours) != len(theirs):
+            raise UserError(
+                f"pretrain.dataset={name} has {len(theirs)} bands and dataset {cfg.dataset.name} has {len(ours)}, so "
+                f"the "
+                "weights of one do not fit the other: type pretrain.dataset=null, or datasets with the same bands"
+            )
+
+
+def precheck(overrides: list[str], config_dir: str | None, multirun: bool, start: bool) -> None:
+    """Checks a whole command line, sweeps included, before anything else happens.
+
+    Args:
+        overrides: as they were typed.
+        config_dir: the user's own folder of configs.
+        multirun: whether commas separate the values of a sweep.
+        start: whether jobs are to start: then the keys that are needed, and the folders of images, have to be there.
+    """
+    with Composer(config_dir) as composer:
+        try:
+            parsed = OverridesParser.create().parse_overrides(overrides)
+        except HydraException as error:
+            raise UserError(
+                f"{error}\nAn override is typed key=value, for example ts=5 or dataset.root=/data"
+            ) from None
+        check_launcher(parsed, composer.options("hydra/launcher"), multirun, start)
+        for line in expand(parsed) if multirun else [overrides]:
+            cfg = composed(composer, line, needed=start)
+            if start and "dataset" in cfg:
+                typed(Dataset, cfg.dataset).located()  # a missing folder is told now, not after torch has been loaded

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable
 
 
@@ -15,3 +17,19 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     by_lower = {c.lower(): c for c in candidates}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[close[0]] if close else None
+
+
+def hydra_text(text: str) -> str:
+    """A text as a value that Hydra reads back: quoted where it is not plain."""
+    if re.fullmatch(r"[\w./+@%:-]+", text, re.ASCII):
+        return text
+    escaped = re.sub(
+        r"(\\*)(\"|$)", lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text
+    )  # Hydra escapes only what ends a quote
+    return f'"{escaped}"'
+
+
+def typed(key: str, value: object) -> str:
+    """key=value as it has to be typed: quoted for Hydra, and that for the shell, where the value is not plain."""
+    text = f"{key}={hydra_text(str(value))}"
+    return shlex.quote(text) if '"' in text else text

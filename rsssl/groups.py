@@ -1,4 +1,5 @@
-"""Which options each config group has: the YAML files of the package and of the user's own folder. No Hydra, no torch."""
+"""Which options each config group has: the YAML files of the package and of the user's own folder. No Hydra, no
+torch."""
 
 from __future__ import annotations
 
@@ -21,10 +22,10 @@ def group_options(group: str, config_dir: str | Path | None = None) -> list[str]
 
 
 def yaml_names(folder: Traversable, prefix: str = "") -> list[str]:
-    found: list[str] = []
+    names: list[str] = []
     for entry in folder.iterdir() if folder.is_dir() else []:
         if entry.is_dir():
-            found += yaml_names(entry, f"{prefix}{entry.name}/")
+            names += yaml_names(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(".yaml"):
-            found.append(prefix + entry.name.removesuffix(".yaml"))
-    return found
+            names.append(prefix + entry.name.removesuffix(".yaml"))
+    return names

@@ -26,15 +26,21 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MUL1 = 0xBF58476D1CE4E5B9
 _MUL2 = 0x94D049BB133111EB
 
-SORTED = 1 << 24  # up to so many, an `Order` is the sorted permutation, kept: 128 MB
-ROUNDS = 8  # of the cipher above it; experiments/scale says how many it takes
-_BLOCK = 1 << 14  # ids at a time: the temporary arrays stay in the cache
+SORTED = 1 << 24  # up to so many ids, an `Order` is the sorted permutation, which is kept in memory: 128 MB
+ROUNDS = 8  # of the cipher for more ids; experiments/scale shows how many are needed
+_BLOCK = 1 << 14  # ids at a time, so that the temporary arrays stay in the cache
 
 
 def fold(*parts: int | str) -> int:
-    """A 64-bit key in [0, 2**64) from integers and strings: the first 8 bytes of a SHA-256, so stable for ever.
+    """A 64-bit key from integers and strings: the first 8 bytes of a SHA-256, so the same in all versions.
 
-    Parts are told apart by type and place: ``fold(1, 23) != fold(12, 3)``, ``fold("1") != fold(1)``.
+    Parts differ by type and place: ``fold(1, 23) != fold(12, 3)``, ``fold("1") != fold(1)``.
+
+    Args:
+        parts: integers of any size, and strings.
+
+    Returns:
+        An integer in [0, 2**64).
     """
     encoded = bytearray()
     for part in parts:
@@ -45,12 +51,28 @@ def fold(*parts: int | str) -> int:
 
 
 def hash64(key: int, ids: Tensor) -> Tensor:
-    """Hash ids, int64 of any shape, to int64 of that shape (the bits of an unsigned 64-bit integer)."""
+    """A hash of each id.
+
+    Args:
+        key: see `fold`.
+        ids: int64 of any shape.
+
+    Returns:
+        int64 of that shape: the bits of unsigned 64-bit integers.
+    """
     return _mix(_mix(ids * _signed(_GOLDEN) + _signed(key)) ^ _signed(key))
 
 
 def hash64_numpy(key: int, ids: np.ndarray) -> np.ndarray:
-    """`hash64` without torch: (N,) integers to (N,) uint64, bit for bit the same."""
+    """`hash64` without torch, bit for bit the same.
+
+    Args:
+        key: see `fold`.
+        ids: integers of any shape.
+
+    Returns:
+        uint64 of that shape.
+    """
     k = np.uint64(key & _MASK)
     # arrays of at least one dimension wrap silently; numpy warns only about scalars
     counter = np.atleast_1d(np.asarray(ids)).astype(np.int64).view(np.uint64) * np.uint64(_GOLDEN) + k
@@ -58,9 +80,17 @@ def hash64_numpy(key: int, ids: np.ndarray) -> np.ndarray:
 
 
 def uniform(key: int, ids: Tensor, n: int) -> Tensor:
-    """Draw n numbers for each id: ids (B,) int64 -> (B, n) float32 in [0, 1), multiples of 2**-24.
+    """Random numbers for each id.
 
     The first m columns do not depend on n, and a row does not depend on the other ids.
+
+    Args:
+        key: see `fold`.
+        ids: (B,) int64.
+        n: numbers for each id.
+
+    Returns:
+        (B, n) float32 in [0, 1), multiples of 2**-24.
     """
     import torch
 
@@ -70,54 +100,66 @@ def uniform(key: int, ids: Tensor, n: int) -> Tensor:
 
 
 def permutation(key: int, n: int) -> np.ndarray:
-    """A permutation of range(n), (n,) int64, by sorting hashes: the same with every version of numpy."""
+    """A random permutation of range(n), by sorting hashes, so that it is the same with every version of numpy.
+
+    Args:
+        key: see `fold`.
+        n: numbers to permute.
+
+    Returns:
+        (n,) int64.
+    """
     return np.argsort(hash64_numpy(key, np.arange(n, dtype=np.int64)), kind="stable").astype(np.int64)
 
 
 class Order:
-    """A random permutation of range(n) of which any slice can be had without the rest::
+    """A random permutation of range(n) of which any slice can be computed without the rest::
 
         order = Order(fold(seed, "order", epoch), 1_000_000_000)
-        ids = order[a:b]                     # (b - a,) int64; order[a:b:step] too, as of a list
+        ids = order[a:b]                     # (b - a,) int64; order[a:b:step] works too, as for a list
 
-    Up to n = SORTED it is `permutation(key, n)`, made once and kept. Above, a position is enciphered to its id by a Feistel
-    network with round keys from `key` (Luby and Rackoff, "How to construct pseudorandom permutations from pseudorandom
-    functions", SIAM J. Comput. 17(2), 1988) over the next power of two, whose two halves may differ by a bit and take turns;
-    what falls outside range(n) is enciphered again until it falls inside ("cycle walking": Black and Rogaway, "Ciphers with
-    arbitrary finite domains", CT-RSA 2002), fewer than two times on average. Both are one to one for any round function; ours
-    is the finaliser of SplitMix64. Time is proportional to the ids asked for, and so is memory; nothing is computed ahead.
+    Up to n = SORTED it is `permutation(key, n)`, computed once and kept. For larger n a position is enciphered to its
+    id by a Feistel network with round keys from `key` (Luby and Rackoff, "How to construct pseudorandom permutations
+    from pseudorandom functions", SIAM J. Comput. 17(2), 1988) over the next power of two, whose two halves may differ
+    by a bit and take turns. A result outside range(n) is enciphered again until it falls inside ("cycle walking": Black
+    and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), fewer than two times on average. Both are one to
+    one for any round function; ours is the finaliser of SplitMix64. Time and memory are proportional to the number of
+    ids asked for; nothing is computed ahead.
 
     It is for shuffling, not for secrets.
+
+    Args:
+        key: see `fold`.
+        n: numbers to permute.
     """
 
     def __init__(self, key: int, n: int) -> None:
         if n < 0:
             raise ValueError(f"a permutation of {n} numbers: n must not be negative")
         self.key, self.n = key, n
-        self._kept = permutation(key, n) if n <= SORTED else None
-        self._bits = max(1, (n - 1).bit_length()) if n else 1  # the domain, 2**bits, is smaller than 2 * n
+        self._sorted = permutation(key, n) if n <= SORTED else None
+        self._bits = max(1, (n - 1).bit_length())  # the domain, 2**bits, is smaller than 2 * n
         self._round_keys = [np.uint64(fold(key, "round", i)) for i in range(ROUNDS)]
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        """The ids at these positions, (m,) int64; positions beyond the end are left out, as of a list."""
+        """The ids at these positions, (m,) int64; positions beyond the end are left out, as in a list."""
         if not isinstance(part, slice):
             raise TypeError(f"an Order gives slices, order[a:b], not order[{part!r}]")
-        if self._kept is not None:
-            return self._kept[part].copy()  # the caller's own, as below
+        if self._sorted is not None:
+            return self._sorted[part].copy()  # the caller may change the result
         positions = range(self.n)[part]
         ids = np.empty(len(positions), np.int64)
         for i in range(0, len(ids), _BLOCK):
             block = positions[i : i + _BLOCK]
-            ids[i : i + _BLOCK] = self._walk(
-                np.arange(block.start, block.stop, block.step, dtype=np.int64).view(np.uint64)
-            )
+            numbers = np.arange(block.start, block.stop, block.step, dtype=np.int64)
+            ids[i : i + _BLOCK] = self._walk(numbers.view(np.uint64))
         return ids
 
     def _walk(self, x: np.ndarray) -> np.ndarray:
-        """Ids, (m,) int64, of positions (m,) uint64 below n."""
+        """The ids, (m,) int64, at positions x, (m,) uint64 below n."""
         x = feistel(x, self._bits, self._round_keys)
         outside = np.flatnonzero(x >= self.n)
         while len(outside):
@@ -128,10 +170,17 @@ class Order:
 
 
 def feistel(x: np.ndarray, bits: int, keys: Iterable[np.ndarray | np.uint64]) -> np.ndarray:
-    """A one-to-one map of range(2**bits) to itself, of uint64 of any shape of at least one dimension, bits from 1 to 63.
+    """A one-to-one map of range(2**bits) to itself.
 
-    Each key, uint64 (or an array of them that broadcasts with x), is a round: one half is combined with a hash of the other,
-    by turns.
+    In each round one half of the bits is combined with a hash of the other half.
+
+    Args:
+        x: uint64 of any shape of at least one dimension.
+        bits: from 1 to 63.
+        keys: one for each round, uint64 or arrays of them that broadcast with x.
+
+    Returns:
+        uint64 of x's shape.
     """
     width = bits // 2, bits - bits // 2  # of the two halves
     shift, mask = np.uint64(width[1]), [np.uint64((1 << w) - 1) for w in width]
@@ -155,11 +204,10 @@ def _mix_numpy(z: np.ndarray) -> np.ndarray:
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    # torch has no unsigned shift: shift with the sign, then clear the copies of it
+    # torch has no unsigned shift: shift with the sign, then clear the copies of the sign bit
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _signed(value: int) -> int:
-    """The int64 that has the same 64 bits."""
-    value &= _MASK
-    return value - (1 << 64) if value >= 1 << 63 else value
+    """The int64 with the same 64 bits."""
+    return (value + (1 << 63) & _MASK) - (1 << 63)

@@ -1,4 +1,5 @@
-"""`rsssl-run`: compose the configuration, check it, instantiate the task, run it. The only reader of the whole config."""
+"""`rsssl-run`: compose the configuration, check it, build the task, run it. The only reader of the command line and of
+Hydra."""
 
 from __future__ import annotations
 
@@ -7,11 +8,13 @@ import os
 import sys
 import time
 import traceback
+import types
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rsssl import __version__
+from rsssl.engine.ranks import launched_by_torchrun, rank, world_size
 from rsssl.errors import UserError
 from rsssl.groups import GROUPS, group_options
 
@@ -39,15 +42,15 @@ Keys people use, as key=value:
   backbone.name=convnext_tiny   any timm model
   checkpoint=DIR            evaluate weights that exist: a run folder, or what task=pretrain printed
   scene=FILE out=MAP.tif    with task=map checkpoint=DIR: the scene as a class map; bands=[4,3,2] names its bands
-  images=DIR out=FILE.csv   with task=predict checkpoint=DIR: a row for each image
   map.stride=16             pixels between windows; also map.window, map.fast, map.confidence, map.probabilities
-  adapt=cast|moments        take a scene of another type or range; scene_nodata=255: a value that means "nothing here"
-  scene=MAP.tif reference=FILE field=class   with task=accuracy: points, polygons or a raster
+  values=cast|moments       take a scene of another type or range; scene_nodata=255: a value that means "nothing here"
+  images=DIR out=FILE.csv   with task=predict checkpoint=DIR: a row for each image
+  class_map=MAP.tif reference=FILE field=class   with task=accuracy: points, polygons or a raster
   out=FOLDER export.onnx=true   with task=export; also export.preprocessing, export.program
   suggest.n=50 suggest.by=typicality|coverage|margin   with task=suggest; suggest.labelled=FILE.csv
   processes=4               that many processes (one for each accelerator) train together, by torchrun
-  hydra/launcher=joblib     with --multirun: jobs side by side; =slurm: in a cluster's queue (pip install 'rsssl[sweep]')
-  pretrain.resume=DIR       go on from another training's checkpoint: more epochs, a lower learning rate
+  hydra/launcher=joblib     with --multirun: jobs side by side; =slurm: in a cluster's queue (pip install
+  'rsssl[sweep]') pretrain.resume=DIR       go on from another training's checkpoint: more epochs, a lower learning rate
   paths.store=DIR           where packed data, pre-trained weights and features are kept (RSSSL_STORE)
 
 Flags: --multirun (-m) sweeps comma-separated values; --cfg job prints the composed configuration;
@@ -114,11 +117,11 @@ def main() -> None:
 def start(overrides: list[str], flags: dict[str, str]) -> None:
     """Checks the command line, then hands over to Hydra, which calls `job` once for each job of the sweep."""
     multirun = bool({"--multirun", "-m"} & set(flags))
-    if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if multirun and world_size() > 1:
         raise UserError(
-            "--multirun under torchrun would start every job on every process: type it without torchrun, and with processes=, "
-            f"which runs each job under a torchrun of its own: rsssl-run --multirun processes={os.environ['WORLD_SIZE']} "
-            + " ".join(overrides)
+            "--multirun under torchrun would start every job on every process: type it without torchrun, and with "
+            "processes=, which runs each job under a torchrun of its own: rsssl-run --multirun "
+            f"processes={world_size()} {' '.join(overrides)}"
         )
     config_dir = flags.get("--config-dir") or flags.get("-cd")
     if config_dir and not Path(config_dir).is_dir():
@@ -135,18 +138,14 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
     from rsssl.compose import CONFIG_MODULE, ROOT, precheck
     from rsssl.run import job  # under this name in a launcher's processes too, not as part of __main__
 
-    if "--info" not in flags and "-i" not in flags and "--config-name" not in flags and "-cn" not in flags:
-        precheck(overrides, config_dir, multirun, data="--cfg" not in flags and "-c" not in flags)
+    if not {"--info", "-i", "--config-name", "-cn"} & set(flags):
+        precheck(overrides, config_dir, multirun, start=not {"--cfg", "-c"} & set(flags))
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    if int(os.environ.get("RANK", "0")) > 0:  # one rank writes; the others leave no run folder behind
-        sys.argv += [
-            "hydra.run.dir=.",
-            "hydra.output_subdir=null",
-            "hydra/job_logging=none",
-            "hydra/hydra_logging=none",
-        ]
+    if rank() > 0:  # one rank writes; the others leave no run folder behind
+        quiet = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+        sys.argv += quiet
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=ROOT)(job)()
     except OSError as error:  # the run folder, mostly: full, or not ours to write
@@ -160,20 +159,22 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
 
 
 def job(cfg: Any) -> Any:
-    """One job, in this process or in one that a launcher has started, from where an error has to travel back to the sweep."""
-    from rsssl.launch import add_to_path, config_dirs, launched
+    """One job, in this process or in one that a launcher has started, from where an error has to travel to the
+    sweep."""
+    from rsssl.launch import Launch, add_to_path
 
-    if launched():
-        add_to_path(config_dirs())
+    launch = Launch.of_hydra()
+    if launch.launched:
+        add_to_path(launch.config_dirs)
         try:
-            return attempt(cfg)
+            return run_job(cfg, launch)
         except UserError as error:
             log.error("%s", error)  # now, and in the job's own log; the sweep says it in the end
             raise
         except Exception:  # as text: some cannot be pickled, and none keeps its stack trace
             raise RuntimeError(traceback.format_exc()) from None
     try:
-        return attempt(cfg)
+        return run_job(cfg, launch)
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
@@ -181,66 +182,54 @@ def job(cfg: Any) -> Any:
         sys.exit(130)
 
 
-def attempt(cfg: Any) -> Any:
-    """Checks once more (a sweep's values arrive here), then runs the task, on as many processes as it asks for."""
-    from hydra.errors import InstantiationException
-
-    from rsssl.launch import under_torchrun
-    from rsssl.schema import check, check_needed
-
-    try:
-        check(cfg)
-        check_needed(cfg)
-        several = cfg.processes > 1 and cfg.task._target_ != "rsssl.tasks.replay.run"  # a replay is one process's
-        return under_torchrun(cfg.processes) if several and not torchrun() else work(cfg)
-    except InstantiationException as error:  # Hydra wraps what a constructor raises
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
-
-
-def work(cfg: Any) -> Any:
-    """The task, by the only process in this run folder; a request to stop ends it with the shell's exit code for the signal."""
-    from hydra.utils import get_method
-
+def run_job(cfg: Any, launch: Any) -> Any:
+    """Builds the task and runs it, alone in its run folder; a request to stop ends it with the signal's exit code."""
     from rsssl.engine.stop import Stopped
-    from rsssl.launch import after, alone_in
-    from rsssl.tasks.common import run_folder
+    from rsssl.jobs import prepared, started
+    from rsssl.launch import after, alone_in, under_torchrun
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    task, run = prepared(cfg, launch.options, launch.folder)
+    if cfg.processes > 1 and not launched_by_torchrun() and launch.options["task"] != "replay":
+        return under_torchrun(cfg.processes, launch)
+    if world_size() > 1:
         from rsssl.engine import distributed
 
         distributed.start()
     while True:
         try:
-            with alone_in(run_folder()) if int(os.environ.get("RANK", "0")) == 0 else nullcontext():
-                return get_method(cfg.task._target_)(cfg)
+            with alone_in(run.folder) if rank() == 0 and launch.keeps_folder else nullcontext():
+                return started(task, run)
         except Stopped as error:
             stopped = error.with_traceback(None)  # whose frames hold the network
-        if int(os.environ.get("RANK", "0")) == 0:
-            kept = "A checkpoint is written." if stopped.saved else "What it had done is not kept."
-            again = "" if stopped.before or not stopped.saved else f" {AGAIN}"  # a launcher sees to it itself
-            print(f"rsssl: {stopped}. {kept}{again}", file=sys.stderr, flush=True)
-        after(stopped.signum, stopped.before)
-
-
-def torchrun() -> bool:
-    """Whether torchrun has started this process."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+        if rank() == 0:
+            saved = "A checkpoint is written." if stopped.saved else "What this command had done so far is lost."
+            again = "" if stopped.before or not stopped.saved else f" {AGAIN}"  # a launcher starts it again itself
+            print(f"rsssl: {stopped}. {saved}{again}", file=sys.stderr, flush=True)
+        after(stopped.signum, stopped.before, launch)
 
 
 def fail(error: UserError) -> NoReturn:
     """Prints the message alone, without a stack trace, and ends with exit code 2."""
     log.debug("user error", exc_info=error)
-    rank = os.environ.get("RANK", "0")
-    if rank != "0":
+    if rank() > 0:
         time.sleep(2)  # rank 0 has most often met the same error: torchrun then ends this one before it says it too
-    print(f"rsssl{f' (rank {rank})' if rank != '0' else ''}: {error}", file=sys.stderr, flush=True)
+    print(f"rsssl{f' (rank {rank()})' if rank() > 0 else ''}: {error}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    if torchrun():
+    if launched_by_torchrun():
         os._exit(2)  # the other ranks may wait for this one: no clean-up that waits for them
     sys.exit(2)
 
+
+class Callable(types.ModuleType):
+    """This module, which has the name of the function `rsssl.run`, can be called as it."""
+
+    def __call__(self, overrides: Any = (), config_dir: Any = None) -> Any:
+        from rsssl.api import run
+
+        return run(overrides, config_dir)
+
+
+sys.modules[__name__].__class__ = Callable
 
 if __name__ == "__main__":
     main()

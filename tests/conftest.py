@@ -19,7 +19,7 @@ from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
 
-from rsssl.data.dataset import Dataset
+import rsssl
 from rsssl.data.pack import Pack, pack
 from rsssl.data.raster import write_geotiff
 
@@ -93,6 +93,20 @@ def workshop() -> Iterator[Workshop]:
 
 
 @pytest.fixture
+def method_of() -> Callable[..., Any]:
+    """method_of(name, backbone, **arguments): a method as its YAML has it, but for these arguments."""
+
+    def build(name: str, backbone: Any, **arguments: object) -> Any:
+        from hydra.utils import instantiate
+        from omegaconf import OmegaConf
+
+        cfg = OmegaConf.load(REPOSITORY / "conf" / "ssl" / f"{name}.yaml")
+        return instantiate(cfg.get("ssl", cfg), backbone=backbone, **arguments)
+
+    return build
+
+
+@pytest.fixture
 def random() -> np.random.Generator:
     return np.random.default_rng(0)
 
@@ -113,7 +127,7 @@ def packed() -> Callable[..., Pack]:
     """packed(root, **fields of the dataset): the pack of that folder, beside it."""
 
     def make(root: Path, workers: int = 1, **fields: object) -> Pack:
-        dataset = Dataset("folder", root=str(root), **fields)  # type: ignore[arg-type]
+        dataset = rsssl.dataset("folder", root=str(root), **fields)  # type: ignore[arg-type]
         return pack(dataset, root.parent / "pack", workers=workers, progress=False)
 
     return make
@@ -156,7 +170,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack_of_tiles(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of their pack."""
     folder = tmp_path_factory.mktemp("packed") / "pack"
-    pack(Dataset("folder", root=str(tiles)), folder, workers=1, progress=False)
+    pack(rsssl.dataset("folder", root=str(tiles)), folder, workers=1, progress=False)
     return folder
 
 

@@ -25,9 +25,9 @@ EVERY = [
 
 @pytest.mark.parametrize(("group", "option"), EVERY, ids=[f"{g}={o}" for g, o in EVERY])
 def test_every_option_composes_and_its_file_is_short(group: str, option: str) -> None:
-    root = ["dataset.root=somewhere"] if group == "dataset" else []
+    more = {"dataset": ["dataset.root=somewhere"], "task": ["ssl=none"] if option in ("evaluate",) else []}
     with Composer() as composer:
-        composed(composer, [f"{group}={option}", *root])
+        composed(composer, [f"{group}={option}", *more.get(group, [])])
     text = (REPOSITORY / "conf" / group / f"{option}.yaml").read_text()
     assert text.startswith("#"), "the first line says what the file is"
     assert len(text.splitlines()) <= (24 if group == "experiment" else 20)
@@ -84,11 +84,11 @@ def test_an_impossible_pair_is_refused(overrides: list[str], expected: str) -> N
 
 
 def test_every_value_of_a_sweep_is_checked_before_the_first_job() -> None:
-    precheck(["ts=5,20", "seed=0,1,2"], None, multirun=True)
+    precheck(["ts=5,20", "seed=0,1,2"], None, multirun=True, start=False)
     with pytest.raises(UserError, match="ts=0"):
-        precheck(["ts=5,20,0", "seed=0,1"], None, multirun=True)
+        precheck(["ts=5,20,0", "seed=0,1"], None, multirun=True, start=False)
     with pytest.raises(UserError, match="dataset=aid"):
-        precheck(["dataset=synthetic,aidd"], None, multirun=True)
+        precheck(["dataset=synthetic,aidd"], None, multirun=True, start=False)
 
 
 def test_a_users_own_folder_of_configs_joins_the_groups(tmp_path: Path) -> None:
@@ -102,6 +102,16 @@ def test_a_users_own_folder_of_configs_joins_the_groups(tmp_path: Path) -> None:
         assert cfg.dataset.bands == ["pan"]
         with pytest.raises(UserError, match="Type dataset=mine"):
             composed(composer, ["dataset=mien"])
+
+
+def test_a_class_named_by_its_room_is_answered_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "ssl").mkdir()
+    (tmp_path / "ssl" / "mine.yaml").write_text("_target_: rsssl.methods.SimCLR\nviews: 2\n")
+    with (
+        Composer(tmp_path) as composer,
+        pytest.raises(UserError, match=r"type _target_: rsssl\.methods\.simclr\.SimCLR"),
+    ):
+        composed(composer, ["ssl=mine"])
 
 
 def test_arguments_are_told_from_flags() -> None:

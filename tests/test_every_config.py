@@ -16,11 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from rsssl.compose import Composer, composed
-from rsssl.data import prepared as data
-from rsssl.engine.store import Store
 from rsssl.groups import group_options
+from rsssl.jobs import prepared
 from rsssl.models.backbone import read_backbone
-from rsssl.tasks import pretrain
+from rsssl.networks.pretraining import pretrain
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LARGE = ("hidden", "out", "prototypes", "queue", "bottleneck", "predictor", "width")  # sizes of heads
@@ -60,19 +59,15 @@ def made_small(cfg: DictConfig, tiles: Path) -> DictConfig:
 
 
 @pytest.mark.parametrize("name", group_options("experiment"))
-def test_an_experiment_takes_two_steps(
-    name: str, composer: Composer, tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_experiment_takes_two_steps(name: str, composer: Composer, tiles: Path, tmp_path: Path) -> None:
     """From its YAML through the pre-training task to weights in a file: all its parts fit together."""
     small = made_small(composed(composer, [f"experiment={name}", "dataset=folder", "tracker=csv"]), tiles)
-    monkeypatch.setattr(pretrain, "group_name", lambda group: name)  # Hydra's own record of a command line
-    monkeypatch.setattr(data, "_open", {})
-    todo = pretrain.plan(small, Store(small.paths.store))
-    pretrain.train(small, todo, tmp_path)
-    with open(tmp_path / "metrics.csv") as file:
+    task, run = prepared(small, {"task": "pipeline", "ssl": name}, tmp_path / "run")
+    record = pretrain(task, task.dataset, run)
+    with open(Path(record["folder"]) / "metrics.csv") as file:
         losses = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "loss"]
     assert len(losses) == 2 and all(map(math.isfinite, losses))
-    trained, _ = read_backbone(tmp_path / "backbone.safetensors")
+    trained, _ = read_backbone(record["weights"])
     start = instantiate(small.backbone, in_chans=3, seed=small.pretrain.seed).state_dict()
     assert any(not torch.equal(v, start[k]) for k, v in trained.state_dict().items() if k.endswith("weight"))
 

@@ -41,21 +41,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def imported(folder: Path, *tasks: str) -> list[set[str]]:
     """For each task, run after one another in one new process: the heavy packages imported up to its end."""
-    common = [
-        "dataset=folder",
-        f"dataset.root={folder / 'images'}",
-        "backbone.name=resnet10t",
-        "pretrain.epochs=1",
-        "pretrain.batch_size=8",
-        "ts=2",
-        "tracker=csv",
-    ]
+    images = ["dataset=folder", f"dataset.root={folder / 'images'}"]
+    training = [*images, "backbone.name=resnet10t", "pretrain.epochs=1", "pretrain.batch_size=8", "tracker=csv"]
+    keys = {"pack": images, "pretrain": training, "pipeline": [*training, "ts=2"]}
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "RSSSL_STORE": str(folder / "store"),
         "OMP_NUM_THREADS": "1",
     }
-    commands = json.dumps([[f"task={task}", *common] for task in tasks])
+    commands = json.dumps([[f"task={task}", *keys[task]] for task in tasks])
     done = subprocess.run(
         [sys.executable, "-c", RUNS, commands],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""The counter-based generator: frozen values, range, uniformity, independence of the batch, torch against numpy; orders."""
+"""The counter-based generator: frozen values, range, uniformity, independence of the batch, torch and numpy; orders."""
 
 from __future__ import annotations
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from rsssl import run
-from rsssl.compose import Composer, composed, leaf_keys
+import rsssl.run
+from rsssl.compose import Composer, composed
 from rsssl.data.dataset import Dataset
 from rsssl.errors import nearest
+from rsssl.explain import leaf_keys
 from rsssl.groups import GROUPS, group_options
 
 
@@ -40,6 +41,14 @@ def test_every_key_and_option_is_found_from_its_misspelling() -> None:
     ("arguments", "expected"),
     [
         (["pretrain.epocs=3"], "Type pretrain.epochs=3"),
+        (["checkpoint=runs/mine", "images=tiles", "out=x.csv"], "images= belongs to task=predict"),
+        (["scene=scene.tif"], "scene= belongs to task=map"),
+        (["reference=points.gpkg"], "reference= belongs to task=accuracy"),
+        (["task=map", "ts=5"], "ts= belongs to task=pipeline"),
+        (["task=map", "dataset=aid"], "dataset= belongs to task=pipeline"),
+        (["task=accuracy", "scene=map.tif"], "type class_map=map.tif"),
+        (["task=map", "adapt=cast"], "type values=cast"),
+        (["task=map", "checkpoint=runs/mine", "scene=s.tif"], "task=map needs out=: type for example out=map.tif"),
         (["ssl=simlcr"], "Type ssl=simclr"),
         (["ssl=simclr", "ssl.temprature=0.2"], "Type ssl.temperature=0.2"),
         (["pretrain.batch_size=big"], "pretrain.batch_size=big"),
@@ -67,9 +76,10 @@ def test_a_wrong_command_reads_nothing_and_leaves_nothing(
     monkeypatch.setenv("RSSSL_STORE", str(tmp_path / "here" / "store"))
     monkeypatch.setattr(Dataset, "catalog", never)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["rsssl-run", f"dataset.root={root}", *arguments])
+    data = [] if any(a.startswith("task=") for a in arguments) else [f"dataset.root={root}"]
+    monkeypatch.setattr(sys, "argv", ["rsssl-run", *data, *arguments])
     with pytest.raises(SystemExit) as stop:
-        run.main()
+        rsssl.run.main()
     GlobalHydra.instance().clear()
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith("rsssl: ") and expected in said and "Traceback" not in said

@@ -1,9 +1,9 @@
-"""A process that has imported everything, and forks itself for each piece of work: real processes without the wait for imports.
+"""A process that has imported everything, and forks itself for each piece of work: real processes that need no imports.
 
 It reads one JSON object a line: {"argv": [...]} runs rsssl-run, {"code": "..."} runs Python; "ranks" forks that many
-processes which see each other as torchrun's do, "cwd", "env" and "log" are theirs, and "warm" and "methods" name what to
-load before. It answers with a line of process numbers, and, when all have ended, with a line of exit codes (minus the
-signal for a killed one).
+processes which see each other as torchrun's do, "cwd", "env" and "log" are theirs, and "warm" and "methods" name what
+to load before. It answers with a line of process numbers, and, when all have ended, with a line of exit codes (minus
+the signal for a killed one).
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from hydra.utils import instantiate
 
 import rsssl.augment.kernels
 import rsssl.launch
+import rsssl.networks.pretraining
+import rsssl.networks.replaying
+import rsssl.networks.weights
 import rsssl.optim.optimizers
 import rsssl.run
 import rsssl.tasks.pipeline
-import rsssl.tasks.replay
 from rsssl.compose import Composer, composed
-from rsssl.data.loader import Pool, PoolBatches, Source
+from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack
+from rsssl.data.pool import Pool, Source
 from rsssl.engine import distributed
 from rsssl.engine.batch_norm import over_all_ranks
 from rsssl.engine.checkpoint import Checkpoints
@@ -38,6 +41,7 @@ from rsssl.engine.loop import Fit
 from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.tracking import Tracker
 from rsssl.methods.base import Method
+from rsssl.models.preprocess import Preprocess
 from rsssl.optim import Cosine, parameter_groups
 
 SMALL = {
@@ -76,14 +80,8 @@ def fit(name: str, pack: str, folder: str, steps: int, **options: Any) -> tuple[
         Pool([Source(packed, rows)]),
         views,
         method.n_views,
-        8,
-        1,
-        lambda step, total: 16,
-        packed.card.mean,
-        packed.card.std,
-        0,
-        "order",
-        steps=steps,
+        Preprocess(packed.card, 16, packed.card.mean, packed.card.std),
+        Sampling(8, 1, 0, "order", steps=steps),
         local=method.uses_local,
     )
     over_all_ranks(method)
@@ -93,7 +91,7 @@ def fit(name: str, pack: str, folder: str, steps: int, **options: Any) -> tuple[
         method,
         batches,
         optimizer,
-        Cosine(warmup=0.2),
+        Cosine(warmup=0.2, final=0.0),
         torch.device("cpu"),
         Tracker(tensorboard=False),
         Checkpoints(Path(folder)),

@@ -60,8 +60,8 @@ def figures(bench: Bench) -> Iterator[Figure]:
     import torch
 
     from rsssl.compose import Composer
-    from rsssl.engine.store import Store
-    from rsssl.tasks.pretrain import plan
+    from rsssl.jobs import prepared
+    from rsssl.networks.plan import plan
 
     torch.set_num_threads(bench.threads)
     scale = Scale(256, 1, (1,), (0,), 500) if bench.quick else Scale()
@@ -73,7 +73,8 @@ def figures(bench: Bench) -> Iterator[Figure]:
     ]
     with Composer() as composer:
         cfg = composer.compose(overrides)
-    todo = plan(cfg, Store(cfg.paths.store))  # packs, splits and draws, as the command does
+        task, run = prepared(cfg, {"task": "pipeline"}, bench.scratch)
+        todo = plan(task, task.dataset, run)  # packs, splits and draws, as the command does
     results = {n: ours(bench, todo, scale, overrides, n) for n in scale.our_epochs}
     theirs = lightly(bench, todo, scale)
     enough = [n for n, result in results.items() if result.mean >= theirs.mean]
@@ -101,8 +102,7 @@ def say(text: str) -> None:
 
 def ours(bench: Bench, todo: Any, scale: Scale, overrides: list[str], epochs: int) -> Result:
     """The command of the documentation, in a process of its own."""
-    from rsssl.tasks.pretrain import WEIGHTS
-    from rsssl.tasks.weights import from_file
+    from rsssl.networks.weights import from_file
 
     run = bench.scratch / f"run-{epochs}"
     command = [
@@ -115,11 +115,13 @@ def ours(bench: Bench, todo: Any, scale: Scale, overrides: list[str], epochs: in
         f"hydra.run.dir={run}",
     ]
     env = compiled(bench.scratch) | {"OMP_NUM_THREADS": str(bench.threads)}
-    subprocess.run([sys.executable, "-c", "import rsssl.tasks.pretrain, rsssl.run"], env=env, check=True)  # compiles
+    subprocess.run(
+        [sys.executable, "-c", "import rsssl.networks.pretraining, rsssl.run"], env=env, check=True
+    )  # compiles
     took = seconds(lambda: subprocess.run(command, env=env, check=True, stdout=sys.stderr))
     made = json.loads((run / "pretrain.json").read_text())["pretrain"]
-    weights = from_file(Path(made["folder"], WEIGHTS), todo.parts[0])
-    accuracies = judged(todo.parts[0], weights.build, weights.size, weights.mean, weights.std, scale)
+    weights = from_file(Path(made["weights"]), todo.parts[0])
+    accuracies = judged(todo.parts[0], weights.build, weights.preprocess, scale)
     result = Result(epochs, took, accuracies, made["seconds"])
     say(f"ours: {result}")
     return result
@@ -135,6 +137,8 @@ def lightly(bench: Bench, todo: Any, scale: Scale) -> Result:
     from lightly.transforms import SimCLRTransform
     from lightly.transforms.utils import IMAGENET_NORMALIZE
     from torch import nn
+
+    from rsssl.models.preprocess import Preprocess
 
     data = todo.parts[0]
     files = [data.pack.paths[i] for i in todo.indices[0]]
@@ -161,22 +165,22 @@ def lightly(bench: Bench, todo: Any, scale: Scale) -> Result:
         took = time.perf_counter() - start
         say(f"lightly: epoch {epoch} of {scale.their_epochs}, loss {float(total) / len(loader):.3f}, {took:.0f} s")
     mean, std = (tuple(IMAGENET_NORMALIZE[key]) for key in ("mean", "std"))
-    result = Result(scale.their_epochs, took, judged(data, lambda: backbone, SIZE, mean, std, scale))
+    result = Result(
+        scale.their_epochs, took, judged(data, lambda: backbone, Preprocess(data.pack.card, SIZE, mean, std), scale)
+    )
     say(f"lightly: {result}")
     return result
 
 
-def judged(
-    data: Any, build: Callable[[], Any], size: int, mean: tuple[float, ...], std: tuple[float, ...], scale: Scale
-) -> tuple[float, ...]:
+def judged(data: Any, build: Callable[[], Any], preprocess: Any, scale: Scale) -> tuple[float, ...]:
     """Accuracy on the test set of a linear probe on the frozen features, for each draw of the labelled images."""
     import torch
 
     from rsssl.data.split import labelled_subset
     from rsssl.evaluation.features import CHUNK, Extractor
-    from rsssl.evaluation.probe import LinearProbe
+    from rsssl.jobs import configured
 
-    extract = Extractor(build, data.pack, size, mean, std, torch.device("cpu"))
+    extract = Extractor(build, data.pack, preprocess, torch.device("cpu"))
 
     def features(rows: Any) -> Any:
         return torch.cat([extract(rows[i : i + CHUNK]).float() for i in range(0, len(rows), CHUNK)]).clone()
@@ -187,7 +191,7 @@ def judged(
     found = []
     for seed in scale.seeds:
         rows = labelled_subset(pack.labels, pack.paths, data.split.pool, LABELS, seed)
-        probe = LinearProbe().fit(features(rows), torch.from_numpy(pack.labels[rows]), classes, seed)
+        probe = configured("evaluate", "linear").fit(features(rows), torch.from_numpy(pack.labels[rows]), classes, seed)
         found.append(float((probe.scores(x).argmax(1) == truth).float().mean()))
     return tuple(found)
 
@@ -198,11 +202,11 @@ def bound(bench: Bench, cfg: Any, todo: Any, epochs: int) -> dict[str, Any]:
     from hydra.utils import instantiate
     from torch.utils.flop_counter import FlopCounterMode
 
-    from rsssl.tasks.pretrain import stage_size
+    from rsssl.networks.pretraining import stage_size
 
     bands = todo.parts[0].pack.card.n_bands
     steps = todo.n_images // cfg.pretrain.batch_size * epochs
-    size_at = stage_size(todo.size, [(float(u), float(s)) for u, s in cfg.pretrain.progressive])
+    size_at = stage_size(todo.preprocess.size, [(float(u), float(s)) for u, s in cfg.pretrain.progressive])
     sizes = [size_at(step, steps) for step in range(steps)]
     backbone = instantiate(cfg.backbone, in_chans=bands, seed=0).train()
     flops = 0.0

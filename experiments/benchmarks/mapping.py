@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +12,6 @@ from harness import Bench, Figure, attempts, peak_mib, seconds
 
 SCENE = "sentinel2_coast_8band_uint8.tif"  # 2,629 x 2,201 pixels, 8 bands, tiled, deflate
 WINDOW, STRIDE, BATCH = 64, 32, 64
-NOTHING_MORE = {"confidence": False, "probabilities": False}
 
 
 def figures(bench: Bench) -> Iterator[Figure]:
@@ -40,9 +37,11 @@ def classifier(folder: Path, name: str = "resnet18") -> Path:
     """A run folder with a network for 8 bands at 64 pixels and ten classes, of random weights: speed does not ask for more."""
     import torch
 
+    from rsssl.evaluation.heads import LinearHead
     from rsssl.models.backbone import build_backbone
     from rsssl.models.card import SensorCard
-    from rsssl.networks.classifier import CLASSIFIER, LinearHead, Trained
+    from rsssl.models.preprocess import Preprocess
+    from rsssl.networks.files import CLASSIFIER, write_classifier
 
     card = SensorCard(
         "tiles",
@@ -61,7 +60,8 @@ def classifier(folder: Path, name: str = "resnet18") -> Path:
     head = LinearHead(torch.randn(10, width), torch.zeros(10))
     place = folder / name
     place.mkdir(exist_ok=True)
-    Trained(head, card, WINDOW, card.mean, card.std, backbone).save(place / CLASSIFIER, None, {})
+    preprocess = Preprocess(card, WINDOW, card.mean, card.std)
+    write_classifier(place / CLASSIFIER, head, preprocess, {}, backbone)
     return place
 
 
@@ -78,32 +78,36 @@ def opened(scene: Path, checkpoint: Path, fast: bool = False) -> tuple[Any, Any,
 
     from rsssl.geo.scene import Scene
     from rsssl.geo.windows import Layout
-    from rsssl.networks.load import open_classifier
+    from rsssl.networks.load import find_classifier
     from rsssl.networks.mapper import Mapper
 
-    model = open_classifier(str(checkpoint))
-    found = Scene(scene, model.card, adapt="moments", nodata=None)
+    model = find_classifier(checkpoint)
+    found = Scene(scene, model.card, values="moments", nodata=None)
     return found, Layout(*found.size, WINDOW, STRIDE), Mapper(model, torch.device("cpu"), WINDOW, STRIDE, BATCH, fast)
 
 
 def mapped(bench: Bench, scene: Path, checkpoint: Path, fast: bool = False) -> Callable[[], float]:
     """Windows a second of the whole of task=map: reading, classifying, parts, blending, areas, all files."""
-    from rsssl.engine.parts import Parts
-    from rsssl.tasks.map import classify, finish
+    import torch
 
-    found, layout, mapper = opened(scene, checkpoint, fast)
+    from rsssl.networks.load import find_classifier
+    from rsssl.networks.mapping import MapOptions, SceneMap
+
+    options = MapOptions(None, None, "moments", WINDOW, STRIDE, fast, (), BATCH, tta=False)
+    classifier, windows = find_classifier(checkpoint), 0
 
     def work() -> None:
+        nonlocal windows
         with tempfile.TemporaryDirectory(dir=bench.scratch) as folder:
-            out = Path(folder, "map.tif")
-            parts = Parts(out, {}, layout.blocks[0] * layout.blocks[1])
-            mapper.learn(found, layout, parts.folder / "head")
-            classify(parts, found, layout, mapper)
-            with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-                finish(found, layout, parts, mapper.classifier, out, NOTHING_MORE, {}, {})
+            scene_map = SceneMap(str(scene), Path(folder, "map.tif"), classifier, torch.device("cpu"), options)
+            windows = scene_map.layout.shape[0] * scene_map.layout.shape[1]
+            scene_map.make({})
 
-    n = layout.shape[0] * layout.shape[1]
-    return lambda: n / seconds(work)
+    def rate() -> float:
+        took = seconds(work)
+        return windows / took
+
+    return rate
 
 
 def forward_alone(bench: Bench, scene: Path, checkpoint: Path, name: str) -> Iterator[Figure]:
@@ -309,8 +313,8 @@ def map_mosaic(side: int, scratch: str, checkpoint: str) -> dict[str, Any]:
     import torch
 
     from rsssl.data.raster import write_geotiff
-    from rsssl.engine.parts import Parts
-    from rsssl.tasks.map import classify, finish
+    from rsssl.networks.load import find_classifier
+    from rsssl.networks.mapping import MapOptions, SceneMap
 
     torch.set_num_threads(2)
     folder = Path(scratch)
@@ -337,16 +341,10 @@ def map_mosaic(side: int, scratch: str, checkpoint: str) -> dict[str, Any]:
         f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>EPSG:32632</SRS>'
         f"<GeoTransform>500000, 10, 0, 5400000, 0, -10</GeoTransform>{''.join(bands)}</VRTDataset>"
     )
-    found, layout, mapper = opened(folder / "mosaic.vrt", Path(checkpoint))
     out = folder / "mosaic.tif"
-
-    def work() -> None:
-        parts = Parts(out, {}, layout.blocks[0] * layout.blocks[1])
-        classify(parts, found, layout, mapper)
-        with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-            finish(found, layout, parts, mapper.classifier, out, NOTHING_MORE, {}, {})
-
-    took = seconds(work)
+    options = MapOptions(None, None, "moments", WINDOW, STRIDE, False, (), BATCH, tta=False)
+    classifier, device = find_classifier(checkpoint), torch.device("cpu")
+    took = seconds(lambda: SceneMap(str(folder / "mosaic.vrt"), out, classifier, device, options).make({}))
     return {
         "peak_mib": peak_mib(),
         "minutes": took / 60,

@@ -44,17 +44,19 @@ def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str
     from views import CONF
 
     from rsssl.batch import Batch
-    from rsssl.data.loader import Pool, PoolBatches, Source
+    from rsssl.data.loader import PoolBatches
     from rsssl.data.pack import Pack, mean_std
-    from rsssl.engine.loop import Fit, on_device
+    from rsssl.data.pool import Pool, Source
+    from rsssl.engine.device import on_device
+    from rsssl.engine.loop import Fit
     from rsssl.methods.simclr import SimCLR
     from rsssl.models.backbone import build_backbone
     from rsssl.optim import AdamW, Constant, parameter_groups
 
     torch.set_num_threads(threads)
     device = torch.device("cpu")
-    method = on_device(SimCLR(build_backbone("resnet18", 3), views=2), device)
-    optimizer = AdamW(parameter_groups(method), lr=1e-3)
+    method = on_device(SimCLR(build_backbone("resnet18", 3), 2, 0.2, 512, 128, 2, bn_last=False), device)
+    optimizer = AdamW(parameter_groups(method), lr=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     if folder is None:
         batch = Batch(torch.arange(64), 0, torch.randn(2, 64, 3, 64, 64))
         for _ in range(steps):
@@ -75,7 +77,7 @@ def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str
             super().__init__(pool, views, n, batch, 1, lambda step, total: size, mean, std, 0, "benchmark")
             self.total_steps = min(steps, self.total_steps)
 
-    Fit(method, Part(2, 64, steps, 64), optimizer, Constant(), device).run()
+    Fit(method, Part(2, 64, steps, 64), optimizer, Constant(0.0), device).run()
     start = time.perf_counter()
     read = sum(len(batch.ids) for batch in Part(1, 512, images // 512, 32).start(0))
     return {"peak_mib": peak_mib(), "read": read, "seconds": time.perf_counter() - start}

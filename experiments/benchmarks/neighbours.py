@@ -28,9 +28,9 @@ def predict(who: str, n: int, batch: int, repeats: int, threads: int) -> dict[st
             calls = [knn_predict(part, bank, labels, CLASSES, K, TEMPERATURE)[:, 0] for part in x.split(batch)]
             return torch.cat(calls)
     else:
-        from rsssl.evaluation.knn import KNN
+        from rsssl.jobs import configured
 
-        model = KNN(k=K, temperature=TEMPERATURE).fit(features, labels, CLASSES, seed=0)
+        model = configured("evaluate", "knn", k=K, temperature=TEMPERATURE).fit(features, labels, CLASSES, seed=0)
 
         def run(x: torch.Tensor) -> torch.Tensor:
             return torch.cat([model.scores(part).argmax(1) for part in x.split(batch)])

@@ -91,11 +91,11 @@ def figure(
 
 def packing(bench: Bench, root: Path, **fields: Any) -> float:
     """Seconds of one pack, made from nothing."""
-    from rsssl.data.dataset import Dataset
+    import rsssl
     from rsssl.data.pack import pack
 
     folder = bench.scratch / "packed"
-    took = seconds(lambda: pack(Dataset("folder", str(root), **fields), folder, bench.threads, progress=False))
+    took = seconds(lambda: pack(rsssl.dataset("folder", str(root), **fields), folder, bench.threads, progress=False))
     shutil.rmtree(folder)
     return took
 

@@ -34,10 +34,11 @@ def figures(bench: Bench) -> Iterator[Figure]:
     import sklearn
     import torch
 
-    from rsssl.evaluation.probe import STRENGTHS
+    from rsssl.jobs import configured
 
     torch.set_num_threads(bench.threads)
-    scales, strengths = ((1, 5), STRENGTHS[:4]) if bench.quick else ((1, 5, 20, 50, 100), STRENGTHS)
+    every = configured("evaluate", "linear").strengths
+    scales, strengths = ((1, 5), every[:4]) if bench.quick else ((1, 5, 20, 50, 100), every)
     grid = prepare(bench, scales)
     solve(grid, scales[:1], strengths)  # the libraries' own warm-up
     one_by_one(grid, scales[0], 0, strengths[0])

@@ -28,24 +28,28 @@ def compare(bench: Bench, pack: Any, size: int, views: int, steps: int) -> Figur
     from omegaconf import OmegaConf
     from views import CONF
 
-    from rsssl.data.loader import Pool, PoolBatches, Source
+    from rsssl.data.loader import PoolBatches, Sampling
     from rsssl.data.pack import mean_std
-    from rsssl.engine.loop import Fit, on_device
+    from rsssl.data.pool import Pool, Source
+    from rsssl.engine.device import on_device
+    from rsssl.engine.loop import Fit
     from rsssl.methods.simclr import SimCLR
     from rsssl.models.backbone import build_backbone
+    from rsssl.models.preprocess import Preprocess
     from rsssl.optim import AdamW, Constant, parameter_groups
 
     device = torch.device("cpu")
-    method = on_device(SimCLR(build_backbone("resnet18", 3), views=views, temperature=0.1), device)
-    optimizer = AdamW(parameter_groups(method), lr=1e-3, weight_decay=0.05)
+    method = on_device(SimCLR(build_backbone("resnet18", 3), views, 0.1, 512, 128, 2, bn_last=False), device)
+    optimizer = AdamW(parameter_groups(method), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8)
     pool = Pool([Source(pack, np.arange(0, len(pack), len(pack) // (steps * BATCH))[: steps * BATCH])])
     mean, std = (tuple(v.tolist()) for v in mean_std(pack.moments))
     policy = instantiate(OmegaConf.load(CONF / "augment" / "rs.yaml"))
-    batches = PoolBatches(pool, policy, views, BATCH, 1, lambda step, total: size, mean, std, 0, "benchmark")
+    preprocess = Preprocess(pack.card, size, mean, std)
+    batches = PoolBatches(pool, policy, views, preprocess, Sampling(BATCH, 1, 0, "benchmark"))
     resident = next(batches.start(0))
 
     def loop() -> float:
-        return steps * BATCH / seconds(lambda: Fit(method, batches, optimizer, Constant(), device).run())
+        return steps * BATCH / seconds(lambda: Fit(method, batches, optimizer, Constant(0.0), device).run())
 
     def alone() -> float:
         def run() -> None:

@@ -38,14 +38,14 @@ def packed(data: Path, scratch: Path, name: str) -> tuple[Any, float]:
     """(the pack of a dataset of `conf/dataset`, the seconds it took), made once a process."""
     from omegaconf import OmegaConf
 
-    from rsssl.data.dataset import Dataset
+    import rsssl
     from rsssl.data.pack import pack
 
     fields = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
     config = OmegaConf.create({"paths": {"data": str(data)}, "dataset": fields})
     arguments = {k: v for k, v in OmegaConf.to_container(config, resolve=True)["dataset"].items() if k != "_target_"}
     start = time.perf_counter()
-    found = pack(Dataset(**arguments), scratch / name, progress=False)
+    found = pack(rsssl.dataset(**arguments), scratch / name, progress=False)
     return found, time.perf_counter() - start
 
 
@@ -55,14 +55,17 @@ def ours(pack: Any, policy: str, size: int, batch: int, n: int) -> Callable[[], 
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from rsssl.data.loader import Pool, PoolBatches, Source
+    from rsssl.data.loader import PoolBatches, Sampling
     from rsssl.data.pack import mean_std
+    from rsssl.data.pool import Pool, Source
+    from rsssl.models.preprocess import Preprocess
 
     views = instantiate(OmegaConf.load(CONF / "augment" / f"{policy}.yaml"))
     pool = Pool([Source(pack, np.arange(len(pack)))])
     epochs = (WARM_UP + n) * batch // len(pool) + 2
     mean, std = (tuple(v.tolist()) for v in mean_std(pack.moments))
-    batches = PoolBatches(pool, views, VIEWS, batch, epochs, lambda step, total: size, mean, std, 0, "benchmark")
+    preprocess = Preprocess(pack.card, size, mean, std)
+    batches = PoolBatches(pool, views, VIEWS, preprocess, Sampling(batch, epochs, 0, "benchmark"))
 
     def measure() -> float:
         with closing(batches.start(0)) as loader:

@@ -23,7 +23,7 @@ from rsssl.data.raster import write_geotiff
 from rsssl.data.synthetic import CRS, GSD, scene
 from rsssl.geo.scene import Scene
 from rsssl.geo.windows import Blender, Layout
-from rsssl.networks.load import open_classifier
+from rsssl.networks.load import find_classifier
 from rsssl.networks.mapper import Mapper, read_ahead
 
 WAYS = ((32, False), (32, True))  # stride, fully convolutional
@@ -59,7 +59,7 @@ def one(args: argparse.Namespace, patch: int, seed: int) -> list[dict[str, float
     write_geotiff(file, image, (500_000.0, GSD, 0.0, 5_500_000.0, 0.0, -GSD), CRS, None, ("red", "green", "blue"))
     rows = []
     for stride, fast in WAYS:
-        classifier = open_classifier(str(args.checkpoint))
+        classifier = find_classifier(args.checkpoint)
         opened = Scene(file, classifier.card)
         mapper = Mapper(classifier, torch.device("cpu"), classifier.window, stride, 128, fast)
         layout = Layout(*opened.size, classifier.window, stride)

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from rsssl.augment import BandGain, Colour, RandomAreaCrop, Symmetry, Views
-from rsssl.data.loader import Pool, PoolBatches, Source
+from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack
+from rsssl.data.pool import Pool, Source
 from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
 from rsssl.rng import Order
 
 HERE = Path(__file__).resolve().parent
@@ -86,7 +88,8 @@ def loader(pool: Pool) -> PoolBatches:
             "gain": BandGain(gain=0.1, offset=0.04, p=0.8),
         }
     )
-    return PoolBatches(pool, views, 2, BATCH, 1, lambda step, total: SIDE, (0.5,) * 3, (0.25,) * 3, 0, "scale")
+    preprocess = Preprocess(pool.sources[0].pack.card, SIDE, (0.5,) * 3, (0.25,) * 3)
+    return PoolBatches(pool, views, 2, preprocess, Sampling(BATCH, 1, 0, "scale"))
 
 
 def draws(n: int) -> Iterator[np.ndarray]:

@@ -28,12 +28,11 @@ from rsssl import rng
 from rsssl.compose import Composer, composed
 from rsssl.data.prepared import Data, load
 from rsssl.data.split import labelled_subset
-from rsssl.engine.store import Store
-from rsssl.evaluation.probe import LinearProbe
+from rsssl.evaluation.features import feature_bank
 from rsssl.evaluation.suggest import coverage, margin, typicality
-from rsssl.tasks.common import plain
-from rsssl.tasks.evaluate import Job, feature_bank
-from rsssl.tasks.weights import resolve
+from rsssl.jobs import configured
+from rsssl.jobs import prepared as prepared_task
+from rsssl.networks.weights import pretrained_or_train
 
 CANDIDATES = 6000  # images of the pool that a seed chooses from
 
@@ -63,7 +62,7 @@ def by_coverage(x: Tensor, y: Tensor, n: int, seed: int) -> Tensor:
 def by_margin(x: Tensor, y: Tensor, n: int, seed: int) -> Tensor:
     """Half by typicality, then what the classifier trained on these cannot decide."""
     first = typicality(x, n // 2, seed).rows
-    probe = LinearProbe().fit(x[first], y[first], int(y.max() + 1), seed)
+    probe = configured("evaluate", "linear").fit(x[first], y[first], int(y.max() + 1), seed)
     return torch.cat([first, margin(probe.scores(x).exp(), x, n - n // 2, seed, first).rows])
 
 
@@ -91,14 +90,13 @@ def prepared(root: Path, out: Path, protocol: str, overrides: list[str]) -> tupl
     ]
     folder = out / "pretrain"
     subprocess.run(["rsssl-run", "task=pretrain", *line, f"hydra.run.dir={folder}"], check=True)
-    weights = json.loads((folder / "pretrain.json").read_text())["pretrain"]["folder"]
+    place = json.loads((folder / "pretrain.json").read_text())["pretrain"]["folder"]
     with Composer() as composer:
-        cfg = composed(composer, [*line, f"checkpoint={weights}"])
-    kept = Store(cfg.paths.store)
-    data = load(plain(cfg.dataset), kept, None, protocol)
-    job = Job(cfg, data, kept, torch.device("cpu"), data.split.pool, data.split.test)
-    rows = np.arange(len(data.pack))
-    return data, feature_bank(job, resolve(cfg, kept, data), 0).get(rows)
+        cfg = composed(composer, [*line, f"checkpoint={place}"])
+        task, run = prepared_task(cfg, {"task": "pipeline", "ssl": "simclr"}, folder)
+        data = load(task.dataset, run.store, None, protocol)
+        weights = pretrained_or_train(task, task.checkpoint, data, run)
+    return data, feature_bank(run.store, data.pack, weights, run.device).get(np.arange(len(data.pack)))
 
 
 def measure(data: Data, features: Tensor, way: Way, n: int, seed: int) -> dict[str, float]:
@@ -109,7 +107,7 @@ def measure(data: Data, features: Tensor, way: Way, n: int, seed: int) -> dict[s
     chosen = torch.from_numpy(pool)[way(features[pool], labels[pool], n, seed)]
     seconds = time.perf_counter() - begin
     assert len(chosen.unique()) == n
-    probe = LinearProbe().fit(features[chosen], labels[chosen], classes, seed)
+    probe = configured("evaluate", "linear").fit(features[chosen], labels[chosen], classes, seed)
     right = probe.scores(features[data.split.test]).argmax(1) == labels[data.split.test]
     return {"oa": float(right.float().mean()), "classes": len(labels[chosen].unique()), "seconds": seconds}
 

@@ -60,14 +60,14 @@ class RandomAreaCrop(Operation):
         w = (area * aspect).sqrt().round().long()
         h = (area / aspect).sqrt().round().long()
         fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-        found = fits.any(1)
+        some_fits = fits.any(1)
         pick = fits.to(torch.int8).argmax(1, keepdim=True)  # the first that fits
         w, h = w.gather(1, pick)[:, 0], h.gather(1, pick)[:, 0]
         ratio = min(max(width / height, self.aspect[0]), self.aspect[1])
-        w = torch.where(found, w, max(1, min(width, round(height * ratio))))
-        h = torch.where(found, h, max(1, min(height, round(width / ratio))))
-        top = torch.where(found, (u[:, 1] * (height - h + 1)).long(), (height - h) // 2)
-        left = torch.where(found, (u[:, 2] * (width - w + 1)).long(), (width - w) // 2)
+        w = torch.where(some_fits, w, max(1, min(width, round(height * ratio))))
+        h = torch.where(some_fits, h, max(1, min(height, round(width / ratio))))
+        top = torch.where(some_fits, (u[:, 1] * (height - h + 1)).long(), (height - h) // 2)
+        left = torch.where(some_fits, (u[:, 2] * (width - w + 1)).long(), (width - w) // 2)
         on, zero = u[:, 0] < self.p, torch.zeros_like(h)
         return {
             "top": torch.where(on, top, zero),

@@ -9,47 +9,22 @@ They compute what the torch code beside their callers computes, which serves acc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 
+from rsssl.augment.threads import over_samples as over_samples
+
 F, ONE = np.float32, np.uint32(1)
-SHARES = 4  # for each thread
 STRIP = 256  # pixels at a time: what stays in the first cache
 # Compiled at the first call, and kept on disk. Sums may be reordered; NaN keeps its meaning.
 compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 
 
-@cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="views")
-
-
-def over_samples(kernel: Callable[..., None], n: int, *arguments: Any) -> None:
-    """kernel(*arguments, start, stop) for shares of n samples, on as many threads as torch uses."""
-    workers = min(torch.get_num_threads(), n)
-    count = workers * SHARES if workers > 1 else min(n, 1)
-    shares = iter(list(pairwise(n * i // count for i in range(count + 1))))  # taken in turn: a slow core gets fewer
-
-    def work() -> None:
-        for share in shares:
-            kernel(*arguments, *share)
-
-    others = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
-    work()
-    for other in others:
-        other.result()
-
-
 @compiled
 def triangle(length, size, flip, start, weight):
-    """Weights that resize `length` pixels to `size`: output o sums weight[k, o] * pixel[start[o] + k]; returns their number.
+    """Weights that resize `length` pixels to `size`: output o sums weight[k, o] * pixel[start[o] + k]; returns their
+    number.
 
     As PyTorch's antialiased bilinear interpolation. start (size,) integers, weight (K, size) float32 are filled.
     """
@@ -124,9 +99,9 @@ def resample(x, index, boxes, codes, first, low, gain, bounded, missing, fill, o
 
     x (B, C, H, W); index (n,): the image of each view; boxes (n, 4): top, left, height, width, in pixels of the image
     resized to (first, first), or of the image itself when first is 0; codes (n,): transpose 4 + flip up-down 2 + flip
-    left-right 1. When bounded, a value v becomes (v - low) * gain, kept in 0..1; where it is `missing` (NaN for none) or
-    not a number it becomes fill; low, gain, fill (C,). Not bounded, values stay as stored. out (n, C, S, S) and means
-    (n, C) are filled.
+    left-right 1. When bounded, a value v becomes (v - low) * gain, kept in 0..1; where it is `missing` (NaN for none)
+    or not a number it becomes fill; low, gain, fill (C,). Not bounded, values stay as stored. out (n, C, S, S) and
+    means (n, C) are filled.
     """
     bands, height, width = x.shape[1:]
     size = out.shape[2]

@@ -35,8 +35,8 @@ def _compiled() -> Any:
         return importlib.import_module("rsssl.augment.kernels")
     except (ImportError, RuntimeError) as error:  # numba is missing, or has nowhere to keep what it compiled
         log.warning(
-            "views are made several times slower on this CPU (%s): type pip install numba, or NUMBA_CACHE_DIR=FOLDER with a "
-            "folder that can be written to",
+            "views are made several times slower on this CPU (%s): type pip install numba, or NUMBA_CACHE_DIR=FOLDER "
+            "with a folder that can be written to",
             error,
         )
         return None
@@ -82,7 +82,8 @@ class Pixels:
     """
 
     def __init__(self, values: Tensor, scale: float = 1.0, means: Tensor | None = None) -> None:
-        """`scale` brings the values to 0..1 units, e.g. 1/255 for the bytes themselves; means: of the values, (B, C)."""
+        """`scale` brings the values to 0..1 units, e.g. 1/255 for the bytes themselves; means: of the values, (B,
+        C)."""
         b, c = values.shape[:2]
         self.values = values
         self.matrix = torch.eye(c, device=values.device).mul_(scale).repeat(b, 1, 1)  # (B, C, C)

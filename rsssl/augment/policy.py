@@ -18,8 +18,10 @@ from torch import Tensor
 
 from rsssl.augment.geometry import RandomAreaCrop, Resize, Symmetry
 from rsssl.augment.ops import Operation, Params, PixelOperation, Pixels, kernels
-from rsssl.augment.resample import Frame, Numbers, ToUnit, resample
+from rsssl.augment.resample import Frame, ToUnit, resample
 from rsssl.errors import UserError
+from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
 from rsssl.rng import fold
 
 PART = 256 << 20  # bytes of views made at a time
@@ -52,29 +54,25 @@ class Policy:
         ids = ids.to("cpu", torch.int64)
         return {name: op.draw(fold(key, name), ids, bands, height, width) for name, op in self.operations.items()}
 
-    def __call__(
-        self, x: Tensor, ids: Tensor, key: int, size: int, mean: Numbers, std: Numbers, to_unit: ToUnit | None = None
-    ) -> Tensor:
+    def __call__(self, x: Tensor, ids: Tensor, key: int, preprocess: Preprocess) -> Tensor:
         """One view of each image of x: `views` with one key, (B, C, size, size)."""
-        return self.views(x, ids, [key], size, mean, std, to_unit)[0]
+        return self.views(x, ids, [key], preprocess)[0]
 
     @torch.no_grad()
-    def views(
-        self,
-        x: Tensor,
-        ids: Tensor,
-        keys: Sequence[int],
-        size: int,
-        mean: Numbers,
-        std: Numbers,
-        to_unit: ToUnit | None = None,
-    ) -> Tensor:
-        """A view for each of V keys of x (B, C, H, W), samples ids (B,) int64 -> float32 (V, B, C, size, size).
+    def views(self, x: Tensor, ids: Tensor, keys: Sequence[int], preprocess: Preprocess) -> Tensor:
+        """A view for each of V keys of the same images.
 
-        x holds floats in 0..1, bytes (taken as n / 255), or what `to_unit` converts to floats in 0..1. The views are
-        (value - mean) / std; mean and std (C,) in 0..1 units.
+        Args:
+            x: (B, C, H, W) stored pixels, of any type and on any device.
+            ids: (B,) int64 numbers of the samples.
+            keys: V keys of the random numbers.
+            preprocess: what the stored numbers mean, the size of the views, and their standardisation.
+
+        Returns:
+            (V, B, C, size, size) float32.
         """
         b, c, height, width = x.shape
+        size, to_unit = preprocess.size, converter(x, preprocess.card)
         draws = [self.draw(key, ids, c, height, width, size) for key in keys]
         params = {name: {k: torch.cat([d[name][k] for d in draws]) for k in draws[0][name]} for name in self.operations}
         index = torch.arange(b).repeat(len(keys))
@@ -84,7 +82,7 @@ class Policy:
             for part in range(parts):
                 rows = slice(len(index) * part // parts, len(index) * (part + 1) // parts)
                 mine = {name: {k: v[rows] for k, v in op.items()} for name, op in params.items()}
-                self._render(x, index[rows], mine, mean, std, to_unit, out[rows])
+                self._render(x, index[rows], mine, preprocess, to_unit, out[rows])
         return out.unflatten(0, (len(keys), b))
 
     def _render(
@@ -92,8 +90,7 @@ class Policy:
         x: Tensor,
         index: Tensor,
         params: dict[str, Params],
-        mean: Numbers,
-        std: Numbers,
+        preprocess: Preprocess,
         to_unit: ToUnit | None,
         out: Tensor,
     ) -> None:
@@ -105,10 +102,10 @@ class Policy:
             if isinstance(op, (RandomAreaCrop, Symmetry)):
                 frame = op.frame(params[name], frame)
         values, means = resample(x, index, frame, first, to_unit, out)
-        pixels = Pixels(values, 1 / 255 if to_unit is None and not x.is_floating_point() else 1.0, means)
+        pixels = Pixels(values, 1 / 255 if to_unit is None else 1.0, means)
         for name, pixel_op in self._pixel_ops.items():
             pixel_op.fuse(pixels, params[name])
-        mean, std = as_bands(mean, out), as_bands(std, out)
+        mean, std = as_bands(preprocess.mean, out), as_bands(preprocess.std, out)
         pixels.gain((1 / std)[None], (-mean / std)[None])
         low, high = -mean / std, (1 - mean) / std  # of 0 and 1, in standardised units
         mixes = any(op.mixes for op in self._pixel_ops.values())
@@ -128,26 +125,32 @@ class Policy:
         torch.clamp(y, low[:, None, None], high[:, None, None], out=out)
 
     @torch.no_grad()
-    def plain(self, x: Tensor, ids: Tensor, key: int, size: int, mean: Numbers, std: Numbers) -> Tensor:
+    def plain(self, x: Tensor, ids: Tensor, key: int, preprocess: Preprocess) -> Tensor:
         """What `__call__` computes, one operation after another: the definition. x holds floats in 0..1."""
+        size = preprocess.size
         params = self.draw(key, ids, x.shape[1], x.shape[2], x.shape[3], size)
         for name, op in self.operations.items():
             x = op.apply(x, {k: v.to(x.device) for k, v in params[name].items()}, size)
         if x.shape[-2:] != (size, size):
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-        mean, std = as_bands(mean, x), as_bands(std, x)
+        mean, std = as_bands(preprocess.mean, x), as_bands(preprocess.std, x)
         return (x.clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
 
     def __repr__(self) -> str:
         return f"Policy({', '.join(f'{name}={op!r}' for name, op in self.operations.items())})"
 
 
-def as_bands(values: Numbers, like: Tensor) -> Tensor:
-    """Numbers per band as a float32 tensor (C,) on the device of `like` (B, C, ...)."""
-    tensor = torch.as_tensor(values, dtype=torch.float32).to(like.device)
-    if tensor.shape != (like.shape[1],):
-        raise ValueError(f"{like.shape[1]} bands need as many means and standard deviations, not {tuple(tensor.shape)}")
-    return tensor
+def as_bands(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Numbers per band as a float32 tensor (C,) on the device of `like`."""
+    return torch.tensor(values, dtype=torch.float32).to(like.device)
+
+
+def converter(x: Tensor, card: SensorCard) -> ToUnit | None:
+    """What takes stored pixels to 0..1; None for plain bytes, whose conversion is a factor of the colour matrix."""
+    if x.shape[1] != card.n_bands:
+        raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {card.n_bands}")
+    whole = card.nodata is None and all(v == 0 for v in card.low) and all(v == 255 for v in card.high)
+    return None if x.dtype == torch.uint8 and whole else ToUnit(card.low, card.high, card.mean, card.nodata)
 
 
 def _named(operations: Mapping[str, Operation] | Sequence[Operation]) -> dict[str, Operation]:

@@ -1,8 +1,8 @@
 """Crop, flip, turn and resize in one antialiased bilinear resampling.
 
 The filter is the triangle of PyTorch's `interpolate(mode="bilinear", antialias=True)`, cut at the edges of the crop, so
-the result equals "crop, then resize, then flip and turn". A CPU sums the few pixels under each triangle (kernels.py); an
-accelerator takes two dense matrix products for all samples, as a launch for each costs more than the arithmetic.
+the result equals "crop, then resize, then flip and turn". A CPU sums the few pixels under each triangle (kernels.py);
+an accelerator takes two dense matrix products for all samples, as a launch for each costs more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class ToUnit:
 def resample(
     x: Tensor, index: Tensor, frame: Frame, first: int | None, to_unit: ToUnit | None, out: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Images index (n,) of x (B, C, H, W) by `frame`, (n, C, size, size) float32; and the bands' means (n, C) if at hand.
+    """Images index (n,) of x (B, C, H, W) by `frame`, (n, C, size, size) float32; and the bands' means (n, C) if at
+    hand.
 
     first: resize the image to (first, first) before; `frame` is then in the pixels of that. to_unit converts the stored
     values; None leaves them as they are. out (n, C, size, size) may be used for the result; the memory of x never is.

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rsssl.augment.ops import Operation
 from rsssl.augment.policy import Policy
-from rsssl.augment.resample import Numbers, ToUnit
+from rsssl.augment.resample import ToUnit
 from rsssl.errors import UserError
+from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
 from rsssl.rng import fold
-
-if TYPE_CHECKING:
-    from rsssl.models.card import SensorCard
 
 Operations = Mapping[str, Operation] | Sequence[Operation]
 
@@ -33,7 +31,8 @@ class Local:
     def __init__(self, operations: Operations, views: int = 4, scale: float = 0.5, multiple: int = 16) -> None:
         if views < 1 or not 0 < scale <= 1:
             raise UserError(
-                f"augment.local: views={views} scale={scale} cannot be; type augment.local.views=4 augment.local.scale=0.5"
+                f"augment.local: views={views} scale={scale} cannot be; type augment.local.views=4 "
+                f"augment.local.scale=0.5"
             )
         self.policy, self.views, self.scale, self.multiple = Policy(operations), views, scale, multiple
 
@@ -41,12 +40,10 @@ class Local:
         """Pixels of their side beside full views of `full` pixels."""
         return max(1, round(full * self.scale / self.multiple)) * self.multiple
 
-    def render(
-        self, x: Tensor, ids: Tensor, card: SensorCard, *, seed: int, epoch: int, size: int, mean: Numbers, std: Numbers
-    ) -> Tensor:
-        """The small views (L, B, C, s, s) that go with full views of `size` pixels. See Views.render."""
+    def render(self, x: Tensor, ids: Tensor, preprocess: Preprocess, *, seed: int, epoch: int) -> Tensor:
+        """The small views (L, B, C, s, s) that go with full views of `preprocess.size` pixels. See Views.render."""
         keys = [fold(seed, epoch, "local", view) for view in range(self.views)]
-        return self.policy.views(x, ids, keys, self.size(size), mean, std, _converter(x, card))
+        return self.policy.views(x, ids, keys, preprocess.at(self.size(preprocess.size)))
 
 
 class Views:
@@ -80,32 +77,25 @@ class Views:
         self.local = local
 
     def render(
-        self,
-        x: Tensor,
-        ids: Tensor,
-        card: SensorCard,
-        *,
-        seed: int,
-        epoch: int,
-        views: int | Sequence[int],
-        size: int,
-        mean: Numbers,
-        std: Numbers,
+        self, x: Tensor, ids: Tensor, preprocess: Preprocess, *, seed: int, epoch: int, views: int | Sequence[int]
     ) -> Tensor:
-        """Views 0 to views - 1, or those numbered, of stored pixels x (B, C, H, W) of samples ids (B,) -> float32
-        (V, B, C, size, size).
+        """Random views of stored pixels. A view depends on (seed, epoch, its number, its sample's id and pixels) only.
 
-        x as in the pack (uint8, uint16, int16 or float32), on any device; ids int64, best on the CPU. Values go to 0..1
-        by the card's valid range, through the policy, and out as (value - mean) / std; mean and std (C,) in 0..1 units.
-        A sample's view depends on (seed, epoch, the view's number, its id) and its own pixels only.
+        Args:
+            x: (B, C, H, W) as in the pack (uint8, uint16, int16 or float32), on any device.
+            ids: (B,) int64 numbers of the samples, best on the CPU.
+            preprocess: what the stored numbers mean, the size of the views, and their standardisation.
+            seed: of the random numbers.
+            epoch: the pass over the data.
+            views: how many (numbered from 0), or which.
+
+        Returns:
+            (V, B, C, size, size) float32.
         """
-        kinds, convert = len(self.policies), _converter(x, card)
-        numbers = range(views) if isinstance(views, int) else views
+        kinds, numbers = len(self.policies), range(views) if isinstance(views, int) else views
         if kinds == 1:
-            keys = [fold(seed, epoch, view) for view in numbers]
-            return self.policies[0].views(x, ids, keys, size, mean, std, convert)
-        made = [self.policies[v % kinds](x, ids, fold(seed, epoch, v), size, mean, std, convert) for v in numbers]
-        return torch.stack(made)
+            return self.policies[0].views(x, ids, [fold(seed, epoch, view) for view in numbers], preprocess)
+        return torch.stack([self.policies[v % kinds](x, ids, fold(seed, epoch, v), preprocess) for v in numbers])
 
     def __repr__(self) -> str:
         return f"Views({self.policies})"
@@ -114,25 +104,13 @@ class Views:
 _AS_IT_IS = Policy()
 
 
-def prepare(x: Tensor, card: SensorCard, size: int, mean: Numbers, std: Numbers) -> Tensor:
-    """The path of evaluation, nothing random: stored x (B, C, H, W) -> float32 (B, C, size, size), standardised.
-
-    To 0..1 by the card's valid range, antialiased bilinear resize where the size differs, (value - mean) / std.
-    """
-    ids = torch.zeros(len(x), dtype=torch.int64)
-    return _AS_IT_IS(x, ids, 0, size, mean, std, _converter(x, card))
+def prepare(x: Tensor, preprocess: Preprocess) -> Tensor:
+    """The path of evaluation, nothing random: stored x (B, C, H, W) -> float32 (B, C, size, size), standardised."""
+    return _AS_IT_IS(x, torch.zeros(len(x), dtype=torch.int64), 0, preprocess)
 
 
 def to_unit(x: Tensor, card: SensorCard) -> Tensor:
     """Stored values (B, C, H, W) -> float32 in 0..1 by the card's valid range; nodata becomes the band's mean."""
-    if x.shape[1] != len(card.low):
-        raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {len(card.low)}")
+    if x.shape[1] != card.n_bands:
+        raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {card.n_bands}")
     return ToUnit(card.low, card.high, card.mean, card.nodata)(x)
-
-
-def _converter(x: Tensor, card: SensorCard) -> ToUnit | None:
-    """None for plain bytes, whose conversion is left to the end (a factor of the colour matrix)."""
-    if x.shape[1] != len(card.low):
-        raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {len(card.low)}")
-    whole = card.nodata is None and all(v == 0 for v in card.low) and all(v == 255 for v in card.high)
-    return None if x.dtype == torch.uint8 and whole else ToUnit(card.low, card.high, card.mean, card.nodata)

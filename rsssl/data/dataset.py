@@ -2,59 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rsssl.data.catalog import Catalog, scan, source_listing
 from rsssl.errors import UserError
+
+if TYPE_CHECKING:
+    from rsssl.data.catalog import Catalog
 
 
 @dataclass
 class Dataset:
-    """One folder of images, a class per folder.
+    """One folder of images, a class per folder. The values not given in `conf/dataset` stand in `conf/task/pack.yaml`.
 
-    root: the folder. classes: official names in order (null: every folder is a class; []: unlabelled).
-    bands: names of the bands in the files, in order (null: taken from the files). select: the bands to keep, in order.
-    valid_range: [low, high], or such a pair for each band of the files, or for each selected one, in the pixels' units;
-      null: 0..255 for uint8, the 0.1 and 99.9 percentiles of a sample otherwise. nodata: a pixel value that means "nothing here".
-    native_size: the publisher's tile size in pixels, used when the files differ in size; size: resize to this.
-    gsd: metres per pixel. url, md5: the publisher's archive, fetched with `download: true` when the root is missing.
-    on_error: "raise" stops at the first unusable image, "skip" leaves them out and counts them.
-    generate: arguments of `rsssl.data.synthetic.generate`, for the built-in dataset.
+    Args:
+        name: of the dataset, as results call it.
+        root: the folder.
+        classes: official names in order; None: every folder is a class; []: unlabelled images.
+        bands: names of the bands in the files, in order; None: taken from the files.
+        select: the bands to use, in order; None: all.
+        valid_range: [low, high], or such a pair for each band of the files, or for each selected one, in the pixels'
+            units; None: 0..255 for uint8, the 0.1 and 99.9 percentiles of a sample otherwise.
+        nodata: a pixel value that means "nothing here"; None: what the files declare.
+        native_size: the publisher's tile size in pixels, used when the files differ in size.
+        size: resize to this many pixels; None: as the files are.
+        gsd: metres per pixel.
+        url: the publisher's archive, fetched with `download` when the root is missing.
+        md5: of the archive.
+        homepage: where the images are published.
+        on_error: "raise" stops at the first unusable image, "skip" leaves such images out and counts them.
+        split_seed: draws the test set.
+        test_fraction: the share of the test set.
+        generate: arguments of `rsssl.data.synthetic.generate`, for the built-in dataset.
+        download: fetch the archive when the root is missing.
     """
 
     name: str
-    root: str | None = None
-    classes: Sequence[str] | None = None
-    bands: Sequence[str] | None = None
-    select: Sequence[str] | None = None
-    valid_range: Any = None
-    nodata: float | None = None
-    native_size: int | None = None
-    size: int | None = None
-    gsd: float | None = None
-    url: str | None = None
-    md5: str | None = None
-    homepage: str | None = None
-    on_error: str = "raise"
-    split_seed: int = 0
-    test_fraction: float = 0.2
-    generate: Mapping[str, Any] | None = None
-    download: bool = False
+    root: str | None
+    classes: list[str] | None
+    bands: list[str] | None
+    select: list[str] | None
+    valid_range: Any
+    nodata: float | None
+    native_size: int | None
+    size: int | None
+    gsd: float | None
+    url: str | None
+    md5: str | None
+    homepage: str | None
+    on_error: str
+    split_seed: int
+    test_fraction: float
+    generate: dict[str, Any] | None
+    download: bool
 
-    def __post_init__(self) -> None:
-        for field in ("classes", "bands", "select"):
-            value = getattr(self, field)
-            setattr(self, field, None if value is None else tuple(str(v) for v in value))
+    def check(self) -> None:
+        """Refuses impossible values, before any data is read.
+
+        Raises:
+            UserError: naming the key and what to type.
+        """
         if self.on_error not in ("raise", "skip"):
-            raise UserError(f"dataset.on_error={self.on_error} is unknown: type dataset.on_error=raise or skip")
+            raise UserError(
+                f"dataset.on_error={self.on_error} is unknown: type dataset.on_error=raise or dataset.on_error=skip"
+            )
+        if not 0 < self.test_fraction < 1:
+            raise UserError(
+                f"dataset.test_fraction={self.test_fraction} must lie between 0 and 1: type dataset.test_fraction=0.2"
+            )
+        if self.size is not None and self.size <= 0:
+            raise UserError(f"dataset.size={self.size} must be above zero: type for example dataset.size=64")
         for band in self.select or ():
             if self.bands is not None and band not in self.bands:
                 raise UserError(
-                    f"dataset.select names {band}, which is not a band of {self.name}: "
-                    f"type dataset.select=[...] with names from {', '.join(self.bands)}"
+                    f"dataset.select names {band}, which is not among the bands of {self.name}: type "
+                    f"dataset.select=[...] with names from {', '.join(self.bands)}"
                 )
 
     def hint(self) -> str:
@@ -95,8 +118,12 @@ class Dataset:
             from rsssl.data.download import fetch_and_extract
 
             fetch_and_extract(self.url, self.md5, root)
+        from rsssl.data.catalog import scan
+
         return scan(root, self.classes, hint=self.hint())
 
     def listing(self) -> str:
         """A hash of every file's path, size and modification time; a change of it means: pack again."""
+        from rsssl.data.catalog import source_listing
+
         return source_listing(self.catalog())

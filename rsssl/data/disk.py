@@ -1,38 +1,33 @@
-"""Getting a pack's files onto the disk, and their checksums."""
+"""Getting a pack's files onto the disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 from rsssl.engine.files import sync
 
 
 @contextmanager
 def flushing(path: Path) -> Iterator[None]:
-    """Sends on to the disk what is being written to `path`, so that the last fsync has little left to wait for.
+    """Sends to the disk, again and again, what is being written to `path`: the last fsync then has little to wait for.
 
-    Raises the OSError of a write that failed at the disk, at its end.
+    Raises:
+        OSError: at its end, when a write failed at the disk. The system reports that to one fsync only.
     """
     over = Event()
-    errors: list[OSError] = []
 
     def flush() -> None:
         while not over.wait(0.05):
-            try:
-                sync(path)
-            except OSError as error:  # the system says it once: a later fsync would not hear of it
-                errors.append(error)
-                return
+            sync(path)
 
-    thread = Thread(target=flush, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(1) as pool:
+        flushed = pool.submit(flush)
+        try:
+            yield
+        finally:
+            over.set()
+    flushed.result()

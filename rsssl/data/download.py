@@ -12,8 +12,12 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
+
+from filelock import FileLock
+from tqdm import tqdm
 
 from rsssl.errors import UserError
 
@@ -23,13 +27,20 @@ BLOCK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
 MAX_BYTES = 200 << 30  # of one archive, unpacked
 MAX_RATIO = 200  # unpacked to packed; imagery is far below
-_LENGTHS = {32: "md5", 40: "sha1", 64: "sha256"}
+_METHODS = {32: "md5", 40: "sha1", 64: "sha256"}
 
 
 def fetch_and_extract(url: str, checksum: str, root: Path) -> None:
-    """Fetch `url` and unpack it into `root`, which appears whole or not at all. Raises UserError."""
-    from filelock import FileLock
+    """Fetch an archive and unpack it.
 
+    Args:
+        url: of the archive.
+        checksum: its hexadecimal MD5, SHA-1 or SHA-256.
+        root: the folder to unpack it into, which appears whole or not at all.
+
+    Raises:
+        UserError: as `fetch` and `extract`, and when the folder cannot be written.
+    """
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.parent / f".{root.name}.lock"):
@@ -50,14 +61,17 @@ def fetch_and_extract(url: str, checksum: str, root: Path) -> None:
 
 
 def fetch(url: str, checksum: str, target: Path) -> Path:
-    """Download `url` to `target` unless it is there; take up a `.part` file where it ended; compare the checksum.
+    """Download a file unless it is there; a `.part` file of an earlier attempt is continued.
 
-    checksum: hexadecimal MD5, SHA-1 or SHA-256, told apart by length.
-    Raises UserError when the server does not answer or the checksum differs (the file is then removed).
+    Args:
+        url: of the file.
+        checksum: hexadecimal MD5, SHA-1 or SHA-256, told apart by length.
+        target: the file's name.
+
+    Raises:
+        UserError: when the server does not answer or the checksum differs (the file is then removed).
     """
-    from filelock import FileLock
-
-    if len(checksum) not in _LENGTHS:
+    if len(checksum) not in _METHODS:
         raise ValueError(f"checksum {checksum!r} is neither MD5 nor SHA-1 nor SHA-256")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -71,15 +85,15 @@ def fetch(url: str, checksum: str, target: Path) -> Path:
             except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
                 if attempt == 2 or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                     raise UserError(
-                        f"{url} cannot be fetched: {error}. What came so far is kept; run the same command "
+                        f"{url} cannot be fetched: {error}. What has arrived is kept; run the same command "
                         f"again, or fetch it and save it as {target}"
                     ) from error
-                log.warning("the download broke off (%s); going on", error)
-        found = digest(part, checksum)
-        if found != checksum.lower():
+                log.warning("the download was interrupted (%s); it goes on", error)
+        received = digest(part, checksum)
+        if received != checksum.lower():
             part.unlink()
             raise UserError(
-                f"{url} is not the file it should be: its checksum is {found}, expected {checksum}. It "
+                f"{url} is not the file it should be: its checksum is {received}, expected {checksum}. It "
                 "was removed; run the same command again, or fetch it and type dataset.root=FOLDER"
             )
         os.replace(part, target)
@@ -87,8 +101,8 @@ def fetch(url: str, checksum: str, target: Path) -> Path:
 
 
 def digest(path: Path, like: str) -> str:
-    """The hexadecimal checksum of a file, by the method that `like` is one of."""
-    method = hashlib.new(_LENGTHS[len(like)], usedforsecurity=False)
+    """The hexadecimal checksum of a file, by the method that gives checksums as long as `like`."""
+    method = hashlib.new(_METHODS[len(like)], usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             method.update(block)
@@ -96,8 +110,7 @@ def digest(path: Path, like: str) -> str:
 
 
 def _download(url: str, part: Path) -> None:
-    from tqdm import tqdm
-
+    """Fetch what is missing of a file."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -122,17 +135,29 @@ def _download(url: str, part: Path) -> None:
 
 
 class _Member(NamedTuple):
+    """One entry of an archive."""
+
     name: str
     size: int
-    kind: str  # "file", "folder" or what else it is
-    source: zipfile.ZipInfo | tarfile.TarInfo
+    kind: str  # "file", "folder" or "link", which stands for all else
+    open: Callable[[], IO[bytes]]
+
+    @property
+    def path(self) -> PurePosixPath:
+        return PurePosixPath(self.name.replace("\\", "/"))
 
 
 def extract(archive: Path, into: Path, max_bytes: int = MAX_BYTES) -> None:
     """Unpack a zip or tar file. Nothing is written before every name and size has been looked at.
 
-    Refused, with UserError: absolute names, `..`, links, devices, more than `max_bytes` or `MAX_RATIO` times the
-    archive's size, and RAR files, which need another program.
+    Args:
+        archive: the file.
+        into: the folder.
+        max_bytes: that the files may have together.
+
+    Raises:
+        UserError: for absolute names, `..`, links, devices, more than `max_bytes` or `MAX_RATIO` times the archive's
+            size, and RAR files, which need another program.
     """
     with open(archive, "rb") as file:
         start = file.read(8)
@@ -144,53 +169,48 @@ def extract(archive: Path, into: Path, max_bytes: int = MAX_BYTES) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
-                members = [_Member(i.filename, i.file_size, _zip_kind(i), i) for i in packed.infolist()]
-                _unpack(archive, members, into, max_bytes, lambda m: packed.open(m.source))  # type: ignore[arg-type]
+                members = [_zip_member(packed, info) for info in packed.infolist()]
+                _unpack(archive, members, into, max_bytes)
         else:
             with tarfile.open(archive) as tar:
-                members = [_Member(i.name, i.size, _tar_kind(i), i) for i in tar]
-                _unpack(archive, members, into, max_bytes, lambda m: tar.extractfile(m.source))  # type: ignore[arg-type,return-value]
+                _unpack(archive, [_tar_member(tar, info) for info in tar], into, max_bytes)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
         raise UserError(
             f"{archive} cannot be unpacked: {error}. Remove it and run the same command again: rm '{archive}'"
         ) from error
 
 
-def _zip_kind(info: zipfile.ZipInfo) -> str:
-    mode = info.external_attr >> 16
-    if info.is_dir():
-        return "folder"
-    return "file" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "link"
+def _zip_member(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    regular = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+    kind = "folder" if info.is_dir() else "file" if regular else "link"
+    return _Member(info.filename, info.file_size, kind, partial(packed.open, info))
 
 
-def _tar_kind(info: tarfile.TarInfo) -> str:
-    return "folder" if info.isdir() else "file" if info.isreg() else "link"
+def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+    kind = "folder" if info.isdir() else "file" if info.isreg() else "link"
+    return _Member(info.name, info.size, kind, partial(tar.extractfile, info))  # type: ignore[arg-type]
 
 
-def _unpack(
-    archive: Path, members: list[_Member], into: Path, max_bytes: int, opened: Callable[[_Member], IO[bytes]]
-) -> None:
-    total = 0
+def _unpack(archive: Path, members: list[_Member], into: Path, max_bytes: int) -> None:
     for member in members:
-        path = PurePosixPath(member.name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or member.kind == "link":
+        if member.path.is_absolute() or ".." in member.path.parts or member.kind == "link":
             raise UserError(
                 f"{archive} is not safe to unpack: it holds {member.name!r} ({member.kind}), which would "
                 "write outside the folder. Unpack it yourself and type dataset.root=FOLDER"
             )
-        total += member.size
+    total = sum(member.size for member in members)
     if total > min(max_bytes, max(MAX_RATIO * archive.stat().st_size, 64 << 20)):
         raise UserError(
             f"{archive} claims to unpack to {total / 1e9:,.1f} GB, more than is believable. Unpack it "
             "yourself and type dataset.root=FOLDER"
         )
     for member in members:
-        target = into / PurePosixPath(member.name.replace("\\", "/"))
+        target = into / member.path
         if member.kind == "folder":
             target.mkdir(parents=True, exist_ok=True)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        with opened(member) as source, open(target, "wb") as file:
+        with member.open() as source, open(target, "wb") as file:
             _copy(source, file, member.size, archive)
 
 

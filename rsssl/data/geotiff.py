@@ -14,61 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
+from xml.sax.saxutils import unescape
 
 import numpy as np
 
-# TIFF tags
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIP_OFFSETS, SAMPLES, ROWS, STRIP_BYTES = (
-    256,
-    257,
-    258,
-    259,
-    262,
-    273,
-    277,
-    278,
-    279,
-)
-PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, EXTRA, FORMAT = (
-    284,
-    317,
-    322,
-    323,
-    324,
-    325,
-    338,
-    339,
-)
-PIXEL_SCALE, TIE_POINT, GEO_KEYS, GDAL_METADATA, GDAL_NODATA = 33550, 33922, 34735, 42112, 42113
-FILL_ORDER, DESCRIPTION = 266, 270
-_READ = frozenset(
-    (
-        WIDTH,
-        HEIGHT,
-        BITS,
-        COMPRESSION,
-        PHOTOMETRIC,
-        STRIP_OFFSETS,
-        SAMPLES,
-        ROWS,
-        STRIP_BYTES,
-        PLANAR,
-        PREDICTOR,
-        TILE_WIDTH,
-        TILE_HEIGHT,
-        TILE_OFFSETS,
-        TILE_BYTES,
-        FORMAT,
-        PIXEL_SCALE,
-        TIE_POINT,
-        GEO_KEYS,
-        GDAL_METADATA,
-        GDAL_NODATA,
-        FILL_ORDER,
-        DESCRIPTION,
-    )
-)
+# TIFF tags, in groups of those that are read.
+_IMAGE = WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, DESCRIPTION = 256, 257, 258, 259, 262, 266, 270
+_STRIPS = STRIP_OFFSETS, SAMPLES, ROWS, STRIP_BYTES, PLANAR, PREDICTOR, FORMAT = 273, 277, 278, 279, 284, 317, 339
+_TILES = TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
+_PLACE = PIXEL_SCALE, TIE_POINT, GEO_KEYS, GDAL_METADATA, GDAL_NODATA = 33550, 33922, 34735, 42112, 42113
+_READ = frozenset((*_IMAGE, *_STRIPS, *_TILES, *_PLACE))
+EXTRA = 338  # written only
+ASCII, SHORT, LONG, DOUBLE = 2, 3, 4, 12  # types of a tag's values
 _TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "Q", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
+_CODES = {(1, 8): "u1", (1, 16): "u2", (2, 16): "i2", (1, 32): "u4", (2, 32): "i4", (3, 32): "f4", (3, 64): "f8"}
 _SAMPLE = {"u": 1, "i": 2, "f": 3}
 
 
@@ -77,7 +36,15 @@ class Unsupported(Exception):
 
 
 class GeoTiff(NamedTuple):
-    """Pixels (C, H, W) in the file's type, nodata, band names ("" where unnamed), GDAL's geotransform, EPSG code."""
+    """What a TIFF holds.
+
+    Args:
+        pixels: (C, H, W) in the file's type.
+        nodata: the value that means "nothing here".
+        names: of the bands, "" where unnamed.
+        geotransform: GDAL's (x0, dx, 0, y0, 0, dy).
+        epsg: the code of the CRS.
+    """
 
     pixels: np.ndarray
     nodata: float | None
@@ -90,12 +57,25 @@ def write(
     path: str | Path,
     array: np.ndarray,
     geotransform: Sequence[float] | None = None,
-    epsg: int | None = None,
+    crs: str | None = None,
     nodata: float | None = None,
     band_names: Sequence[str] | None = None,
     compress: str | None = "deflate",
 ) -> None:
-    """Write `array` (C, H, W). `geotransform` is GDAL's (x0, dx, 0, y0, 0, dy), north up (dy negative)."""
+    """Write a GeoTIFF.
+
+    Args:
+        path: the file.
+        array: (C, H, W).
+        geotransform: GDAL's (x0, dx, 0, y0, 0, dy), in units of the CRS; north up (dy is negative).
+        crs: an EPSG code, as "EPSG:32632".
+        nodata: a value that means "nothing here".
+        band_names: one for each band.
+        compress: "deflate", or None for none.
+
+    Raises:
+        Unsupported: for more than 4 GiB.
+    """
     c, h, w = array.shape
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     rows = min(h, max(1, (1 << 18) // max(1, w * array.itemsize)))  # strips of about 256 KiB
@@ -105,41 +85,30 @@ def write(
     elif compress is not None:
         raise ValueError(f"compress {compress!r} is neither 'deflate' nor None")
     sizes = [len(s) for s in strips]
-    if 8 + sum(sizes) >= 1 << 32:
+    start = 8 + sum(sizes)
+    if start >= 1 << 32:
         raise Unsupported("more than 4 GiB does not fit into a classic TIFF")
-    offsets = [8 + sum_ for sum_ in np.cumsum([0, *sizes[:-1]], dtype=np.int64).tolist()]
     rgb = c in (3, 4) and array.dtype == np.uint8
     tags: dict[int, tuple[int, Any]] = {
-        WIDTH: (4, [w]),
-        HEIGHT: (4, [h]),
-        BITS: (3, [array.itemsize * 8] * c),
-        COMPRESSION: (3, [8 if compress else 1]),
-        PHOTOMETRIC: (3, [2 if rgb else 1]),
-        STRIP_OFFSETS: (4, offsets),
-        SAMPLES: (3, [c]),
-        ROWS: (4, [rows]),
-        STRIP_BYTES: (4, sizes),
-        PLANAR: (3, [2 if c > 1 else 1]),
-        FORMAT: (3, [_SAMPLE[array.dtype.kind]] * c),
+        WIDTH: (LONG, [w]),
+        HEIGHT: (LONG, [h]),
+        BITS: (SHORT, [array.itemsize * 8] * c),
+        COMPRESSION: (SHORT, [8 if compress else 1]),
+        PHOTOMETRIC: (SHORT, [2 if rgb else 1]),
+        STRIP_OFFSETS: (LONG, np.cumsum([8, *sizes[:-1]], dtype=np.int64).tolist()),
+        SAMPLES: (SHORT, [c]),
+        ROWS: (LONG, [rows]),
+        STRIP_BYTES: (LONG, sizes),
+        PLANAR: (SHORT, [2 if c > 1 else 1]),
+        FORMAT: (SHORT, [_SAMPLE[array.dtype.kind]] * c),
     }
     if (extra := c - (3 if rgb else 1)) > 0:
-        tags[EXTRA] = (3, [0] * extra)
-    if geotransform is not None:
-        x0, dx, _, y0, _, dy = geotransform
-        tags[PIXEL_SCALE] = (12, [dx, -dy, 0.0])
-        tags[TIE_POINT] = (12, [0.0, 0.0, 0.0, x0, y0, 0.0])
-    if epsg is not None:
-        geographic = 4000 <= epsg < 5000
-        keys = [(1024, 2 if geographic else 1), (1025, 1), (2048 if geographic else 3072, epsg)]
-        tags[GEO_KEYS] = (3, [1, 1, 0, len(keys), *[v for k, value in keys for v in (k, 0, 1, value)]])
-    if band_names is not None:
-        root = ElementTree.Element("GDALMetadata")
-        for i, name in enumerate(band_names):
-            ElementTree.SubElement(root, "Item", name="DESCRIPTION", sample=str(i), role="description").text = name
-        tags[GDAL_METADATA] = (2, ElementTree.tostring(root) + b"\0")
+        tags[EXTRA] = (SHORT, [0] * extra)
     if nodata is not None:
-        tags[GDAL_NODATA] = (2, f"{nodata:.17g}".encode() + b"\0")
-    start = 8 + sum(sizes)
+        tags[GDAL_NODATA] = (ASCII, f"{nodata:.17g}".encode() + b"\0")
+    tags |= _place(geotransform, crs)
+    if band_names is not None:
+        tags[GDAL_METADATA] = (ASCII, _descriptions(band_names))
     pad = start % 2
     with open(path, "wb") as file:
         file.write(struct.pack("<2sHI", b"II", 42, start + pad))
@@ -147,12 +116,35 @@ def write(
         file.write(b"\0" * pad + _directory(tags, start + pad))
 
 
+def _descriptions(band_names: Sequence[str]) -> bytes:
+    """The bands' names as GDAL's XML, ending with a zero byte."""
+    root = ElementTree.Element("GDALMetadata")
+    for i, name in enumerate(band_names):
+        ElementTree.SubElement(root, "Item", name="DESCRIPTION", sample=str(i), role="description").text = name
+    return ElementTree.tostring(root) + b"\0"
+
+
+def _place(geotransform: Sequence[float] | None, crs: str | None) -> dict[int, tuple[int, Any]]:
+    """The tags that say where the pixels lie."""
+    tags: dict[int, tuple[int, Any]] = {}
+    if geotransform is not None:
+        x0, dx, _, y0, _, dy = geotransform
+        tags[PIXEL_SCALE] = (DOUBLE, [dx, -dy, 0.0])
+        tags[TIE_POINT] = (DOUBLE, [0.0, 0.0, 0.0, x0, y0, 0.0])
+    if crs is not None:
+        epsg = int(crs.upper().removeprefix("EPSG:"))
+        geographic = 4000 <= epsg < 5000
+        keys = [(1024, 2 if geographic else 1), (1025, 1), (2048 if geographic else 3072, epsg)]
+        tags[GEO_KEYS] = (SHORT, [1, 1, 0, len(keys), *[v for k, value in keys for v in (k, 0, 1, value)]])
+    return tags
+
+
 def _directory(tags: dict[int, tuple[int, Any]], start: int) -> bytes:
     """The image file directory at byte `start`, followed by the values that do not fit into its entries."""
     head, tail = struct.pack("<H", len(tags)), b""
     after = start + 2 + 12 * len(tags) + 4
     for tag, (kind, values) in sorted(tags.items()):
-        data = values if kind == 2 else struct.pack(f"<{len(values)}{_TYPES[kind]}", *values)
+        data = values if kind == ASCII else struct.pack(f"<{len(values)}{_TYPES[kind]}", *values)
         if len(data) <= 4:
             field = data.ljust(4, b"\0")
         else:
@@ -165,7 +157,10 @@ def _directory(tags: dict[int, tuple[int, Any]], start: int) -> bytes:
 def read(path: str | Path) -> GeoTiff:
     """Read the first image of a TIFF file.
 
-    Raises Unsupported for what is left to GDAL, ValueError for a damaged file, OSError as `open` does.
+    Raises:
+        Unsupported: for what is left to GDAL.
+        ValueError: for a damaged file.
+        OSError: as `open` does.
     """
     with open(path, "rb", buffering=0) as file:
         data = file.read()
@@ -183,17 +178,12 @@ def read(path: str | Path) -> GeoTiff:
         transform = (x - i * sx, sx, 0.0, y + j * sy, 0.0, -sy)
     geo = tags.get(GEO_KEYS, ())
     codes = {geo[k]: geo[k + 3] for k in range(4, len(geo) - 3, 4) if geo[k + 1] == 0}
-    nodata = tags.get(GDAL_NODATA)
-    return GeoTiff(
-        pixels,
-        float(nodata) if nodata else None,
-        _names(tags, len(pixels)),
-        transform,
-        codes.get(3072, codes.get(2048)),
-    )
+    nodata = float(tags[GDAL_NODATA]) if tags.get(GDAL_NODATA) else None
+    return GeoTiff(pixels, nodata, _names(tags, len(pixels)), transform, codes.get(3072, codes.get(2048)))
 
 
 def _tags(data: bytes, order: str) -> dict[int, Any]:
+    """The values of the tags that are read: text, or a tuple of numbers."""
     (start,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, start)
     tags: dict[int, Any] = {}
@@ -206,17 +196,17 @@ def _tags(data: bytes, order: str) -> dict[int, Any]:
             values = struct.unpack_from(layout, data, *struct.unpack(order + "I", field))
         else:
             values = struct.unpack_from(layout, field)
-        tags[tag] = values[0].rstrip(b"\0").decode("utf-8", "replace") if kind == 2 else values
+        tags[tag] = values[0].rstrip(b"\0").decode("utf-8", "replace") if kind == ASCII else values
     return tags
 
 
 def _pixels(data: bytes, order: str, tags: dict[int, Any]) -> np.ndarray:
+    """(C, H, W), put together from strips or tiles."""
     w, h, c = tags[WIDTH][0], tags[HEIGHT][0], tags.get(SAMPLES, (1,))[0]
-    bits, kind = set(tags.get(BITS, (1,))), set(tags.get(FORMAT, (1,)))
+    code = _CODES.get((*set(tags.get(FORMAT, (1,))), *set(tags.get(BITS, (1,)))))  # None where samples differ in type
     compression = tags.get(COMPRESSION, (1,))[0]
     predictor = tags.get(PREDICTOR, (1,))[0] if compression != 1 else 1  # raw samples are never differences
-    known = {(1, 8): "u1", (1, 16): "u2", (2, 16): "i2", (1, 32): "u4", (2, 32): "i4", (3, 32): "f4", (3, 64): "f8"}
-    if len(bits) > 1 or len(kind) > 1 or (code := known.get((next(iter(kind)), next(iter(bits))))) is None:
+    if code is None:
         raise Unsupported("sample type")
     if compression not in (1, 8, 32946) or predictor not in (1, 2) or (predictor == 2 and code[0] == "f"):
         raise Unsupported(f"compression {compression}, predictor {predictor}")
@@ -259,6 +249,7 @@ def _adjoin(offsets: Sequence[int], sizes: Sequence[int], whole: int) -> bool:
 
 
 def _names(tags: dict[int, Any], n: int) -> tuple[str, ...]:
+    """The names of n bands, from GDAL's XML."""
     names = [""] * n
     if "description" in (text := tags.get(GDAL_METADATA, "")):
         try:
@@ -268,12 +259,5 @@ def _names(tags: dict[int, Any], n: int) -> tuple[str, ...]:
         for item in items:
             band = item.get("sample", "")
             if item.get("role") == "description" and band.isdigit() and int(band) < n:
-                names[int(band)] = _unescape(item.text or "")
+                names[int(band)] = unescape(item.text or "", {"&quot;": '"', "&apos;": "'"})  # GDAL escapes twice
     return tuple(names)
-
-
-def _unescape(text: str) -> str:
-    """GDAL escapes the text of its metadata twice, once more than XML does."""
-    for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&")):
-        text = text.replace(entity, character)
-    return text

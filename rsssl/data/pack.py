@@ -10,13 +10,11 @@ After the pack nothing needs GDAL or Pillow.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
-import shutil
-import sys
-from contextlib import closing, suppress
+from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,27 +22,44 @@ from typing import Any
 import numpy as np
 
 from rsssl.data.catalog import Catalog, source_listing
-from rsssl.data.chunks import Digest, Plan, read_progress
-from rsssl.data.conform import find_form
+from rsssl.data.chunks import CHUNK_BYTES, Plan
 from rsssl.data.dataset import Dataset
-from rsssl.data.disk import flushing
-from rsssl.data.parallel import run_chunks, run_on_all_ranks
-from rsssl.engine.files import sha256_of, sync
-from rsssl.engine.ranks import world_size
+from rsssl.data.decode import Record, decode, unusable
+from rsssl.data.find_form import find_form
+from rsssl.engine.files import NO_SPACE, sha256, sha256_of, sync, write_error
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
 log = logging.getLogger(__name__)
 
 PACK_VERSION = 1  # of the layout above and of how images are brought into form: a change makes old packs stale
+_TEMPORARY = ("images.part", "moments.part", "progress.jsonl", "images.kept", "moments.tmp", "card.tmp")
+_DONE = {
+    "grey": "were grey and became RGB",
+    "palette": "had a palette and became RGB",
+    "CMYK": "were CMYK and became RGB",
+    "alpha": "lost their alpha channel",
+    "other": "became RGB",
+    "resized": "were resized",
+}
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A finished pack. images: np.memmap (N, C, H, W); labels int64 (N,), -1 unlabelled; paths relative to the source.
+    """A finished pack of N images.
 
-    skipped: path -> reason of every image left out. done: how many images were converted or resized.
-    fingerprint: sha256 of all content. source: the listing hash of the files it was made from.
+    Args:
+        folder: where it lies.
+        card: what the numbers in the pixels mean.
+        images: np.memmap (N, C, H, W).
+        labels: int64 (N,), -1 for an unlabelled image.
+        paths: of the images, relative to the source.
+        skipped: the reason for every image left out, by its path.
+        done: how many images were converted or resized.
+        moments: (N, C, 3) float64, see above.
+        fingerprint: sha256 of all content.
+        source: the listing hash of the files that it was made from.
+        sha256: of `images.bin`.
     """
 
     folder: Path
@@ -64,7 +79,12 @@ class Pack:
 
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
-        """Open a finished pack; FileNotFoundError when there is none, UserError when it is damaged."""
+        """Open a finished pack.
+
+        Raises:
+            FileNotFoundError: when there is none.
+            UserError: when it is damaged.
+        """
         folder = Path(folder)
         text = (folder / "card.json").read_text()
         try:
@@ -74,30 +94,26 @@ class Pack:
             images = np.memmap(folder / "images.bin", np.dtype(card.dtype), "r", shape=shape)
             if images.nbytes != (folder / "images.bin").stat().st_size:
                 raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
-            labels = np.array(meta["labels"], dtype=np.int64)
-            return cls(
-                folder,
-                card,
-                images,
-                labels,
-                tuple(meta["paths"]),
-                meta["skipped"],
-                meta["done"],
-                np.load(folder / "moments.npy"),
-                meta["fingerprint"],
-                meta["source"],
-                meta["sha256"],
-            )
+            fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "sha256")}
+            labels, moments = np.array(meta["labels"], dtype=np.int64), np.load(folder / "moments.npy")
+            return cls(folder, card, images, labels, tuple(meta["paths"]), moments=moments, **fields)
         except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
-            raise UserError(
-                f"The pack {folder} is damaged ({error}). Remove it to have it made again: rm -r '{folder}'"
-            ) from error
+            raise _damaged(folder, error) from error
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Images of `rows` (n,) as stored, (n, C, H, W), read from the file in its order.
+        """Images as they are stored.
 
-        Plain reads: pages of the memory map `images`, once touched, count as this process's memory, these do not.
-        OSError when the file has become shorter.
+        They are read, in the file's order, and not mapped: pages of the memory map `images` that were touched once
+        count as memory of this process.
+
+        Args:
+            rows: (n,) numbers of images.
+
+        Returns:
+            (n, C, H, W).
+
+        Raises:
+            OSError: when the file has become shorter.
         """
         out = np.empty((len(rows), *self.images.shape[1:]), self.images.dtype)
         size = out[:1].nbytes
@@ -110,15 +126,21 @@ class Pack:
     def verify(self) -> None:
         """Compare the pixels with their checksum; UserError when they differ."""
         if sha256_of(self.folder / "images.bin") != self.sha256:
-            raise UserError(
-                f"The pack {self.folder} is damaged (checksum). Remove it to have it made again: rm -r '{self.folder}'"
-            )
+            raise _damaged(self.folder, "checksum")
+
+
+def _damaged(folder: Path, reason: object) -> UserError:
+    return UserError(f"The pack {folder} is damaged ({reason}). Remove it to have it made again: rm -r '{folder}'")
 
 
 def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std, float64 (C,) each, of the valid pixels of images with these moments (N, C, 3), in 0..1 units.
+    """Mean and standard deviation of the valid pixels of images, in 0..1 units.
 
-    The images may be a part of a pack, or come from several. The std of a constant band is 1.
+    Args:
+        moments: (N, C, 3) of the images, which may be a part of a pack, or come from several.
+
+    Returns:
+        Two float64 (C,). The standard deviation of a constant band is given as 1.
     """
     count, total, squares = moments.sum(axis=0).T
     mean = total / np.maximum(count, 1)
@@ -126,235 +148,141 @@ def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(std > 1e-7, std, 1.0)
 
 
-def pack(dataset: Dataset, folder: str | Path, workers: int | None = None, progress: bool = True) -> Pack:
-    """Decode `dataset` into `folder`, on `workers` processes (None: all cores), or open the one that is there.
+def pack(
+    dataset: Dataset,
+    folder: str | Path,
+    workers: int | None = None,
+    progress: bool = True,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Pack:
+    """Decode a dataset into a folder, or open the pack that is there.
 
     A killed run is taken up where it stopped, by running it again. One process at a time may pack into a folder; under
     torchrun, where that is rank 0, the other ranks help it while they wait (Store.get).
-    Raises UserError naming the first unusable image (unless dataset.on_error is "skip"), a folder that cannot be
-    written, or a full disk.
+
+    Args:
+        dataset: the images.
+        folder: for the pack.
+        workers: processes that decode; None: as many as this process's share of the machine's cores.
+        progress: show a progress bar.
+        chunk_bytes: of the pixels that a process decodes at a time.
+
+    Raises:
+        UserError: naming the first unusable image (unless dataset.on_error is "skip"), a folder that cannot be written,
+            or a full disk.
     """
     folder = Path(folder)
     catalog = dataset.catalog()
     source = _source(dataset, catalog)
-    try:
-        old = Pack.open(folder)
-    except (FileNotFoundError, NotADirectoryError, UserError):
-        pass
-    else:
-        if old.source == source:
-            if old.skipped and dataset.on_error == "raise":
-                path, reason = next(iter(old.skipped.items()))
-                raise _unusable(catalog.root / path, reason)
-            with suppress(OSError):  # a store may be for reading only
-                _clean(folder)  # a run may have been killed just before it did
-            return old
-        log.warning("%s changed since it was packed: packing it again", catalog.root)
+    if (current := _current(dataset, catalog, folder, source)) is not None:
+        return current
     form = find_form(dataset, catalog)
     plan = Plan(str(catalog.root), catalog.paths, form, str(folder / "images.part"), str(folder / "moments.part"))
-    plan_hash = hashlib.sha256(json.dumps([PACK_VERSION, source, asdict(form)]).encode()).hexdigest()
+    key = sha256(json.dumps([PACK_VERSION, source, asdict(form), chunk_bytes]).encode())
+    title = f"packing {dataset.name}" if progress else None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").unlink(missing_ok=True)
-        records, sha256 = _decode(dataset, plan, plan_hash, folder, workers or _cores(), progress)
-        return _finish(dataset, catalog, plan, records, sha256, folder, source)
+        chunks = plan.chunks(chunk_bytes)
+        records, checksum = decode(plan, chunks, key, dataset.on_error == "skip", workers, title)
+        return _finish(dataset, catalog, plan, source, records, checksum)
     except OSError as error:
-        raise _explain(error, folder, len(catalog) * plan.image_bytes) from error
+        if error.errno in NO_SPACE:
+            _clean(folder)
+        raise write_error(error, folder, "paths.store=DIR", len(catalog) * plan.image_bytes) from error
 
 
 def _source(dataset: Dataset, catalog: Catalog) -> str:
-    """What the pack's content follows from: the files, and the fields of the config that shape it."""
+    """A hash of what the pack's content follows from: the files, and the fields of the config that shape it."""
     fields = ("name", "classes", "bands", "select", "valid_range", "nodata", "native_size", "size", "gsd")
     shape = {f: getattr(dataset, f) for f in fields}
-    text = json.dumps([PACK_VERSION, source_listing(catalog), shape], default=list)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(json.dumps([PACK_VERSION, source_listing(catalog), shape], default=list).encode())
 
 
-def _cores() -> int:
-    """For this process: its share of the machine's."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def _current(dataset: Dataset, catalog: Catalog, folder: Path, source: str) -> Pack | None:
+    """The pack that is there, if it was made of this source and has no image that the dataset does not let be
+    skipped.
+    """
+    try:
+        packed = Pack.open(folder)
+    except (FileNotFoundError, NotADirectoryError, UserError):
+        return None
+    if packed.source != source:
+        log.warning("%s changed since it was packed: packing it again", catalog.root)
+        return None
+    if packed.skipped and dataset.on_error == "raise":
+        path, reason = next(iter(packed.skipped.items()))
+        raise unusable(catalog.root / path, reason)
+    with suppress(OSError):  # a store may be for reading only
+        _clean(folder)  # a run may have been killed just before it did
+    return packed
 
 
-def _decode(
-    dataset: Dataset, plan: Plan, plan_hash: str, folder: Path, workers: int, progress: bool
-) -> tuple[list[dict[str, Any]], str]:
-    """The chunks' records, and the sha256 of the pixels' file."""
-    from tqdm import tqdm
-
-    journal = folder / "progress.jsonl"
-    part = Path(plan.images)
-    same = part.is_file() and part.stat().st_size == len(plan.paths) * plan.image_bytes
-    records = read_progress(plan, journal, plan_hash) if same else []
-    if not records:
-        for file in (part, Path(plan.moments), journal):
-            file.unlink(missing_ok=True)
-        _allocate(part, len(plan.paths) * plan.image_bytes)
-        _allocate(Path(plan.moments), len(plan.paths) * plan.shape[0] * 24)
-    journal.write_text("\n".join([plan_hash, *map(json.dumps, records)]) + "\n")
-    if records:
-        log.info("taking up the packing of %s: %d chunks are done", plan.root, len(records))
-    done = {(r["start"], r["stop"]) for r in records}
-    todo = [c for c in plan.chunks() if c not in done]
-    n_done = sum(b - a for a, b in done)
-    bar = tqdm(
-        total=len(plan.paths),
-        initial=n_done,
-        unit="image",
-        desc=f"packing {dataset.name}",
-        disable=not progress,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-    )
-    digest = Digest(plan)
-    for record in records:
-        _refuse(dataset, plan, record)
-        digest.add(record["start"], record["stop"])
-    run = run_on_all_ranks if world_size() > 1 else run_chunks
-    with bar, open(journal, "a") as log_file, flushing(part), closing(run(plan, todo, workers)) as results:
-        for record in results:
-            log_file.write(json.dumps(record) + "\n")
-            log_file.flush()
-            records.append(record)
-            bar.update(record["stop"] - record["start"])
-            _refuse(dataset, plan, record)
-            digest.add(record["start"], record["stop"])
-    return records, digest.hexdigest()
+def _clean(folder: Path) -> None:
+    for name in _TEMPORARY:
+        (folder / name).unlink(missing_ok=True)
 
 
-def _allocate(path: Path, size: int) -> None:
-    """Claim the disk space now, so that a full disk is known before the work and not after it."""
-    with open(path, "wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
-
-
-def _refuse(dataset: Dataset, plan: Plan, record: dict[str, Any]) -> None:
-    if record["bad"] and dataset.on_error == "raise":
-        i = min(record["bad"])
-        raise _unusable(Path(plan.root, plan.paths[i]), record["bad"][i])
-
-
-def _unusable(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{path} cannot be used: {reason}. Repair or remove it, or leave such files out (they are counted "
-        "and listed): dataset.on_error=skip"
-    )
-
-
-def _finish(
-    dataset: Dataset,
-    catalog: Catalog,
-    plan: Plan,
-    records: list[dict[str, Any]],
-    sha256: str,
-    folder: Path,
-    source: str,
-) -> Pack:
-    bad = {i: reason for record in records for i, reason in record["bad"].items()}
-    done: dict[str, int] = {}
-    for record in records:
-        for what, n in record["done"].items():
-            done[what] = done.get(what, 0) + n
-    kept = [i for i in range(len(plan.paths)) if i not in bad]
-    if not kept:
-        raise _unusable(Path(plan.root, plan.paths[0]), bad[0])
-    part = Path(plan.images)
+def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records: list[Record], checksum: str) -> Pack:
+    """The pack, of the plan's files: without unusable images, with its card."""
+    name, form, pixels = dataset.name, plan.form, Path(plan.images)
+    bad = dict(pair for record in records for pair in record["bad"])
+    usable = [i for i in range(len(plan.paths)) if i not in bad]
+    if not usable:
+        raise unusable(Path(plan.root, plan.paths[0]), bad[0])
     if bad:
-        part = _compact(plan, kept, folder / "images.kept")
-        sha256 = sha256_of(part)
-        log.warning(
-            "%s: %d of %d images are left out, e.g. %s (%s)",
-            dataset.name,
-            len(bad),
-            len(plan.paths),
-            plan.paths[min(bad)],
-            bad[min(bad)],
-        )
+        pixels = _compact(plan, usable)
+        checksum = sha256_of(pixels)
+        first = min(bad)
+        text = "%s: %d of %d images are left out, e.g. %s (%s)"
+        log.warning(text, name, len(bad), len(plan.paths), plan.paths[first], bad[first])
+    done = Counter[str]()
+    for record in records:
+        done.update(record["done"])
     if done:
-        log.warning("%s: %s", dataset.name, ", ".join(f"{n} images {_DONE.get(w, w)}" for w, n in sorted(done.items())))
-    moments = np.fromfile(plan.moments).reshape(-1, plan.shape[0], 3)[kept]
-    mean, std = mean_std(moments)
-    for band, total, squares, count in zip(plan.form.bands, *moments.sum(axis=0).T[[1, 2, 0]], strict=True):
-        if squares / max(count, 1) - (total / max(count, 1)) ** 2 < 1e-14:
-            log.warning("%s: band %s is constant; its std is recorded as 1", dataset.name, band)
-    form = plan.form
-    card = SensorCard(
-        dataset.name,
-        form.bands,
-        form.dtype,
-        form.low,
-        form.high,
-        form.nodata,
-        tuple(mean.tolist()),
-        tuple(std.tolist()),
-        catalog.classes,
-        form.size,
-        dataset.gsd,
-    )
+        log.warning("%s: %s", name, ", ".join(f"{n} images {_DONE.get(w, w)}" for w, n in sorted(done.items())))
+    moments = np.fromfile(plan.moments).reshape(-1, plan.shape[0], 3)[usable]
+    mean, std = (tuple(values.tolist()) for values in mean_std(moments))
+    for band, value in zip(form.bands, std, strict=True):
+        if value == 1:
+            log.warning("%s: band %s is constant; its std is recorded as 1", name, band)
+    numbers = (form.dtype, form.low, form.high, form.nodata, mean, std)
+    card = SensorCard(name, form.bands, *numbers, catalog.classes, form.size, dataset.gsd)
     meta: dict[str, Any] = {
         "card": card.to_dict(),
-        "sha256": sha256,
+        "sha256": checksum,
         "source": source,
         "root": plan.root,
         "skipped": {plan.paths[i]: bad[i] for i in sorted(bad)},
         "done": done,
-        "labels": catalog.labels[kept].tolist(),
-        "paths": [plan.paths[i] for i in kept],
+        "labels": catalog.labels[usable].tolist(),
+        "paths": [plan.paths[i] for i in usable],
     }
     content = [meta[k] for k in ("sha256", "card", "labels", "paths")]
-    meta["fingerprint"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    meta["fingerprint"] = sha256(json.dumps(content).encode())
+    return _save(pixels, moments, meta)
+
+
+def _compact(plan: Plan, usable: list[int]) -> Path:
+    """A copy of the pixels of the usable images, without the holes of the others."""
+    images = np.memmap(plan.images, np.dtype(plan.form.dtype), "r", shape=(len(plan.paths), *plan.shape))
+    target = Path(plan.images).with_name("images.kept")
+    with open(target, "wb") as file:
+        for i in range(0, len(usable), 256):
+            file.write(np.ascontiguousarray(images[usable[i : i + 256]]).data)
+    return target
+
+
+def _save(pixels: Path, moments: np.ndarray, meta: dict[str, Any]) -> Pack:
+    """Gives the files their names, the card last."""
+    folder = pixels.parent
     with open(folder / "moments.tmp", "wb") as file:
         np.save(file, moments)
     lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in meta.items())  # indent= would take seconds
     (folder / "card.tmp").write_text("{" + lines + "}\n")
-    for tmp, name in ((part.name, "images.bin"), ("moments.tmp", "moments.npy"), ("card.tmp", "card.json")):
-        sync(folder / tmp)
-        os.replace(folder / tmp, folder / name)
+    for temporary, name in ((pixels.name, "images.bin"), ("moments.tmp", "moments.npy"), ("card.tmp", "card.json")):
+        sync(folder / temporary)
+        os.replace(folder / temporary, folder / name)
     sync(folder)
     _clean(folder)
     return Pack.open(folder)
-
-
-def _clean(folder: Path) -> None:
-    for name in ("images.part", "moments.part", "progress.jsonl", "images.kept", "moments.tmp", "card.tmp"):
-        (folder / name).unlink(missing_ok=True)
-
-
-_DONE = {
-    "grey": "were grey and became RGB",
-    "palette": "had a palette and became RGB",
-    "CMYK": "were CMYK and became RGB",
-    "alpha": "lost their alpha channel",
-    "other": "became RGB",
-    "resized": "were resized",
-}
-
-
-def _compact(plan: Plan, kept: list[int], target: Path) -> Path:
-    """Copy the usable images, without the holes of the others."""
-    shape = (len(plan.paths), *plan.shape)
-    images = np.memmap(plan.images, np.dtype(plan.form.dtype), "r", shape=shape)
-    with open(target, "wb") as file:
-        for i in range(0, len(kept), 256):
-            file.write(np.ascontiguousarray(images[kept[i : i + 256]]).data)
-    return target
-
-
-def _explain(error: OSError, folder: Path, needed: int) -> UserError:
-    there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
-    advice = "Type paths.store=FOLDER with another folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        _clean(folder)
-        free = shutil.disk_usage(there).free
-        return UserError(
-            f"No room for the pack in {folder}: it takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB "
-            f"are free ({error.strerror}). Free some and run it again. {advice}"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return UserError(
-            f"The pack cannot be written to {folder} ({error.strerror}). Check the permissions: "
-            f"ls -ld '{there}'. {advice}"
-        )
-    return UserError(f"The pack could not be written to {folder}: {error}. {advice}")

@@ -20,9 +20,17 @@ ROUND = 16  # chunks that a rank does before the ranks' records are put together
 
 
 def run_chunks(plan: Plan, todo: list[Chunk], workers: int) -> Generator[dict[str, Any], None, None]:
-    """Do the chunks on `workers` processes, this one among them, and yield their records as they end.
+    """Do the chunks on several processes, this one among them, and yield their records as they end.
 
-    A chunk whose worker dies is done in this process. Raises the OSError or UserError of a worker.
+    A chunk whose worker dies is done in this process.
+
+    Args:
+        plan: what the chunks belong to.
+        todo: half-open ranges of image numbers.
+        workers: how many processes.
+
+    Raises:
+        OSError, UserError: of a worker.
     """
     waiting: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
     results: queue.SimpleQueue[dict[str, Any] | Exception | Chunk] = queue.SimpleQueue()
@@ -41,7 +49,7 @@ def run_chunks(plan: Plan, todo: list[Chunk], workers: int) -> Generator[dict[st
 
 
 def _next(plan: Plan, waiting: queue.SimpleQueue[Chunk], results: queue.SimpleQueue[Any]) -> dict[str, Any]:
-    """What a worker has finished; when nothing is, a chunk done here; when no chunk waits, what a worker finishes next."""
+    """A record: of a worker, if one has finished; else of a chunk done here; when no chunk waits, of a worker again."""
     result: Any
     try:
         result = results.get_nowait()
@@ -75,7 +83,7 @@ def _drive(worker: Worker, waiting: queue.SimpleQueue[Chunk], results: queue.Sim
 
 
 def run_on_all_ranks(plan: Plan, todo: list[Chunk], workers: int) -> Generator[dict[str, Any], None, None]:
-    """`run_chunks` under torchrun, on rank 0, with the help of the ranks that wait for what it broadcasts (Store.get)."""
+    """`run_chunks` under torchrun, on rank 0: the ranks that wait for what it broadcasts (Store.get) do chunks too."""
     from rsssl.engine.distributed import broadcast, collect
 
     size = ROUND * world_size()
@@ -83,10 +91,10 @@ def run_on_all_ranks(plan: Plan, todo: list[Chunk], workers: int) -> Generator[d
         part = todo[i : i + size]
         broadcast(partial(_help, plan, part, workers))
         yield from run_chunks(plan, part[:: world_size()], workers)
-        for found in collect(None)[1:]:
-            if isinstance(found, Exception):
-                raise found
-            yield from found
+        for records in collect(None)[1:]:
+            if isinstance(records, Exception):
+                raise records
+            yield from records
 
 
 def _help(plan: Plan, todo: list[Chunk], workers: int) -> None:
@@ -94,7 +102,7 @@ def _help(plan: Plan, todo: list[Chunk], workers: int) -> None:
     from rsssl.engine.distributed import collect
 
     try:
-        found: Any = list(run_chunks(plan, todo[rank() :: world_size()], workers))
+        records: Any = list(run_chunks(plan, todo[rank() :: world_size()], workers))
     except Exception as error:
-        found = error
-    collect(found)
+        records = error
+    collect(records)

@@ -20,7 +20,8 @@ def place_names(paths: Sequence[str], together: str) -> list[str]:
 
 
 def class_folders(paths: Sequence[str], classes: Sequence[str]) -> bool:
-    """Whether the folders that hold the images are the class folders themselves, with no folder of a place in between."""
+    """Whether the folders that hold the images are the class folders themselves, with no folder of a place in
+    between."""
     return bool(classes) and any(p.count("/") == 1 for p in paths)
 
 

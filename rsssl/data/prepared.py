@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from rsssl.data.catalog import source_listing
 from rsssl.data.dataset import Dataset
@@ -18,7 +16,6 @@ from rsssl.engine.files import write_json
 from rsssl.engine.ranks import rank
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
-from rsssl.tasks.common import option, plain
 
 log = logging.getLogger(__name__)
 
@@ -34,39 +31,39 @@ class Data:
     std: tuple[float, ...]
 
 
-_open: dict[str, Data] = {}  # jobs of one sweep run in one process: what was opened stays open
+# Keys of a dataset that cannot change the packed pixels.
+NOT_IN_THE_PACK = ("split_seed", "test_fraction", "url", "md5", "homepage", "download", "generate")
 
 
-def load(config: dict[str, Any], store: Store, workers: int | None, protocol: str = "clean") -> Data:
+def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "clean") -> Data:
     """Packs the dataset unless the store has it, and draws its test set.
 
-    With protocol "validation" the test set stays closed: the pool is divided once more, and a part of it plays the test set.
+    Args:
+        dataset: the images.
+        store: where the pack is kept; what was opened stays open there for the other jobs of a sweep.
+        workers: processes that decode images; None for as many as there are cores.
+        protocol: with "validation" the test set stays closed: the pool is divided once more, and a part of it plays the
+            test set.
 
     Raises:
         UserError: when the imagery is missing or unusable, naming what to type.
     """
-    arguments = {k: v for k, v in config.items() if not k.startswith("_")}
-    dataset = Dataset(**arguments)
     catalog = dataset.catalog()
-    # What cannot change the packed pixels is not in the key.
-    settings = {
-        k: v
-        for k, v in arguments.items()
-        if k not in ("split_seed", "test_fraction", "url", "md5", "homepage", "download", "generate")
-    }
-    settings["root"] = str(catalog.root)
+    settings = {k: v for k, v in asdict(dataset).items() if k not in NOT_IN_THE_PACK} | {"root": str(catalog.root)}
     inputs = {"settings": settings, "listing": source_listing(catalog), "version": PACK_VERSION}
-    key = digest({"pack": inputs, "split": [dataset.split_seed, dataset.test_fraction, protocol == "validation"]})
-    if key not in _open:
+    division = [dataset.split_seed, dataset.test_fraction, protocol == "validation"]
+    key = digest({"pack": inputs, "split": division})
+    if key not in store.opened:
         artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers))
         packed = Pack.open(artifact.folder)
         report_skipped(packed)
-        division = split(packed.paths, packed.labels, dataset.split_seed, dataset.test_fraction)
+        divided = split(packed.paths, packed.labels, dataset.split_seed, dataset.test_fraction)
         if protocol == "validation":
-            division = within_pool(packed, division, dataset)
-        save_split(artifact.folder, packed, division)
-        _open[key] = Data(dataset, packed, division, *statistics((packed, division.pool)))
-    return _open[key]
+            divided = within_pool(packed, divided, dataset)
+        save_split(artifact.folder, packed, divided)
+        store.opened[key] = Data(dataset, packed, divided, *statistics((packed, divided.pool)))
+    data: Data = store.opened[key]
+    return data
 
 
 def within_pool(packed: Pack, division: Split, dataset: Dataset) -> Split:
@@ -97,46 +94,6 @@ def need_labels(data: Data) -> None:
             f"{data.dataset.root} has no class folders, so a classifier cannot be trained or tested on it: "
             "type task=pretrain to pre-train on it alone, or name a labelled dataset= beside pretrain.root="
         )
-
-
-def pretraining_configs(cfg: DictConfig) -> list[dict[str, Any]]:
-    """The dataset configs to pre-train on: `pretrain.dataset` (a name, or several), else the evaluated dataset's own."""
-    own = plain(cfg.dataset)
-    names, roots = as_list(cfg.pretrain.dataset), as_list(cfg.pretrain.root)
-    if not names:
-        if roots:
-            raise UserError("pretrain.root needs pretrain.dataset: type for example pretrain.dataset=folder")
-        return [own]
-    if roots and len(roots) != len(names):
-        raise UserError(f"pretrain.root has {len(roots)} folders for {len(names)} datasets: type one for each")
-    configs = []
-    for i, name in enumerate(names):
-        config = option(cfg, "dataset", name)
-        if roots:
-            config["root"] = roots[i]
-        if same_images(config, own, bool(roots)):
-            config = own  # with its split: what it tests on is never trained on
-        else:
-            # Editions of one dataset share their test scenes when they share the split.
-            config |= {k: own[k] for k in ("split_seed", "test_fraction", "on_error")}
-            if roots and name == "folder":
-                config["classes"] = []  # any tree: its folders need not be classes, and none of it is tested on
-        configs.append(config)
-    return configs
-
-
-def same_images(config: dict[str, Any], own: dict[str, Any], rooted: bool) -> bool:
-    """Whether a dataset to pre-train on is the evaluated one, under its own name, an alias, or by its folder."""
-    if not rooted and config["name"] == own["name"]:
-        return True
-    roots = [c["root"] and Path(c["root"]).expanduser().resolve() for c in (config, own)]
-    return roots[0] is not None and roots[0] == roots[1]
-
-
-def as_list(value: Any) -> list[str]:
-    if value is None:
-        return []
-    return [str(v) for v in value] if not isinstance(value, str) else [value]
 
 
 def statistics(*pools: tuple[Pack, np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

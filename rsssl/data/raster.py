@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,26 @@ INSTALL_GDAL = (
     "`pip install 'setuptools<81' wheel && pip install --no-build-isolation gdal==$(gdal-config --version)`; "
     "with conda `conda install -c conda-forge gdal`"
 )
-_PILLOW = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".gif"))
+NUMPY_TYPES = {  # of the pixel types that GDAL names so
+    "Byte": "uint8",
+    "UInt16": "uint16",
+    "Int16": "int16",
+    "UInt32": "uint32",
+    "Int32": "int32",
+    "Float32": "float32",
+    "Float64": "float64",
+}
+write_geotiff = geotiff.write
+PICTURES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".gif"))  # read by Pillow
 _TIFF = frozenset((".tif", ".tiff"))
-_AS_RGB = frozenset(("1", "L", "P", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa"))
+# Pillow's modes of 8-bit pictures that are not RGB, and what they are called.
+_CONVERTED = (
+    dict.fromkeys(("1", "L", "LA", "La"), "grey")
+    | dict.fromkeys(("P", "PA"), "palette")
+    | dict.fromkeys(("RGBA", "RGBa"), "alpha")
+    | dict.fromkeys(("RGBX", "YCbCr", "LAB", "HSV"), "other")
+    | {"CMYK": "CMYK"}
+)
 
 
 class BadImage(Exception):
@@ -40,9 +58,14 @@ class BadImage(Exception):
 
 
 class Raster(NamedTuple):
-    """pixels (C, H, W) in the file's own type; nodata as declared; band names ("" where unnamed).
+    """One image as its file holds it.
 
-    `converted` says what an 8-bit picture was before it became RGB ("grey", "palette", "CMYK", "alpha"), else "".
+    Args:
+        pixels: (C, H, W) in the file's own type.
+        nodata: the value that the file declares to mean "nothing here".
+        names: of the bands, "" where unnamed.
+        converted: what an 8-bit picture was before it became RGB ("grey", "palette", "CMYK", "alpha", "other"), else
+            "".
     """
 
     pixels: np.ndarray
@@ -54,27 +77,33 @@ class Raster(NamedTuple):
 def read(path: str | Path, bands: int | None = None) -> Raster:
     """Read an image: Pillow for JPEG, PNG, BMP, WebP and GIF, `geotiff` for plain TIFFs, GDAL for everything else.
 
-    bands: how many bands the caller expects; 3 turns 8-bit grey, palette, CMYK and RGBA pictures into RGB, 1 or None
-      leaves grey grey. Anything else is returned as it is: the caller compares.
-    Raises BadImage for a file that is empty, damaged or no image; UserError when it needs GDAL and GDAL is missing.
+    Args:
+        path: the file.
+        bands: how many bands the caller expects; 3 turns 8-bit grey, palette, CMYK and RGBA pictures into RGB, 1 or
+            None leaves grey pictures grey. Anything else is returned as it is: the caller compares.
+
+    Raises:
+        BadImage: for a file that is empty, damaged or no image.
+        UserError: when the file needs GDAL and GDAL is missing.
     """
     suffix = os.path.splitext(path)[1].lower()
     try:
-        if suffix in _PILLOW:
+        if suffix in PICTURES:
             return _pillow(path, bands)
         return _tiff(os.fspath(path)) if suffix in _TIFF else _gdal(path)
     except (UserError, BadImage):
         raise
     except Exception as error:  # decoders raise whatever they like at a damaged, huge or hostile file
-        raise BadImage(path, _explain(path, error)) from error
+        raise BadImage(path, _reason(path, error)) from error
 
 
-def _explain(path: str | Path, error: Exception) -> str:
+def _reason(path: str | Path, error: Exception) -> str:
+    """Why a file could not be decoded, in a few words."""
     try:
         with open(path, "rb") as file:
             start = file.read(16)
-    except OSError as reason:
-        return f"cannot be read ({reason.strerror})"
+    except OSError as unreadable:
+        return f"cannot be read ({unreadable.strerror})"
     if not start:
         return "the file is empty (0 bytes)"
     if type(error).__name__ == "UnidentifiedImageError" or "not recognized as" in str(error):
@@ -88,28 +117,18 @@ def _pillow(path: str | Path, bands: int | None) -> Raster:
     with Image.open(path) as image:
         depth = _png_depth(path) if image.format == "PNG" else 8
         if depth == 16 and image.mode not in ("I", "I;16", "I;16B"):
-            return _gdal(path)  # Pillow would cut 16-bit RGB down to 8 bits without a word
+            return _gdal(path)  # Pillow would cut 16-bit RGB down to 8 bits without a warning
         if image.mode in ("I", "I;16", "I;16B", "F"):
-            grey = np.asarray(image)
-            return Raster(grey[None].astype(np.float32 if image.mode == "F" else np.uint16))
-        converted = ""
-        if image.mode in _AS_RGB:
-            converted = {
-                "1": "grey",
-                "L": "grey",
-                "LA": "grey",
-                "La": "grey",
-                "P": "palette",
-                "PA": "palette",
-                "CMYK": "CMYK",
-            }.get(image.mode, "alpha" if "A" in image.mode.upper() else "other")
+            return Raster(np.asarray(image)[None].astype(np.float32 if image.mode == "F" else np.uint16))
+        converted = _CONVERTED.get(image.mode, "")
         if converted == "grey" and bands != 3:
             return Raster(np.asarray(image.convert("L"))[None].copy())
-        pixels = np.asarray(image.convert("RGB") if image.mode != "RGB" else image)
+        pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         return Raster(np.ascontiguousarray(pixels.transpose(2, 0, 1)), converted=converted)
 
 
 def _png_depth(path: str | Path) -> int:
+    """Bits of a sample, from the file's header."""
     with open(path, "rb") as file:
         head = file.read(26)
     return head[24] if len(head) > 24 and head[12:16] == b"IHDR" else 8
@@ -126,17 +145,40 @@ def has_gdal() -> bool:
 
 
 def import_gdal(path: str | os.PathLike[str], module: str = "gdal") -> Any:
-    """GDAL's bindings ("gdal", "ogr" or "osr"), their errors as exceptions; UserError naming `path` where they are missing."""
+    """GDAL's bindings, which then report errors as exceptions.
+
+    Args:
+        path: the file that they are needed for.
+        module: "gdal", "ogr" or "osr".
+
+    Raises:
+        UserError: where they are missing, naming `path`.
+    """
     try:
-        found = importlib.import_module(f"osgeo.{module}")
+        bindings = importlib.import_module(f"osgeo.{module}")
     except ImportError:
         raise UserError(f"{path} can only be read with GDAL, which is not installed. {INSTALL_GDAL}") from None
-    found.UseExceptions()
-    return found
+    bindings.UseExceptions()
+    return bindings
+
+
+@contextmanager
+def quiet(gdal: Any) -> Iterator[None]:
+    """Within it GDAL prints nothing: its errors arrive as exceptions, and warnings about unusual tags help nobody."""
+    gdal.PushErrorHandler("CPLQuietErrorHandler")
+    try:
+        yield
+    finally:
+        gdal.PopErrorHandler()
+
+
+def gdal_type(gdal: Any, dtype: np.dtype) -> int:
+    """GDAL's number of a numpy type."""
+    return int(gdal.GetDataTypeByName(next(name for name, known in NUMPY_TYPES.items() if known == dtype.name)))
 
 
 def _tiff(path: str) -> Raster:
-    # What these files say of nodata, GDAL takes before what the TIFF says itself.
+    # GDAL prefers what these files say about nodata to what the TIFF itself says.
     sidecars = (path + ".aux.xml", path + ".aux", os.path.splitext(path)[0] + ".aux")
     if any(map(os.path.exists, sidecars)) and has_gdal():
         return _gdal(path)
@@ -147,7 +189,7 @@ def _tiff(path: str) -> Raster:
             raise ValueError("empty") from None
         return _gdal(path)
     except Exception:
-        if has_gdal():  # it may know better, and if not, what it says of the damage is what people can look up
+        if has_gdal():  # it may read the file all the same; if not, people can look up its error message
             return _gdal(path)
         raise
     return Raster(image.pixels, image.nodata, image.names)
@@ -155,61 +197,14 @@ def _tiff(path: str) -> Raster:
 
 def _gdal(path: str | Path) -> Raster:
     gdal = import_gdal(path)
-    gdal.PushErrorHandler("CPLQuietErrorHandler")  # errors arrive as exceptions; warnings about odd tags help nobody
-    try:
+    with quiet(gdal):
         source = gdal.OpenEx(os.fspath(path), gdal.OF_RASTER)
-        c, h, w = source.RasterCount, source.RasterYSize, source.RasterXSize
-        if c == 0:
+        if source.RasterCount == 0:
             raise ValueError("it holds no raster band")
-        bands = [source.GetRasterBand(i + 1) for i in range(c)]
-        codes = {
-            gdal.GDT_Byte: "u1",
-            gdal.GDT_UInt16: "u2",
-            gdal.GDT_Int16: "i2",
-            gdal.GDT_UInt32: "u4",
-            gdal.GDT_Int32: "i4",
-            gdal.GDT_Float32: "f4",
-            gdal.GDT_Float64: "f8",
-        }
-        if bands[0].DataType not in codes:
-            raise ValueError(f"pixels of type {gdal.GetDataTypeName(bands[0].DataType)}")
-        pixels = np.frombuffer(source.ReadRaster(buf_type=bands[0].DataType), codes[bands[0].DataType])
-        nodata = bands[0].GetNoDataValue()
-        return Raster(pixels.reshape(c, h, w), nodata, tuple(b.GetDescription() for b in bands))
-    finally:
-        gdal.PopErrorHandler()
-
-
-def write_geotiff(
-    path: str | Path,
-    array: np.ndarray,
-    geotransform: Sequence[float] | None = None,
-    crs: str | None = None,
-    nodata: float | None = None,
-    band_names: Sequence[str] | None = None,
-    compress: str | None = "deflate",
-) -> None:
-    """Write (C, H, W) as a GeoTIFF. `crs` is "EPSG:32632" and the like (GDAL not needed), or WKT (GDAL needed).
-
-    `geotransform` is GDAL's (x0, dx, 0, y0, 0, dy).
-    """
-    if crs is None or crs.upper().startswith("EPSG:"):
-        epsg = int(crs[5:]) if crs else None
-        geotiff.write(path, array, geotransform, epsg, nodata, band_names, compress)
-        return
-    gdal = import_gdal(path)
-    kinds = {"uint8": gdal.GDT_Byte, "uint16": gdal.GDT_UInt16, "int16": gdal.GDT_Int16, "float32": gdal.GDT_Float32}
-    options = [f"COMPRESS={compress.upper()}"] if compress else []
-    target = gdal.GetDriverByName("GTiff").Create(
-        os.fspath(path), array.shape[2], array.shape[1], array.shape[0], kinds[str(array.dtype)], options
-    )
-    target.SetProjection(crs)
-    if geotransform is not None:
-        target.SetGeoTransform(list(geotransform))
-    target.WriteRaster(0, 0, array.shape[2], array.shape[1], np.ascontiguousarray(array).tobytes())
-    for i in range(array.shape[0]):
-        if nodata is not None:
-            target.GetRasterBand(i + 1).SetNoDataValue(nodata)
-        if band_names is not None:
-            target.GetRasterBand(i + 1).SetDescription(band_names[i])
-    target.FlushCache()
+        bands = [source.GetRasterBand(i + 1) for i in range(source.RasterCount)]
+        kind = gdal.GetDataTypeName(bands[0].DataType)
+        if kind not in NUMPY_TYPES:
+            raise ValueError(f"pixels of type {kind}")
+        pixels = np.frombuffer(source.ReadRaster(buf_type=bands[0].DataType), NUMPY_TYPES[kind])
+        shape = len(bands), source.RasterYSize, source.RasterXSize
+        return Raster(pixels.reshape(shape), bands[0].GetNoDataValue(), tuple(b.GetDescription() for b in bands))

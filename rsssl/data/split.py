@@ -30,7 +30,8 @@ class Split(NamedTuple):
 def _ranked(paths: Sequence[str], indices: np.ndarray, key: int) -> np.ndarray:
     """`indices` in the order of the images' hashes; files that differ only in their suffix are ordered by it.
 
-    The suffix is not hashed: the editions of a dataset (EuroSAT's JPEGs and its 13-band GeoTIFFs) share their test scenes.
+    The suffix is not hashed: the editions of a dataset (EuroSAT's JPEGs and its 13-band GeoTIFFs) share their test
+    scenes.
     """
     names = [os.fsencode(paths[i]) for i in indices.tolist()]
     ids = [hashlib.sha256(os.path.splitext(name)[0]).digest()[:8] for name in names]

@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from rsssl.data.raster import write_geotiff
 from rsssl.data.textures import CLASSES, Draws, Structure, fractal
+from rsssl.engine.files import write_error
 from rsssl.errors import UserError
 from rsssl.rng import fold, hash64_numpy
 
@@ -46,6 +48,7 @@ SPECTRA: dict[str, tuple[int, ...]] = {
     "turbid water": (1400, 1200, 1150, 950, 850, 500, 450, 380, 150, 11, 180, 120, 350),
 }
 _NAMES = tuple(SPECTRA)
+_COLOURS = ("red", "green", "blue")
 _GREEN, _EARTH = ("conifers", "leaves", "grass"), ("straw", "soil", "wet soil", "sand")
 _BUILT = ("asphalt", "concrete", "tiles")
 _WATER = ("clear water", "turbid water", "conifers", "wet soil")
@@ -105,9 +108,9 @@ def _palette(kind: str, numbers: _Numbers, bands: int) -> np.ndarray:
     return palette
 
 
-def _sense(reflectance: np.ndarray, x: np.ndarray, y: np.ndarray, numbers: _Numbers, bands: int) -> np.ndarray:
+def _sense(reflectance: np.ndarray, numbers: _Numbers) -> np.ndarray:
     """What a sensor makes of (B, H, W, bands) reflectance: light, haze, contrast, blur, noise; -> (B, bands, H, W)."""
-    b, h, w = reflectance.shape[:3]
+    b, h, w, bands = reflectance.shape
     four = (slice(None), None, None, None)
     image = reflectance * numbers.between("light", 0.8, 1.2)[four]
     across, down = np.linspace(-1, 1, w, dtype=np.float32), np.linspace(-1, 1, h, dtype=np.float32)[:, None]
@@ -153,25 +156,41 @@ def _render(kind: str, numbers: _Numbers, x: np.ndarray, y: np.ndarray, repeat: 
 
 
 def tiles(kind: str, ids: np.ndarray, bands: int = 3, size: int = 64, seed: int = 0) -> np.ndarray:
-    """Tiles number `ids` of class `kind`: (B, bands, size, size), uint8 for 3 bands, uint16 for 13."""
+    """Tiles of one class: (B, bands, size, size), uint8 for 3 bands, uint16 for 13.
+
+    Args:
+        kind: the class.
+        ids: (B,) numbers of tiles.
+        bands: 3 or 13.
+        size: of a tile, in pixels.
+        seed: of everything.
+    """
     numbers = _Numbers(seed, kind, np.asarray(ids, np.int64))
     line = np.arange(size, dtype=np.float32) - (size - 1) / 2
-    x = np.broadcast_to(line, (len(ids), size, size))
-    y = np.broadcast_to(line[:, None], (len(ids), size, size))
-    repeat = 96.0 if kind != "lake" else 80.0
-    return _sense(_render(kind, numbers, x, y, repeat, bands), x, y, numbers, bands)
+    x, y = (np.broadcast_to(values, (len(ids), size, size)) for values in (line, line[:, None]))
+    repeat = 80.0 if kind == "lake" else 96.0
+    return _sense(_render(kind, numbers, x, y, repeat, bands), numbers)
 
 
 def scene(bands: int = 3, size: int = 1024, seed: int = 0, patch: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """A landscape of patches of all classes: image (bands, size, size), true class numbers (size, size) uint8.
+    """A landscape of patches of all classes.
 
-    `patch` is their side in pixels, about. Each is drawn as a tile is, its light and noise too, so that what a classifier gets
-    right of tiles it gets right of the inside of patches.
+    Each patch is drawn as a tile is, its light and noise too, so that a classifier that is right about tiles is right
+    about the inside of patches.
+
+    Args:
+        bands: 3 or 13.
+        size: of the scene, in pixels.
+        seed: of everything.
+        patch: about the side of a patch, in pixels.
+
+    Returns:
+        Image (bands, size, size), and true class numbers (size, size) uint8.
     """
     grid = max(4, size // patch)
     line = np.arange(size, dtype=np.float32)
     x, y = np.meshgrid(line, line)
-    salt = _salt(seed)
+    salt = np.full((1, 1, 1), fold(seed, "borders") & 0xFFFFFFFF, np.uint32)
     warp = 50 * (np.stack([fractal(x[None], y[None], salt + np.uint32(k), 90, 3)[0] for k in (0, 50)]) - 0.5)
     wx, wy = x + warp[0], y + warp[1]
     cells = np.arange(grid * grid, dtype=np.int64)
@@ -193,26 +212,17 @@ def scene(bands: int = 3, size: int = 1024, seed: int = 0, patch: int = 256) -> 
         if len(ys) == 0:
             continue
         box = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
-        inside = nearest[box] == i
         numbers = _Numbers(seed, "scene", np.array([i]))
         kind = list(CLASSES)[kind_of[i]]
         here = x[box][None] - cx[i].astype(np.float32), y[box][None] - cy[i].astype(np.float32)
-        ground = _render(kind, numbers, *here, REPEAT, bands)
-        sensed = _sense(ground, *here, numbers, ground.shape[3])[0]
-        ys, xs = np.nonzero(inside)
-        image[:, ys + box[0].start, xs + box[1].start] = sensed[:, ys, xs]
+        sensed = _sense(_render(kind, numbers, *here, REPEAT, bands), numbers)[0]
+        image[:, ys, xs] = sensed[:, ys - box[0].start, xs - box[1].start]
     return image, kind_of[nearest].astype(np.uint8)
 
 
-def _salt(seed: int) -> np.ndarray:
-    return np.full((1, 1, 1), fold(seed, "borders") & 0xFFFFFFFF, np.uint32)
-
-
-def generate(
-    root: Path, bands: int = 3, size: int = 64, per_class: int = 250, seed: int = 0, scene_size: int = 1024
-) -> None:
-    """Write the tiles to root/tiles/<class>/ and the scene beside them (scene_size 0: no scene)."""
-    names = ("red", "green", "blue") if bands == 3 else BANDS
+def generate(root: Path, bands: int, size: int, per_class: int, seed: int, scene_size: int) -> None:
+    """Write the tiles to root/tiles/<class>/ and the scene beside them; see `ensure` for the arguments."""
+    names = _COLOURS if bands == 3 else BANDS
     for number, kind in enumerate(CLASSES):
         folder = root / "tiles" / kind
         folder.mkdir(parents=True)
@@ -228,10 +238,20 @@ def generate(
         write_geotiff(root / "scene_classes.tif", classes[None], corner, CRS, None, ["class"])
 
 
-def ensure(
-    root: Path, bands: int = 3, size: int = 64, per_class: int = 250, seed: int = 0, scene_size: int = 1024
-) -> Path:
-    """The folder of tiles below `root`, made if it is not there; whole or not at all, by one process at a time."""
+def ensure(root: Path, bands: int, size: int, per_class: int, seed: int, scene_size: int) -> Path:
+    """The folder of tiles below `root`, made if it is not there; whole or not at all, by one process at a time.
+
+    Args:
+        root: folder of all such datasets.
+        bands: 3 or 13.
+        size: of a tile, in pixels.
+        per_class: tiles.
+        seed: of everything.
+        scene_size: in pixels; 0 for no scene.
+
+    Raises:
+        UserError: for numbers that cannot be, or where the folder cannot be written.
+    """
     if bands not in (3, len(BANDS)):
         raise UserError(f"The synthetic dataset has 3 or 13 bands, not {bands}: type dataset.generate.bands=3 or =13")
     if size < 16 or per_class < 2:
@@ -239,8 +259,6 @@ def ensure(
             "The synthetic dataset needs tiles of 16 px or more and 2 or more per class: type "
             "dataset.generate.size=64 dataset.generate.per_class=250"
         )
-    from filelock import FileLock
-
     folder = root / f"v{VERSION}-{bands}band-{size}px-{per_class}per-{scene_size}scene-seed{seed}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -253,8 +271,5 @@ def ensure(
                 part.rename(folder)
                 log.info("made the synthetic dataset in %.0f s: %s", time.monotonic() - begin, folder)
     except OSError as error:
-        raise UserError(
-            f"The synthetic dataset cannot be written to {root} ({error.strerror or error}). "
-            "Type dataset.root=FOLDER with another folder"
-        ) from error
+        raise write_error(error, root, "dataset.root=FOLDER") from error
     return folder / "tiles"

@@ -3,8 +3,8 @@
     checkpoint-<step>.pt      tensors and plain Python: `torch.load(weights_only=True)` opens it
     checkpoint-<step>.json    its SHA-256, and its score if it has one; written after it, removed before it
 
-A newest file that is damaged is reported, and the one before it loads. A file is written while the training goes on, from a
-copy of the state.
+A newest file that is damaged is reported, and the one before it is loaded. A file is written while the training goes
+on, from a copy of the state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class Entry:
-    """One checkpoint: its file, after how many steps it was taken, the file's SHA-256, and how good it was."""
+    """One checkpoint.
+
+    Args:
+        file: where it is.
+        step: after how many steps it was taken.
+        sha256: of the file.
+        score: how good it was, where that was measured.
+    """
 
     file: Path
     step: int
@@ -36,17 +43,28 @@ class Entry:
 
     @property
     def record(self) -> Path:
+        """The file that holds its checksum and its score."""
         return self.file.with_suffix(".json")
 
     def whole(self) -> bool:
+        """Whether the file's checksum is the recorded one."""
         try:
             return sha256_of(self.file) == self.sha256
         except OSError:
             return False
 
+    def remove(self) -> None:
+        """The record first: a file without one is no checkpoint, a record without its file is a damaged one."""
+        self.record.unlink(missing_ok=True)
+        self.file.unlink(missing_ok=True)
+
 
 class Checkpoints:
-    """The checkpoints of one training in one folder. One process writes there; any number may read."""
+    """The checkpoints of one training. One process writes them; any number may read.
+
+    Args:
+        folder: where they are.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,7 +73,7 @@ class Checkpoints:
 
     def entries(self) -> list[Entry]:
         """Those recorded, newest first; one whose record cannot be read has a checksum that nothing matches."""
-        found = []
+        entries = []
         for record in self.folder.glob("checkpoint-*.json"):
             try:
                 content = json.loads(record.read_text())
@@ -64,18 +82,23 @@ class Checkpoints:
                 continue
             except (ValueError, KeyError, TypeError):
                 checksum, score = "", None
-            found.append(Entry(record.with_suffix(".pt"), int(record.stem.rpartition("-")[2]), checksum, score))
-        return sorted(found, key=lambda entry: -entry.step)
+            entries.append(Entry(record.with_suffix(".pt"), int(record.stem.rpartition("-")[2]), checksum, score))
+        return sorted(entries, key=lambda entry: -entry.step)
 
     def best(self) -> Entry | None:
         """The one of the highest score."""
         return max((e for e in self.entries() if e.score is not None), key=lambda e: (e.score, e.step), default=None)
 
     def save(self, step: int, state: dict[str, Any], score: float | None = None) -> None:
-        """Copies the state after `step` steps, and writes the copy in the background.
+        """Copies the state, and writes the copy in the background.
+
+        Args:
+            step: after how many steps the state is.
+            state: tensors and plain Python, with "step" among its keys.
+            score: how good it is, where that was measured; the checkpoint of the highest score is kept.
 
         Raises:
-            UserError: when the one before could not be written (a full disk); what stood before it still stands.
+            UserError: when the one before could not be written (a full disk); those before that one are still there.
         """
         self.wait()
         self._writing = self._writer.submit(self._write, step, copied(state), score)
@@ -99,14 +122,13 @@ class Checkpoints:
 
     def _purge(self) -> None:
         """Leaves the last KEEP and the best."""
-        best = self.best()
-        kept = {e.file for e in self.entries()[:KEEP]} | ({best.file} if best else set())
-        for record in self.folder.glob("checkpoint-*.json"):
-            if record.with_suffix(".pt") not in kept:
-                record.unlink(missing_ok=True)
-        for file in [*self.folder.glob("checkpoint-*.pt"), *self.folder.glob(".checkpoint-*")]:
-            if file not in kept:
-                file.unlink(missing_ok=True)
+        entries, best = self.entries(), self.best()
+        for entry in entries[KEEP:]:
+            if best is None or entry.step != best.step:
+                entry.remove()
+        recorded = {entry.file for entry in self.entries()}
+        for file in {*self.folder.glob("checkpoint-*.pt"), *self.folder.glob(".checkpoint-*")} - recorded:
+            file.unlink(missing_ok=True)  # of a process that was killed
 
     def newest(self) -> Entry | None:
         """The newest whole checkpoint, or None when there is none.
@@ -120,9 +142,7 @@ class Checkpoints:
                 if entry.whole():
                     return entry
                 if entry.record.is_file():  # else a training has just purged it
-                    log.warning(
-                        "checkpoint %s is damaged (its checksum does not match); trying the one before it", entry.file
-                    )
+                    log.warning("checkpoint %s is damaged (wrong checksum); trying the one before it", entry.file)
             if all(entry.record.is_file() for entry in entries):
                 raise UserError(
                     f"no checkpoint in {self.folder} is whole: delete that folder to start afresh, rm -r {self.folder}"
@@ -133,8 +153,7 @@ class Checkpoints:
         """Removes those of later steps, which are damaged: the training goes on from an earlier one."""
         for entry in self.entries():
             if entry.step > step:
-                entry.record.unlink(missing_ok=True)
-                entry.file.unlink(missing_ok=True)
+                entry.remove()
 
     def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
         """The state of the newest whole checkpoint, or None when there is none. Raises what `newest` raises."""
@@ -144,10 +163,8 @@ class Checkpoints:
     def keep_newest(self) -> None:
         """Once the training's result is written: one checkpoint, from which it may be trained further."""
         self.wait()
-        entries = self.entries()
-        for entry in entries[1:]:
-            entry.record.unlink(missing_ok=True)
-            entry.file.unlink(missing_ok=True)
+        for entry in self.entries()[1:]:
+            entry.remove()
 
 
 def read(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

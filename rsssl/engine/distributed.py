@@ -1,9 +1,9 @@
-"""Several processes that train one model, launched by torchrun; a single process needs none of this and pays nothing.
+"""Several processes (ranks) that train one model, launched by torchrun; a single process needs and pays none of this.
 
 Every rank takes its part of the global batch, consecutive images, so that what is gathered over the ranks stands in the
-order in which one process would have it. Losses that compare images gather the embeddings of all ranks with a gradient, and
-batch norm takes its statistics over all ranks (batch_norm.py): the averaged gradient of W ranks is that of one process on
-the whole batch.
+order in which one process would have it. Losses that compare images gather the embeddings of all ranks with a gradient,
+and batch norm takes its statistics over all ranks (batch_norm.py): the averaged gradient of W ranks is that of one
+process on the whole batch.
 """
 
 from __future__ import annotations
@@ -18,100 +18,110 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rsssl.engine.ranks import rank as rank
+from rsssl.engine.ranks import local_rank, rank, rendezvous, world_size
 from rsssl.engine.ranks import share as share
-from rsssl.engine.ranks import world_size as world_size
 from rsssl.errors import UserError
 
 Result = TypeVar("Result")
 JOIN = datetime.timedelta(minutes=10)
 WAIT = datetime.timedelta(hours=24)  # rank 0 may fine-tune while the others wait; a training has a watch (watch.py)
 AGAIN = "Type the same command again to go on from the last checkpoint"
-parent = os.getppid()  # torchrun, when it was that which started this process
-entered = 0  # exchanges begun by this rank: all ranks begin the same ones in the same order
 
 
 class LostRank(UserError):
     """An exchange failed: another rank has ended, or cannot be reached."""
 
 
+class Group:
+    """What this process knows of its group of ranks. There is one, `group`, as torch has one group for each process;
+    only this file changes it.
+
+    Attributes:
+        parent: the process that started this one, which is torchrun when there are several ranks.
+        exchanges: how many this rank has begun: all ranks begin the same ones in the same order.
+        exchange: the function that all exchanges go through, with the arguments of `_exchange`.
+    """
+
+    def __init__(self) -> None:
+        self.parent, self.exchanges = os.getppid(), 0
+        self.exchange: Callable[..., None] = self._exchange
+
+    def _exchange(self, operation: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        """One collective operation of torch.distributed.
+
+        Raises:
+            LostRank: when another rank is gone.
+        """
+        self.exchanges += 1
+        try:
+            operation(*arguments, **options)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = f"rank {rank()} of {world_size()} lost contact with the others ({last_line(error)})"
+            raise LostRank(f"{reason}. {AGAIN}") from error
+
+
+group = Group()
+
+
 def start() -> None:
     """Joins torchrun's process group, once."""
-    global parent
     if world_size() == 1 or torch.distributed.is_initialized():
         return
-    parent, local, backend = os.getppid(), int(os.environ.get("LOCAL_RANK", "0")), "gloo"
-    if torch.cuda.is_available() and local < torch.cuda.device_count():
-        torch.cuda.set_device(local)
-        backend = "cpu:gloo,cuda:nccl"  # what is said between the ranks, and long waits, do not need an accelerator
+    group.parent, backend = os.getppid(), "gloo"
+    if torch.cuda.is_available() and local_rank() < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"  # plain objects, and long waits, do not need an accelerator
     try:
-        torch.distributed.init_process_group(
-            backend, store=session(), rank=rank(), world_size=world_size(), timeout=WAIT
-        )
+        store, number, ranks = session(), rank(), world_size()
+        torch.distributed.init_process_group(backend, timeout=WAIT, store=store, rank=number, world_size=ranks)
     except RuntimeError as error:
-        raise LostRank(f"rank {rank()} does not reach the others ({said(error)}): start all of them again") from error
+        reason = f"rank {rank()} does not reach the others ({last_line(error)})"
+        raise LostRank(f"{reason}: start all of them again") from error
 
 
 def session() -> torch.distributed.Store:
-    """A place for these processes alone in the store that torchrun keeps.
+    """A place for these processes alone in the store where they meet.
 
-    torchrun may use one store for all its restarts, and there a rank can find the address of one that is dead. So each rank
-    says hello with a number of its own, and rank 0 answers each newest hello with a number for all.
+    torchrun may use one store for all its restarts, and there a rank can find the address of one that is dead. So each
+    rank says hello with a token of its own, and rank 0 answers each newest hello with the name of a place for all.
     """
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = torch.distributed.TCPStore(
-        host, port, world_size(), is_master=not served and rank() == 0, timeout=JOIN, wait_for_workers=False
-    )
-    own, deadline = uuid.uuid4().hex, time.monotonic() + JOIN.total_seconds()
-    name = f"rsssl/{own}"
-    store.set(f"rsssl/hello/{rank()}", own)
-    answered: dict[int, bytes] = {}
+    host, port, kept_by_torchrun = rendezvous()
+    serves, seconds = not kept_by_torchrun and rank() == 0, JOIN.total_seconds()
+    store = torch.distributed.TCPStore(host, port, world_size(), serves, JOIN, wait_for_workers=False)
+    token, deadline = uuid.uuid4().hex, time.monotonic() + seconds
+    place = f"rsssl/{token}"
+    store.set(f"rsssl/hello/{rank()}", token)
+    answered: dict[int, str] = {}
     while time.monotonic() < deadline:
         if rank() == 0:
             for other in range(1, world_size()):
-                hello = f"rsssl/hello/{other}"
-                if store.check([hello]) and (said := store.get(hello)) != answered.get(other):
-                    answered[other] = said
-                    store.set(f"rsssl/welcome/{other}/{said.decode()}", name)
-            if store.add(f"{name}/joined", 0) == world_size() - 1:
+                key = f"rsssl/hello/{other}"
+                if store.check([key]) and (hello := store.get(key).decode()) != answered.get(other):
+                    answered[other] = hello
+                    store.set(f"rsssl/welcome/{other}/{hello}", place)
+            if store.add(f"{place}/joined", 0) == world_size() - 1:
                 break
-        elif store.check([f"rsssl/welcome/{rank()}/{own}"]):
-            name = store.get(f"rsssl/welcome/{rank()}/{own}").decode()
-            store.add(f"{name}/joined", 1)
+        elif store.check([f"rsssl/welcome/{rank()}/{token}"]):
+            place = store.get(f"rsssl/welcome/{rank()}/{token}").decode()
+            store.add(f"{place}/joined", 1)
             break
         time.sleep(0.02)
     else:
-        raise LostRank(
-            f"rank {rank()} has waited for the other ranks for {JOIN.total_seconds():.0f} s: start all of them"
-        )
+        raise LostRank(f"rank {rank()} has waited for the other ranks for {seconds:.0f} s: start all of them")
     store.set_timeout(WAIT)
-    return torch.distributed.PrefixStore(name, store)
-
-
-def exchange(operation: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-    """One collective operation of torch.distributed; LostRank when another rank is gone."""
-    global entered
-    entered += 1
-    try:
-        operation(*arguments, **options)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise LostRank(
-            f"rank {rank()} of {world_size()} lost contact with the others ({said(error)}). {AGAIN}"
-        ) from error
+    return torch.distributed.PrefixStore(place, store)
 
 
 def keep_from_compiler() -> None:
-    """Exchanges stay out of what torch.compile compiles. Not a decorator: its import takes two seconds, which few runs need."""
-    global exchange
-    exchange = torch.compiler.disable(exchange)
+    """Keeps exchanges out of what torch.compile compiles. Only on request: the compiler's import takes two seconds."""
+    group.exchange = torch.compiler.disable(group.exchange)
 
 
-def said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+def last_line(error: Exception) -> str:
+    """The last line of an error's message; its type when it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def broadcast(value: Any) -> Any:
@@ -119,7 +129,7 @@ def broadcast(value: Any) -> Any:
     if world_size() == 1:
         return value
     box = [value]
-    exchange(torch.distributed.broadcast_object_list, box, src=0)
+    group.exchange(torch.distributed.broadcast_object_list, box, src=0)
     return box[0]
 
 
@@ -128,30 +138,30 @@ def collect(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    exchange(torch.distributed.all_gather_object, values, value)
+    group.exchange(torch.distributed.all_gather_object, values, value)
     return values
 
 
-def together(work: Callable[[], Result]) -> Result:
-    """Does a piece of work that any rank may fail at: when one has raised a UserError, all raise it, and none waits for it."""
-    made: Any = None
-    said = None
+def raise_together(work: Callable[[], Result]) -> Result:
+    """Does work that any rank may fail at: when one raises a UserError, all raise it, and none waits for it."""
+    result: Any = None
+    message = None
     try:
-        made = work()
+        result = work()
     except LostRank:
         raise
     except UserError as error:
-        said = str(error)
-    first = next((text for text in collect(said) if text), None)
+        message = str(error)
+    first = next(filter(None, collect(message)), None)
     if first:
         raise UserError(first)
-    return made
+    return result
 
 
 def add_up(x: Tensor) -> Tensor:
     """x becomes the sum of all ranks' x, in place; without a gradient."""
     if world_size() > 1:
-        exchange(torch.distributed.all_reduce, x)
+        group.exchange(torch.distributed.all_reduce, x)
     return x
 
 
@@ -161,7 +171,7 @@ def stack(x: Tensor) -> Tensor:
         return x[None]
     x = x.contiguous()
     parts = [torch.empty_like(x) for _ in range(world_size())]
-    exchange(torch.distributed.all_gather, parts, x)
+    group.exchange(torch.distributed.all_gather, parts, x)
     return torch.stack(parts)
 
 
@@ -184,22 +194,23 @@ def gather(x: Tensor, dim: int = 0) -> Tensor:
     return x if world_size() == 1 else _Gather.apply(x, dim)  # type: ignore[no-any-return]
 
 
-def average_gradients(model: nn.Module, notes: Tensor) -> Tensor:
+def average_gradients(model: nn.Module, numbers: Tensor) -> Tensor:
     """Replaces every gradient by its mean over the ranks, in one exchange that takes some numbers along.
 
     Args:
-        notes: (n,) float32 numbers of this rank.
+        model: after the backward pass.
+        numbers: (n,) float32 numbers of this rank.
 
     Returns:
-        (n + 1,): the first note's sum over the ranks, the norm of the mean gradient (not finite when any rank's is not),
-        then the other notes' sums.
+        (n + 1,): the first number's sum over the ranks, the norm of the mean gradient (not finite when any rank's is
+        not), then the other numbers' sums.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if world_size() > 1:
-        flat = add_up(torch.cat([*(g.flatten() for g in gradients), notes]))
-        notes = flat[-len(notes) :].clone()
+        flat = add_up(torch.cat([*(g.flatten() for g in gradients), numbers]))
+        numbers = flat[-len(numbers) :].clone()
         flat /= world_size()
-        parts = flat[: -len(notes)].split([g.numel() for g in gradients])
+        parts = flat[: -len(numbers)].split([g.numel() for g in gradients])
         torch._foreach_copy_(gradients, [part.view_as(g) for g, part in zip(gradients, parts, strict=True)])
     norm = torch.stack(torch._foreach_norm(gradients)).norm()  # type: ignore[arg-type]
-    return torch.cat([notes[:1], norm.view(1), notes[1:]])
+    return torch.cat([numbers[:1], norm.view(1), numbers[1:]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -13,12 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 from rsssl.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` when all is written: a reader sees the old one or the new one.
+    """A file to write to, which takes the place of `path` when all is written: a reader sees the old one or the new
+    one.
 
     Raises:
         UserError: when the disk is full or the folder cannot be written; the old file stays as it was.
@@ -78,19 +87,61 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def write_error(
+    error: OSError, path: Path, option: str = "paths.store=DIR or hydra.run.dir=DIR", needed: int | None = None
+) -> UserError:
+    """Why `path` cannot be written, as a sentence.
+
+    Args:
+        error: what the system said.
+        path: the file or folder that was to be written.
+        option: what to type for another place.
+        needed: bytes that it takes, where that is known.
+    """
+    existing = next((p for p in [path, *path.parents] if p.exists()), Path("/"))
+    if error.errno in NO_SPACE:
+        room = f"{shutil.disk_usage(existing).free / 2**20:,.1f} MiB free"
+        room += f", {needed / 2**20:,.1f} MiB needed" if needed else ""
+        return UserError(f"no space left to write {path} ({room}): free some, or type {option} on a larger disk")
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}): see ls -ld '{existing}' and df -h, "
+        f"or type {option} in a folder of yours"
+    )
+
+
 def explain_os_error(error: OSError, path: Path) -> UserError | OSError:
-    """A full disk or a folder without write permission, as a sentence; any other error unchanged."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        existing = next((p for p in [path, *path.parents] if p.exists()), Path("/"))
-        free = shutil.disk_usage(existing).free / 2**20
-        return UserError(
-            f"no space left to write {path} ({free:.0f} MiB free): free some, or type paths.store=DIR on a larger disk"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-        return UserError(
-            f"{path} cannot be written ({error.strerror}): type paths.store=DIR or hydra.run.dir=DIR with a folder of yours"
-        )
-    return error
+    """`write_error` for a full disk or a folder without write permission; any other error unchanged."""
+    return write_error(error, path) if error.errno in (*NO_SPACE, *NOT_ALLOWED) else error
+
+
+@contextmanager
+def locked(lock: Path, busy: str | None = None, waiting: str = "") -> Iterator[None]:
+    """An exclusive lock on a file; the system takes it away from a process that has died.
+
+    Args:
+        lock: the file; its folder is made.
+        busy: the message of the error when another process has it; None to wait for that process.
+        waiting: what to log when there is something to wait for.
+
+    Raises:
+        UserError: when another process has it and `busy` is given, or the file cannot be made.
+    """
+    handle = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle.acquire(timeout=0.2 if busy is None else 0)
+    except Timeout:
+        if busy is not None:
+            raise UserError(busy) from None
+        if waiting:
+            log.info(waiting)
+        handle.acquire()
+    except OSError as error:
+        raise explain_os_error(error, lock) from error
+    try:
+        yield
+    finally:
+        handle.release()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

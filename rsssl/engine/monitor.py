@@ -44,12 +44,15 @@ def effective_rank(z: Tensor) -> float:
 class CollapseMonitor:
     """Warns, loudly and once, when the embedding has collapsed.
 
-    Feed it each check's figures (or the embeddings: `check`). After `patience` checks in a row below a threshold, or
-    not finite, it logs a warning and returns it; it is silent until the embedding has recovered and collapsed again.
+    After `patience` checks in a row below a threshold, or not finite, it logs a warning and returns it; it is silent
+    until the embedding has recovered and collapsed again.
 
     Args:
-        min_std: of `embedding_std`. min_rank: of `effective_rank`.
+        min_std: the least `embedding_std` of a healthy embedding.
+        min_rank: the least `effective_rank` of one.
         patience: checks in a row.
+
+    `below` counts the checks in a row that were not healthy, up to the last one.
     """
 
     def __init__(self, min_std: float = 0.05, min_rank: float = 3.0, patience: int = 3) -> None:
@@ -57,32 +60,29 @@ class CollapseMonitor:
         self.below = 0
 
     def check(self, z: Tensor, step: int) -> tuple[float, float, str | None]:
-        """Measure embeddings z (n, D): (std, rank, warning or None)."""
+        """Measures embeddings z (n, D) after that step: (std, rank, warning or None)."""
         std, rank = embedding_std(z), effective_rank(z)
         return std, rank, self.update(std, rank, step)
 
     def update(self, std: float, rank: float, step: int) -> str | None:
-        """Note one check's figures; the warning when this is the check that confirms a collapse."""
+        """Takes one check's figures after that step; the warning when this is the check that confirms a collapse."""
         if std >= self.min_std and rank >= self.min_rank:  # false for nan
             self.below = 0
             return None
         self.below += 1
         if self.below != self.patience:
             return None
-        message = self._message(std, rank, step)
-        log.warning(message)
-        return message
-
-    def _message(self, std: float, rank: float, step: int) -> str:
         if not (math.isfinite(std) and math.isfinite(rank)):
-            what = "holds NaN or infinity"
+            state = "holds NaN or infinity"
         elif std < self.min_std:
-            what = f"has collapsed: all images are mapped to nearly the same point (std {std:.4f}; 1 is healthy)"
+            state = f"has collapsed: all images are mapped to nearly the same point (std {std:.4f}; 1 is healthy)"
         else:
-            what = f"has collapsed into {rank:.1f} dimensions (effective rank; at least {self.min_rank:g} is asked for)"
-        return (
-            f"COLLAPSE at step {step}: the embedding {what}, for {self.patience} checks in a row. The loss may go on "
+            state = f"has collapsed into {rank:.1f} dimensions (effective rank; at least {self.min_rank:g} is healthy)"
+        message = (
+            f"COLLAPSE at step {step}: the embedding {state}, for {self.patience} checks in a row. The loss may go on "
             "falling, but these weights will classify no better than random ones. Stop this run (Ctrl-C) and start "
             "again with a smaller learning rate, for example pretrain.lr=1e-4, a warm-up (schedule.warmup=0.1) or a "
             "larger pretrain.batch_size."
         )
+        log.warning(message)
+        return message

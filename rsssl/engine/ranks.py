@@ -1,22 +1,47 @@
-"""Which of torchrun's processes this is: from the environment, so that it costs no torch."""
+"""Which of torchrun's processes this is; a rank is the number of one of them. Needs no torch.
+
+Only this file reads what torchrun writes into the environment.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
-_alone = False
+_alone = ContextVar("alone", default=False)
 
 
 def rank() -> int:
-    """This process's number; 0 for a single process."""
-    return 0 if _alone else int(os.environ.get("RANK", "0"))
+    """This process's number among all; 0 for a single process."""
+    return 0 if _alone.get() else int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
     """How many processes work together; 1 for a single process."""
-    return 1 if _alone else int(os.environ.get("WORLD_SIZE", "1"))
+    return 1 if _alone.get() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """This process's number among those of its machine, which is also the number of its accelerator."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """How many processes of this machine work together."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def launched_by_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rendezvous() -> tuple[str, int, bool]:
+    """Host and port of the store where the processes meet, and whether torchrun keeps that store (else rank 0 does)."""
+    kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), kept_by_torchrun
 
 
 def share(n: int) -> slice:
@@ -26,10 +51,12 @@ def share(n: int) -> slice:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it, this process is one of one: for work that the others wait for."""
-    global _alone
-    before, _alone = _alone, True
+    """Within it, this process is one of one: for work that the other ranks wait for.
+
+    A thread that is started within it has to run in `contextvars.copy_context()`, or it counts all ranks.
+    """
+    token = _alone.set(True)
     try:
         yield
     finally:
-        _alone = before
+        _alone.reset(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rsssl.batch import Batch
 from rsssl.engine import distributed
 from rsssl.engine.files import write_json
 
@@ -20,9 +22,16 @@ RECORD = "nonfinite.json"  # the weights are in the checkpoint of that step
 class Failure:
     """A step whose loss or gradient was not finite.
 
-    step: counted from 0; total: steps in all. epoch, ids: of each of the step's batches, the images in the order of all
-    ranks. keys: of the random numbers that a method draws. loss: as the ranks had it on average. gradients: names of the
-    parameters whose gradients were not finite (of one rank, the first).
+    Args:
+        step: counted from 0.
+        total: steps in all.
+        seed: of the training.
+        epochs: the pass over the images, for each of the step's batches.
+        ids: for each batch, its images' numbers in the order of all ranks.
+        keys: for each batch, the key of the random numbers that a method draws.
+        loss: the mean over the ranks.
+        gradients: names of the parameters whose gradients were not finite, on the rank that has the most of them.
+        ranks: how many there were.
     """
 
     step: int
@@ -35,38 +44,63 @@ class Failure:
     gradients: list[str]
     ranks: int
 
+    @classmethod
+    def of(cls, model: nn.Module, batches: Sequence[Batch], step: int, total: int, seed: int, loss: float) -> Failure:
+        """The failure of the step over these batches, known on all ranks; all ranks call it.
+
+        Args:
+            model: with the gradients of that step.
+            batches: this rank's parts of the step's batches.
+            step: counted from 0.
+            total: steps in all.
+            seed: of the training.
+            loss: the mean over the ranks.
+        """
+        parts = distributed.collect([batch.ids.tolist() for batch in batches])
+        return cls(
+            step,
+            total,
+            seed,
+            epochs=[batch.epoch for batch in batches],
+            ids=[[number for part in parts for number in part[k]] for k in range(len(batches))],
+            keys=[batch.key for batch in batches],
+            loss=loss,
+            gradients=max(distributed.collect(not_finite(model)), key=len),
+            ranks=distributed.world_size(),
+        )
+
+    def reason(self) -> str:
+        """What was not finite, as the beginning of a sentence."""
+        if not math.isfinite(self.loss):
+            return f"the loss is {self.loss}"
+        return f"the gradient of {(self.gradients or ['the model'])[0]} is not finite"
+
     def write(self, folder: Path) -> None:
+        """Writes it into the training's folder."""
         write_json(folder / RECORD, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Failure | None:
+        """The one kept in the training's folder; None when there is none."""
         file = folder / RECORD
         return cls(**json.loads(file.read_text())) if file.is_file() else None
 
 
 class BuffersBefore:
-    """The model's buffers (running statistics, queues, centres) as they were before the step: a forward pass moves them."""
+    """The model's buffers (running statistics, queues, centres) from before the step: forward passes change them."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.names = [name for name, _ in model.named_buffers()]
-        self.current: list[Tensor] = [b for _, b in model.named_buffers()]
-        self.kept = [b.clone() for b in self.current]
+        self._current = dict(model.named_buffers())
+        self._before = {name: buffer.clone() for name, buffer in self._current.items()}
 
     def note(self) -> None:
         """To be called before each step."""
-        if self.current:
-            torch._foreach_copy_(self.kept, self.current)
+        if self._current:
+            torch._foreach_copy_(list(self._before.values()), list(self._current.values()))
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The model's state before the step whose forward and backward passes are done, its update not."""
-        before = dict(zip(self.names, self.kept, strict=True))
-        return {name: before.get(name, value) for name, value in model.state_dict().items()}
-
-
-def all_ids(ids: Sequence[Tensor]) -> list[list[int]]:
-    """The ids (B,) of each of this rank's batches, joined with those of the other ranks in their order."""
-    ranks = distributed.collect([part.tolist() for part in ids])
-    return [[i for own in ranks for i in own[k]] for k in range(len(ids))]
+        """The model's state before the step whose forward and backward passes are done, and its update is not."""
+        return {name: self._before.get(name, value) for name, value in model.state_dict().items()}
 
 
 def not_finite(model: nn.Module) -> list[str]:

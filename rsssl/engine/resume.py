@@ -1,8 +1,8 @@
 """Going on from another training's checkpoint (`pretrain.resume=`): what may differ, and what may not.
 
 A repeated command needs none of this: it finds its own unfinished training. This is for more epochs, or for a lower
-learning rate after a divergence. The schedule is planned anew over all steps, those already done included, and the images
-come in the order in which they would have come.
+learning rate after a divergence. The schedule is planned anew over all steps, those already done included, and the
+images come in the order in which they would have come.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from rsssl.engine.store import Store, inputs_of, recorded
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
-# How fast and how long; everything else says what is trained, and on what. The state of the optimizer stays, so must its class.
+# How fast and how long; everything else says what is trained, and on what. The state of the optimizer stays, so must
+# its class.
 MAY_DIFFER = (
     "pretrain.epochs",
     "pretrain.steps",
@@ -39,7 +40,8 @@ def resumed(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict
         inputs: of the training that begins with it.
 
     Raises:
-        UserError: when there is none, or it is of a training that differs in more than MAY_DIFFER; with the differences.
+        UserError: when there is none, or it is of a training that differs in more than MAY_DIFFER; with the
+            differences.
     """
     if known := begun(path, inputs, store):
         return known
@@ -54,7 +56,8 @@ def resumed(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict
     if wrong:
         lines = "\n".join(f"  {key}: was {was}, now {now}" for key, was, now in wrong)
         raise UserError(
-            f"pretrain.resume={path} was trained otherwise:\n{lines}\nIts state is of no use here: type the values it had, or "
+            f"pretrain.resume={path} was trained otherwise:\n{lines}\nIts state is of no use here: type the values it "
+            f"had, or "
             "leave pretrain.resume out to train from the start"
         )
     log.info(
@@ -67,7 +70,8 @@ def resumed(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict
 
 
 def begun(path: str, inputs: dict[str, Any], store: Store) -> tuple[Path, dict[str, Any]] | None:
-    """What the same command resolved to before, if it was typed before: the folder it names may have newer checkpoints now."""
+    """What the same command resolved to before, if it was typed before: the folder it names may have newer checkpoints
+    now."""
     given = Path(path).expanduser()
     if given.suffix == ".pt":
         return None
@@ -93,11 +97,12 @@ def find(path: str, store: Store) -> tuple[Path, Entry]:
                     )
                 return given.parent, entry
     for folder in (given, recorded(given), store.root / "pretrain" / path):
-        found = Checkpoints(folder).newest() if folder and folder.is_dir() else None
-        if folder and found:
-            return folder, found
+        newest = Checkpoints(folder).newest() if folder and folder.is_dir() else None
+        if folder and newest:
+            return folder, newest
     raise UserError(
-        f"pretrain.resume={path} holds no checkpoint: type pretrain.resume=DIR with a folder of {store.root / 'pretrain'}, or "
+        f"pretrain.resume={path} holds no checkpoint: type pretrain.resume=DIR with a folder of "
+        f"{store.root / 'pretrain'}, or "
         "with the run folder of a pre-training"
     )
 
@@ -111,11 +116,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, 
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in node.items():
         inner = value if isinstance(value, dict) and value else None
-        found |= flat(inner, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return json.loads(json.dumps(found))  # as it stands in a record: tuples are lists
+        leaves |= flat(inner, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return json.loads(json.dumps(leaves))  # as it stands in a record: tuples are lists
 
 
 def allowed(key: str) -> bool:

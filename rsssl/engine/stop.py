@@ -18,22 +18,20 @@ class Stopped(Exception):
     """The training has stopped because a signal asked for it.
 
     Args:
-        signum: the signal. step: after which it stopped. total: steps in all. saved: whether a checkpoint was written.
+        signum: the signal.
+        step: after which it stopped.
+        total: steps in all.
+        saved: whether a checkpoint was written.
         before: what the process would have done on this signal; a launcher's handler puts the job back into its queue.
     """
 
     def __init__(self, signum: int, step: int, total: int, saved: bool, before: Handler | None) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} after step {step} of {total}")
-        self.signum, self.step, self.total, self.saved, self.before = signum, step, total, saved, before
-
-    @property
-    def exit_code(self) -> int:
-        """The shell's number for an end by this signal: 143 for SIGTERM, 138 for SIGUSR1."""
-        return 128 + self.signum
+        self.signum, self.saved, self.before = signum, saved, before
 
 
 class StopRequests:
-    """Notes signals while it is open. A second Ctrl-C is not waited for: it raises KeyboardInterrupt.
+    """Notes signals while it is open. A second Ctrl-C ends the process at once: it raises KeyboardInterrupt.
 
     A signal that came too late to be acted on, during the last step, is sent again when it closes.
     """
@@ -50,7 +48,7 @@ class StopRequests:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if isinstance(error, Stopped) and self.received is not None:  # which may be another one, since
+        if isinstance(error, Stopped) and self.received is not None:  # another signal may have come since
             error.signum, error.before = self.received, self._handler(self.received)
         if kind is None and self.received is not None:
             signal.raise_signal(self.received)
@@ -63,11 +61,18 @@ class StopRequests:
             self.received = signum
 
     def flags(self) -> list[float]:
-        """For each of SIGNALS, whether it has been received: what the ranks add up."""
+        """For each of SIGNALS, 1 when it has been received, else 0: what the ranks add up."""
         return [float(number == self.received) for number in SIGNALS]
 
     def stopped(self, flags: list[float], step: int, total: int, saved: bool) -> Stopped | None:
-        """What all ranks agreed on by their flags, added up; None when no rank is to stop."""
+        """What the ranks have agreed on; None when no rank was asked to stop.
+
+        Args:
+            flags: of all ranks, added up.
+            step: steps done.
+            total: steps in all.
+            saved: whether a checkpoint is written now.
+        """
         if not any(flags):
             return None
         signum = int(SIGNALS[flags.index(max(flags))])

@@ -14,15 +14,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from rsssl.engine.files import explain_os_error, write_json
+from rsssl.engine.files import explain_os_error, locked, write_json
 from rsssl.engine.ranks import rank, world_size
 
 log = logging.getLogger(__name__)
@@ -45,10 +42,16 @@ class Artifact:
 
 
 class Store:
-    """Artefacts below one root folder."""
+    """Artefacts below one root folder.
+
+    Attributes:
+        root: that folder.
+        opened: by their hash, what is kept open between the jobs of a sweep, which run in one process.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
+        self.opened: dict[str, Any] = {}
 
     def folder(self, stage: str, inputs: Mapping[str, Any]) -> Path:
         return self.root / stage / digest(inputs)
@@ -58,9 +61,9 @@ class Store:
     ) -> Artifact:
         """The artefact of `stage` for `inputs`, built by `build(folder)` unless it is finished already.
 
-        `build` may find the remains of an interrupted attempt in its folder, and resumes or overwrites them. Under torchrun
-        rank 0 builds, and the others wait and do what it broadcasts, functions to call; or, when `together`, all ranks call
-        `build` at the same time.
+        `build` may find the remains of an interrupted attempt in its folder, and resumes or overwrites them. Under
+        torchrun rank 0 builds, and the others wait and do what it broadcasts, functions to call; or, when `together`,
+        all ranks call `build` at the same time.
         """
         if world_size() == 1:
             return self._get(stage, inputs, build)
@@ -93,7 +96,8 @@ class Store:
         if done.is_file():
             log.info("%s %s: reused", stage, folder.name)
             return Artifact(folder, folder.name, True, json.loads(done.read_text())["seconds"])
-        with self.locked(stage, folder.name):
+        waiting = f"{stage} {folder.name}: another process is working on it; waiting"
+        with locked(folder.with_name(f".{folder.name}.lock"), waiting=waiting):
             if done.is_file():
                 log.info("%s %s: reused (another process has just finished it)", stage, folder.name)
                 return Artifact(folder, folder.name, True, json.loads(done.read_text())["seconds"])
@@ -109,27 +113,6 @@ class Store:
             write_json(done, {"stage": stage, "inputs": inputs, "seconds": seconds, "finished": time.time()})
             log.info("%s %s: done in %.0f s", stage, folder.name, seconds)
             return Artifact(folder, folder.name, False, seconds)
-
-    @contextmanager
-    def locked(self, stage: str, name: str) -> Iterator[None]:
-        """An exclusive lock on one artefact; says so when it has to wait for another process."""
-        path = self.root / stage / f".{name}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise explain_os_error(error, path.parent) from error
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0.2)
-        except Timeout:
-            log.info("%s %s: another process is working on it; waiting", stage, name)
-            lock.acquire()
-        except OSError as error:
-            raise explain_os_error(error, path) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def inputs_of(folder: Path) -> dict[str, Any] | None:

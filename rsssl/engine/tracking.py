@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rsssl.engine.files import write_atomic
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 class Tracker:
     """Appends rows of numbers to `<folder>/metrics.csv` and mirrors them to TensorBoard.
 
-    A resumed run first drops the rows after its checkpoint (`rewind`), so no step stands twice.
+    A resumed run first drops the rows after its checkpoint, so no step stands twice.
 
     Args:
         tensorboard: also write event files to `<folder>/tensorboard`.
@@ -24,23 +24,19 @@ class Tracker:
 
     COLUMNS = ("step", "epoch", "name", "value")
 
-    def __init__(self, tensorboard: bool = True) -> None:
+    def __init__(self, tensorboard: bool) -> None:
         self.tensorboard = tensorboard
-        self._folder: Path | None = None
+        self._file: IO[str] | None = None
         self._writer: Any = None
 
     def open(self, folder: Path, step: int = 0) -> Tracker:
         """Starts, or goes on after `step` steps, in `folder`."""
-        self._folder = folder
-        self.path = folder / "metrics.csv"
-        rows = [r for r in read_metrics(self.path) if int(r["step"]) <= step] if step else []
+        path = folder / "metrics.csv"
+        rows = [r.values() for r in read_metrics(path) if int(r["step"]) <= step] if step else []
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(self.path, text.getvalue().encode())
-        self._file = open(self.path, "a", newline="")  # noqa: SIM115 - closed in close()
-        self._csv = csv.DictWriter(self._file, self.COLUMNS, lineterminator="\n")
+        csv.writer(text, lineterminator="\n").writerows([self.COLUMNS, *rows])
+        write_atomic(path, text.getvalue().encode())
+        self._file = open(path, "a", newline="")  # noqa: SIM115 - closed in close()
         if self.tensorboard:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
@@ -51,23 +47,27 @@ class Tracker:
         return self
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Writes the values by their names, of the time after `step` steps; nothing when it is not open."""
+        if self._file is None:
+            return
+        rows = csv.writer(self._file, lineterminator="\n")
         for name, value in values.items():
-            self._csv.writerow({"step": step, "epoch": epoch, "name": name, "value": f"{value:.6g}"})
+            rows.writerow([step, epoch, name, f"{value:.6g}"])
             if self._writer is not None:
                 self._writer.add_scalar(name, value, step)
         self._file.flush()
 
     def picture(self, step: int, name: str, pixels: Any) -> None:
-        """Shows pixels, a (H, W, 3) uint8 array, in TensorBoard."""
+        """Shows pixels, a (H, W, 3) uint8 array, in TensorBoard, if that is asked for."""
         if self._writer is not None:
             self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
-        if self._folder is not None:
-            self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Ends it, if it is open."""
+        for output in (self._file, self._writer):
+            if output is not None:
+                output.close()
+        self._file = self._writer = None
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """Frozen features, each computed once: a bank on disk that fills as rows are asked for.
 
-Whatever labelled subset, seed, classifier or regularisation strength asks, the features of an image under given weights are the
-same; so they are kept in the store, and a second sweep over the same backbone costs seconds.
+Whatever labelled subset, seed, classifier or regularisation strength asks, the features of an image under given weights
+are the same; so they are kept in the store, and a second sweep over the same backbone costs seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +21,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rsssl.augment import prepare, symmetries
-from rsssl.data.loader import stored
 from rsssl.data.pack import Pack
+from rsssl.data.pool import stored
+from rsssl.engine.device import autocast, on_device, precision
 from rsssl.engine.distributed import broadcast, collect, rank, world_size
 from rsssl.engine.files import explain_os_error, write_atomic, write_json
-from rsssl.engine.loop import autocast, on_device
+from rsssl.engine.store import Store
+from rsssl.models.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
-CHUNK = 256
+CHUNK = 256  # images at a time
+FEATURES_VERSION = 2  # raised when a change of the code changes the features of the same weights and images
 
 Extract = Callable[[np.ndarray], Tensor]  # rows of a pack -> (n, D) float32 features
 
@@ -47,8 +52,8 @@ class FeatureBank:
     def get(self, rows: np.ndarray) -> Tensor:
         """(len(rows), D) float32, on the CPU; what is missing is computed and kept.
 
-        Under torchrun all ranks call it together. They divide what is missing in chunks that do not depend on their number,
-        and rank 0 keeps it.
+        Under torchrun all ranks call it together. They divide what is missing in chunks that do not depend on their
+        number, and rank 0 keeps it.
         """
         if rank() > 0:
             for _ in self._extract(broadcast(None)):
@@ -90,8 +95,8 @@ class FeatureBank:
         with bar:
             for i in range(0, len(chunks), world_size()):
                 turn = chunks[i : i + world_size()]
-                own = self.extract(turn[rank()]).float().cpu().numpy() if rank() < len(turn) else None
-                yield from zip(turn, collect(own), strict=False)  # fewer chunks than ranks, in the end
+                features = self.extract(turn[rank()]).float().cpu().numpy() if rank() < len(turn) else None
+                yield from zip(turn, collect(features), strict=False)  # fewer chunks than ranks, in the end
                 bar.update(len(turn))
 
     def _compute(self, missing: np.ndarray, known: np.ndarray) -> None:
@@ -120,39 +125,77 @@ def claim(file: Path, size: int) -> None:
         handle.truncate(size)
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A frozen backbone to evaluate, and how images must be presented to it.
+
+    Args:
+        build: makes the network, a new one at each call.
+        spec: its name and arguments.
+        hash: of the weights.
+        preprocess: how the images of the evaluated dataset become its input.
+        record: what the results say of the pre-training; None for weights that were not pre-trained here.
+        file: where the weights lie; None where `build` makes them.
+    """
+
+    build: Callable[[], nn.Module]
+    spec: dict[str, Any]
+    hash: str
+    preprocess: Preprocess
+    record: dict[str, Any] | None = None
+    file: Path | None = None
+
+
 class Extractor:
     """Features of a frozen backbone in evaluation mode.
 
     Args:
         build: gives the backbone; called when the first feature is needed.
         pack: the images.
-        size: pixels; images are resized (antialiased bilinear) when they differ.
-        mean, std: per band in 0..1 units, those the weights were trained with.
-        symmetry: which of the eight flips and quarter turns the images are seen under; 0 is as they are.
+        preprocess: how they become the backbone's input.
+        device: where the features are computed.
+        symmetry: which of the eight flips and quarter turns the images are seen under; 0 leaves them as they are.
     """
 
     def __init__(
         self,
         build: Callable[[], nn.Module],
         pack: Pack,
-        size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        preprocess: Preprocess,
         device: torch.device,
         symmetry: int = 0,
     ) -> None:
-        self.build, self.pack, self.size, self.mean, self.std = build, pack, size, mean, std
+        self.build, self.pack, self.preprocess = build, pack, preprocess.of(pack.card)
         self.device, self.symmetry = device, symmetry
         self._model: nn.Module | None = None
 
     @torch.inference_mode()
     def __call__(self, rows: np.ndarray) -> Tensor:
+        """Rows (n,) of the pack -> features (n, D)."""
         if self._model is None:
             self._model = on_device(self.build(), self.device)
         self._model.eval()  # the online probe's backbone is put back into training between two calls
-        x = stored(self.pack, rows, self.device)
-        x = prepare(x, self.pack.card, self.size, self.mean, self.std)
+        x = prepare(stored(self.pack, rows, self.device), self.preprocess)
         if self.symmetry:
             x = symmetries(x)[self.symmetry]
         with autocast(self.device):
             return self._model(x)
+
+
+def feature_bank(store: Store, pack: Pack, weights: Weights, device: torch.device, symmetry: int = 0) -> FeatureBank:
+    """The features of a pack's images under some weights, kept in the store."""
+    preprocess = weights.preprocess.of(pack.card)
+    inputs = {
+        "version": FEATURES_VERSION,
+        "weights": weights.hash,
+        "pixels": pack.fingerprint,
+        "size": preprocess.size,
+        "precision": precision(device),
+        "low": pack.card.low,
+        "high": pack.card.high,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "symmetry": symmetry,
+    }
+    extract = Extractor(weights.build, pack, preprocess, device, symmetry)
+    return FeatureBank(store.folder("features", inputs), len(pack.images), extract)

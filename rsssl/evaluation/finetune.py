@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsssl.augment import prepare, symmetries
+from rsssl import rng
+from rsssl.augment import Views, prepare, symmetries
 from rsssl.batch import Batch
-from rsssl.data.loader import stored
+from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack
-from rsssl.engine.loop import Batches, Fit, autocast
+from rsssl.data.pool import Pool, Source, stored
+from rsssl.engine.device import autocast, on_device
+from rsssl.engine.distributed import broadcast
+from rsssl.engine.loop import Fit
+from rsssl.engine.ranks import alone, rank
+from rsssl.evaluation.features import Weights
+from rsssl.evaluation.heads import LinearHead
+from rsssl.evaluation.job import Job
+from rsssl.evaluation.paper import BestEpoch
+from rsssl.models.preprocess import Preprocess
+from rsssl.optim import parameter_groups
+
+CHUNK = 256  # images tested at a time
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,33 @@ class NetworkTraining:
         start: "pretrained" or "random".
     """
 
-    start: str = "pretrained"
+    start: str
+    trains_network = True
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How a network is trained with labels.
+
+    Args:
+        views: the augmentation.
+        optimizer: what `conf/optimizer` composes to.
+        schedule: what `conf/schedule` composes to.
+        epochs: passes over the labelled images.
+        batch_size: images a step.
+        lr: peak learning rate of the head.
+        backbone_lr: peak learning rate of the backbone.
+        title: for the progress bar.
+    """
+
+    views: Views
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    epochs: int
+    batch_size: int
+    lr: float
+    backbone_lr: float
+    title: str
 
 
 class Classifier(nn.Module):
@@ -50,39 +89,72 @@ class Classifier(nn.Module):
 
 
 @torch.inference_mode()
-def predict(
-    model: Classifier,
-    pack: Pack,
-    rows: np.ndarray,
-    size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    device: torch.device,
-    tta: bool = False,
-    chunk: int = 256,
-) -> Tensor:
+def predict(model: Classifier, pack: Pack, rows: np.ndarray, preprocess: Preprocess, tta: bool) -> Tensor:
     """Class probabilities (len(rows), n_classes) on the CPU, averaged over the eight symmetries when `tta`."""
     model.eval()
-    out = []
-    for start in range(0, len(rows), chunk):
-        x = prepare(stored(pack, rows[start : start + chunk], device), pack.card, size, mean, std)
+    device = model.head.weight.device
+    parts = []
+    for start in range(0, len(rows), CHUNK):
+        x = prepare(stored(pack, rows[start : start + CHUNK], device), preprocess)
         with autocast(device):
             views = symmetries(x) if tta else [x]
-            logits = [model.head(model.backbone(v)).float().softmax(1) for v in views]
-        out.append(torch.stack(logits).mean(0).cpu())
-    return torch.cat(out)
+            shares = [model.head(model.backbone(v)).float().softmax(1) for v in views]
+        parts.append(torch.stack(shares).mean(0).cpu())
+    return torch.cat(parts)
 
 
-def train_classifier(
-    model: Classifier,
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    schedule: Callable[[int, int], float],
-    device: torch.device,
-    title: str,
-    after_epoch: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Trains to the end; `after_epoch(epoch)` sees the model after each pass."""
-    fit = Fit(model, batches, optimizer, schedule, device, title=title, after_epoch=after_epoch)
+def train_network(job: Job, weights: Weights, how: Finetuning) -> tuple[dict[str, Any], LinearHead | None, Any]:
+    """The network trained with the labelled images: its figures, and on rank 0 its head and its backbone.
+
+    Rank 0 does it while the others wait: a few labels are too few to divide, and the result is that of one process.
+    """
+    if rank() > 0:
+        return broadcast(None), None, None
+    with alone():
+        figures, model = _train(job, weights, how)
+    return broadcast(figures), LinearHead(model.head.weight.detach(), model.head.bias.detach()), model.backbone
+
+
+def _train(job: Job, weights: Weights, how: Finetuning) -> tuple[dict[str, Any], Classifier]:
+    pack, preprocess = job.data.pack, weights.preprocess
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.fold("classifier", job.seed) % 2**63)
+        model = on_device(Classifier(weights.build(), job.n_classes), job.device)
+    groups = [group | {"lr": how.backbone_lr} for group in parameter_groups(model.backbone)]
+    groups += parameter_groups(model.head)
+    optimizer = instantiate(how.optimizer, lr=how.lr, params=groups, _convert_="all")
+    rows = np.sort(job.train)
+    batches = PoolBatches(
+        Pool([Source(pack, rows)], pack.labels[rows]),
+        how.views,
+        1,
+        preprocess,
+        Sampling(how.batch_size, how.epochs, job.seed, job.data.split.hash),
+        job.device,
+    )
+    best = BestEpoch(job) if job.protocol == "paper" else None
+
+    def tested() -> Tensor:
+        return predict(model, pack, job.test, preprocess, job.tta)
+
+    def see(step: int) -> dict[str, float]:
+        if best:
+            epoch = step // batches.steps_per_epoch
+            best.see(epoch, tested(), lambda: {k: v.clone() for k, v in model.state_dict().items()})
+        return {}
+
+    fit = Fit(
+        model,
+        batches,
+        optimizer,
+        instantiate(how.schedule, _convert_="all"),
+        job.device,
+        title=how.title,
+        meanwhile=[(how.epochs, see)] if best else [],
+    )
     fit.run()
-    return {"seconds": fit.seconds, "steps": batches.total_steps}
+    details = {"seconds": fit.seconds, "steps": batches.total_steps}
+    if best is None:
+        return job.figures(tested().argmax(1)) | {"details": details}, model
+    model.load_state_dict(best.state)
+    return job.figures(best.predicted) | {"details": details | best.details}, model

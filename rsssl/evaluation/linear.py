@@ -44,7 +44,6 @@ def fit_linear(
     x: Tensor,
     y: Tensor,
     strengths: Sequence[float],
-    n_classes: int | None = None,
     masks: Tensor | None = None,
     tolerance: float = 1e-6,
     max_iterations: int = 1000,
@@ -58,9 +57,8 @@ def fit_linear(
 
     Args:
         x: (n, D) features, or (G, n, D) for G subsets of one size.
-        y: (n,) or (G, n) classes in 0..n_classes-1; every class must have a sample in every mask.
+        y: (n,) or (G, n) classes in 0..K-1; every class must have a sample in every mask.
         strengths: the values of C, in any order.
-        n_classes: K; by default the largest label plus one.
         masks: (F, n) or (G, F, n) bool, the samples each problem is fitted to; by default one mask of all samples.
         tolerance: a problem is solved when a step would lower its objective by less than tolerance^2 / 2 of it.
             1e-6 gives coefficients to about 5 digits; 3e-3 test accuracies to about 0.2 points, also where the
@@ -71,21 +69,12 @@ def fit_linear(
     Raises:
         ValueError: for a class without samples, whose bias would run away to minus infinity.
     """
-    if x.ndim == 2:
-        fit = fit_linear(
-            x[None],
-            y[None],
-            strengths,
-            n_classes,
-            None if masks is None else masks[None],
-            tolerance,
-            max_iterations,
-            dtype,
-        )
-        return LinearFit(fit.weight[0], fit.bias[0], fit.logits[0], fit.converged[0], fit.iterations)
+    alone = x.ndim == 2
+    if alone:
+        x, y, masks = x[None], y[None], None if masks is None else masks[None]
     x, y = x.to(dtype), y.to(x.device)
-    (g, n, d), k = x.shape, int(y.max()) + 1 if n_classes is None else n_classes
-    used = x.new_ones(g, 1, n) if masks is None else masks.to(x)  # (G, F, n)
+    (g, _, d), k = x.shape, int(y.max()) + 1
+    used = torch.ones_like(x[:, None, :, 0]) if masks is None else masks.to(x)  # (G, F, n)
     if ((used @ torch.nn.functional.one_hot(y, k).to(dtype)) == 0).any():
         raise ValueError("every class needs at least one sample in every mask")
     mean = x.mean(1, keepdim=True)  # (G, 1, D)
@@ -96,7 +85,8 @@ def fit_linear(
     weight = (theta[..., :-1].flatten(1, 3) @ axes.mT).view(*theta.shape[:-1], d)
     # The samples were centred: move the origin back.
     bias = theta[..., -1] - (weight.flatten(1, 3) @ mean.mT).view(theta.shape[:-1])
-    return LinearFit(weight, bias, logits.mT, done, iterations)
+    weight, bias, logits, done = (t[0] if alone else t for t in (weight, bias, logits.mT, done))
+    return LinearFit(weight, bias, logits, done, iterations)
 
 
 def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,34 +103,48 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         energy, left = torch.linalg.eigh(wide @ wide.mT)
         axes = wide.mT @ (left / energy.clamp_min(torch.finfo(torch.float64).tiny).sqrt().unsqueeze(-2))
     alive = energy > energy.amax(-1, keepdim=True).clamp_min(1e-300) * 1e-12
-    kept = alive.reshape(-1, alive.shape[-1]).any(0)
-    axes = torch.where(alive.unsqueeze(-2), axes, 0)[..., kept]
-    energy = torch.where(alive, energy, 0)[..., kept]
+    somewhere = alive.reshape(-1, alive.shape[-1]).any(0)
+    axes = torch.where(alive.unsqueeze(-2), axes, 0)[..., somewhere]
+    energy = torch.where(alive, energy, 0)[..., somewhere]
     return (wide @ axes).to(x.dtype), axes.to(x.dtype), energy.to(x.dtype)
 
 
 class _Solver:
-    """P = G * F problems, each at its own place in c (S,), the ascending strengths.
+    """P = G * F problems, each at its own strength among c (S,), which ascend. r1 = r + 1.
 
-    z (G, n, r) centred in principal axes, energy (G, r), y (G, n), used (G, F, n) 0/1. A problem at strength C is scaled to
-    mean log-loss + lam / 2 ||W||^2 with lam = 1 / (C * samples).
+    A problem at strength C is scaled to mean log-loss + lam / 2 ||W||^2 with lam = 1 / (C * samples).
+
+    Args:
+        z: (G, n, r) samples, centred, in principal axes.
+        energy: (G, r) of each axis.
+        y: (G, n) classes.
+        used: (G, F, n) 1 for the samples of a mask, else 0.
+        c: (S,) strengths.
+        k: number of classes.
     """
 
     def __init__(self, z: Tensor, energy: Tensor, y: Tensor, used: Tensor, c: Tensor, k: int) -> None:
-        (g, n, r), f = z.shape, used.shape[1]
+        (g, n, r), f, s = z.shape, used.shape[1], len(c)
+        p = g * f
         self.z = torch.cat([z, z.new_ones(g, n, 1)], 2)  # the bias is the weight of a constant feature
         self.columns = (g, f * k)
-        self.shape = (g * f, k, r + 1)  # of theta
         count = used.sum(2).flatten()
         self.share = used.flatten(0, 1) / count[:, None]  # (P, n)
-        self.energy = (torch.cat([energy / n, energy.new_ones(g, 1)], 1)).repeat_interleave(
-            f, 0
-        )  # (P, r + 1), a sample
-        self.lam = 1 / (count[:, None] * c)  # (P, S)
+        self.energy = torch.cat([energy / n, energy.new_ones(g, 1)], 1).repeat_interleave(f, 0)  # (P, r1), per sample
+        self.lams = 1 / (count[:, None] * c)  # (P, S)
         self.log_c = c.log()
         self.penalised = z.new_ones(r + 1)
         self.penalised[-1] = 0
         self.label = y.repeat_interleave(f, 0).unsqueeze(1)  # (P, 1, n)
+        # Where each problem stands.
+        self.theta, self.logits = z.new_zeros(p, k, r + 1), z.new_zeros(p, k, n)  # the last column of theta is the bias
+        self.solved = z.new_zeros(s, p, k, r + 1), z.new_zeros(s, p, k, n), z.new_zeros(s, p, dtype=torch.bool)
+        self.at, self.age = z.new_zeros(2, p, dtype=torch.long)  # its strength, and iterations there
+        self.active, self.stuck = z.new_ones(p, dtype=torch.bool), z.new_zeros(p, dtype=torch.bool)
+        self.memory = _Memory(p, k * (r + 1), z)
+        self.lam = self.lams[:, 0]
+        self.value, residual = self.loss(self.logits, slice(None))
+        self.g, self.inverse = self.gradient(residual)
 
     def loss(self, logits: Tensor, problems: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Mean log-loss (p,) of logits (p, K, n), and its derivative by each sample's logits (p, K, n).
@@ -154,91 +158,90 @@ class _Solver:
         e /= 1 + rest
         return (self.share[problems] * rest.log1p().squeeze(1)).sum(1), e.scatter_(1, label, -rest / (1 + rest))
 
-    def gradient(self, residual: Tensor, theta: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient (P, K, r + 1), and the inverse (P, r + 1) of the Hessian as if it were diagonal.
+    def gradient(self, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient (P, K, r1), and the inverse (P, r1) of the Hessian as if it were diagonal.
 
         residual (P, K, n) is overwritten.
         """
         # The mean over classes of p (1 - p), from 1 - p of the labelled class.
         spread = -2 * residual.gather(1, self.label).squeeze(1) - residual.square().sum(1)  # (P, n)
-        curve = (self.share * spread).sum(1) / self.shape[1]
-        inverse = 1 / (self.energy * (curve[:, None] + FLOOR) + lam[:, None] * self.penalised)
+        curve = (self.share * spread).sum(1) / self.theta.shape[1]
+        inverse = 1 / (self.energy * (curve[:, None] + FLOOR) + self.lam[:, None] * self.penalised)
         residual *= self.share[:, None]
-        g = torch.bmm(residual.view(*self.columns, -1), self.z).view(self.shape)
-        return g + lam[:, None, None] * (theta * self.penalised), inverse
+        g = torch.bmm(residual.view(*self.columns, -1), self.z).view_as(self.theta)
+        return g + self.lam[:, None, None] * (self.theta * self.penalised), inverse
 
     def run(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor, Tensor, int]:
-        """theta (S, P, K, r + 1) (the last column is the bias), logits (S, P, K, n), converged (S, P), iterations."""
-        (p, k, r1), n, s, z = self.shape, self.z.shape[1], len(self.log_c), self.z
-        noise = 16 * torch.finfo(z.dtype).eps
-        theta, logits = z.new_zeros(p, k, r1), z.new_zeros(p, k, n)
-        solved = z.new_zeros(s, p, k, r1), z.new_zeros(s, p, k, n), torch.zeros(s, p, dtype=torch.bool, device=z.device)
-        at, age = (torch.zeros(p, dtype=torch.long, device=z.device) for _ in range(2))  # strength, its iterations
-        active, stuck = (
-            torch.ones(p, dtype=torch.bool, device=z.device),
-            torch.zeros(p, dtype=torch.bool, device=z.device),
-        )
-        memory = _Memory(p, k * r1, z)
-        value, residual = self.loss(logits, slice(None))
-        lam = self.lam[:, 0]
-        g, inverse = self.gradient(residual, theta, lam)
+        """theta (S, P, K, r1), logits (S, P, K, n), converged (S, P), iterations."""
         iterations = 0
         while True:
-            met = (g.square().sum(1) * inverse).sum(1) <= tolerance**2 * value
-            arrived = active & (met | stuck | (age >= max_iterations))
-            d, move = torch.zeros_like(theta), torch.zeros_like(logits)
+            met = (self.g.square().sum(1) * self.inverse).sum(1) <= tolerance**2 * self.value
+            arrived = self.active & (met | self.stuck | (self.age >= max_iterations))
+            d, move = torch.zeros_like(self.theta), torch.zeros_like(self.logits)
             if arrived.any():
-                who = arrived.nonzero()[:, 0]
-                i = at[who]
-                for store, state in zip(solved, (theta, logits, met), strict=True):
-                    store[i, who] = state[who]
-                at[who] += 1
-                active &= at < s
-                if not active.any():
-                    return (*solved, iterations)
-                onward = at[who] < s
-                who, i = who[onward], i[onward]
-                before = (i - 1).clamp_min(0)
-                far, near = self.log_c[i + 1] - self.log_c[i], self.log_c[i] - self.log_c[before]
-                reach = torch.where(near > 0, far / near, 0)[:, None, None]  # nothing to go by after the first strength
-                d[who] = reach * (theta[who] - solved[0][before, who])
-                move[who] = reach * (logits[who] - solved[1][before, who])
-                lam = self.lam.gather(1, at.clamp_max(s - 1)[:, None])[:, 0]
-                age[who] = 0
-                memory.forget(who)
-            going = active & ~arrived
+                self.arrive(arrived.nonzero()[:, 0], met, d, move)
+                if not self.active.any():
+                    return (*self.solved, iterations)
+            going = self.active & ~arrived
             iterations += 1
-            age += 1
-            d = torch.where(going[:, None, None], -memory.times(g, inverse), d)
-            slope = (g * d).sum((1, 2))
-            turn = torch.bmm(d.view(*self.columns, -1), z.mT).view_as(logits)
-            move = torch.where(going[:, None, None], turn, move)
-            ww, wd, dd = (((a * b) @ self.penalised).sum(1) for a, b in ((theta, theta), (theta, d), (d, d)))
-            t = torch.ones_like(value)
-            new, residual = self.loss(logits + move, slice(None))
-            new += lam * (ww / 2 + wd + dd / 2)
-            bad = going & ~(new <= value + 1e-4 * slope + noise * value)
-            for _ in range(30):  # halve the step of the problems that do not descend enough (Armijo)
-                if not bad.any():
-                    break
-                i = bad.nonzero()[:, 0]
-                t[i] /= 2
-                new[i], residual[i] = self.loss(logits[i] + t[i, None, None] * move[i], i)
-                new[i] += lam[i] * (ww[i] / 2 + t[i] * wd[i] + t[i] ** 2 * dd[i] / 2)
-                bad[i] = ~(new[i] <= value[i] + 1e-4 * t[i] * slope[i] + noise * value[i])
-            stuck = bad  # rounding left no descent: such a problem is as good as it gets
-            step = t[:, None, None] * d
-            theta, logits, value = theta + step, logits + t[:, None, None] * move, new
-            g_before = g
-            g, inverse = self.gradient(residual, theta, lam)
-            memory.add(step, g - g_before, inverse, going)
+            self.age += 1
+            d = torch.where(going[:, None, None], -self.memory.times(self.g, self.inverse), d)
+            turn = torch.bmm(d.view(*self.columns, -1), self.z.mT).view_as(move)
+            self.step(d, torch.where(going[:, None, None], turn, move), going)
+
+    def arrive(self, who: Tensor, met: Tensor, d: Tensor, move: Tensor) -> None:
+        """Store the solutions of the problems `who`, and send them on to their next strength.
+
+        Writes into d and move their way there, of theta and of the logits: straight on from the last two solutions.
+        """
+        i = self.at[who]
+        for store, state in zip(self.solved, (self.theta, self.logits, met), strict=True):
+            store[i, who] = state[who]
+        self.at[who] += 1
+        last = len(self.log_c) - 1
+        self.active &= self.at <= last
+        who, i = who[i < last], i[i < last]
+        before = (i - 1).clamp_min(0)
+        far, near = self.log_c[i + 1] - self.log_c[i], self.log_c[i] - self.log_c[before]
+        reach = torch.where(near > 0, far / near, 0)[:, None, None]  # nothing to go by after the first strength
+        d[who] = reach * (self.theta[who] - self.solved[0][before, who])
+        move[who] = reach * (self.logits[who] - self.solved[1][before, who])
+        self.lam = self.lams.gather(1, self.at.clamp_max(last)[:, None])[:, 0]
+        self.age[who] = 0
+        self.memory.forget(who)
+
+    def step(self, d: Tensor, move: Tensor, going: Tensor) -> None:
+        """Go by d, and by move in the logits: as far as the objective falls for the problems `going`, else all of
+        it."""
+        theta, logits, value, lam = self.theta, self.logits, self.value, self.lam
+        noise = 16 * torch.finfo(theta.dtype).eps
+        slope = (self.g * d).sum((1, 2))
+        ww, wd, dd = (((a * b) @ self.penalised).sum(1) for a, b in ((theta, theta), (theta, d), (d, d)))
+        t = torch.ones_like(value)
+        new, residual = self.loss(logits + move, slice(None))
+        new += lam * (ww / 2 + wd + dd / 2)
+        bad = going & ~(new <= value + 1e-4 * slope + noise * value)
+        for _ in range(30):  # halve the step of the problems that do not descend enough (Armijo)
+            if not bad.any():
+                break
+            i = bad.nonzero()[:, 0]
+            t[i] /= 2
+            new[i], residual[i] = self.loss(logits[i] + t[i, None, None] * move[i], i)
+            new[i] += lam[i] * (ww[i] / 2 + t[i] * wd[i] + t[i] ** 2 * dd[i] / 2)
+            bad[i] = ~(new[i] <= value[i] + 1e-4 * t[i] * slope[i] + noise * value[i])
+        self.stuck = bad  # rounding left no descent: such a problem is as good as it gets
+        step = t[:, None, None] * d
+        self.theta, self.logits, self.value = theta + step, logits + t[:, None, None] * move, new
+        g_before = self.g
+        self.g, self.inverse = self.gradient(residual)
+        self.memory.add(step, self.g - g_before, self.inverse, going)
 
 
 class _Memory:
     """L-BFGS's product of the inverse Hessian with a vector, for P problems of N unknowns.
 
-    In its compact form (Byrd, Nocedal and Schnabel 1994) the HISTORY pairs of a problem are read in four batched products; a
-    pair that is zero, with 1 on the diagonal of `products`, counts for nothing.
+    In its compact form (Byrd, Nocedal and Schnabel 1994) the HISTORY pairs of a problem are read in four batched
+    products; a pair that is zero, with 1 on the diagonal of `products`, counts for nothing.
     """
 
     def __init__(self, p: int, n: int, like: Tensor) -> None:

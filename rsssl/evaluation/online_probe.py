@@ -1,4 +1,5 @@
-"""The online probe: how well a few labels separate the pool's features while pre-training. It is logged and chooses nothing."""
+"""The online probe: how well a few labels separate the pool's features while pre-training. It is logged and chooses
+nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from torch import nn
 from rsssl import rng
 from rsssl.data.prepared import Data
 from rsssl.evaluation.features import Extractor
-from rsssl.evaluation.ridge import RidgeProbe
+from rsssl.evaluation.heads import Probe
+from rsssl.models.preprocess import Preprocess
 
 IMAGES = 1000
 
@@ -20,17 +22,13 @@ class OnlineProbe:
     Args:
         backbone: the network in training; it is put back into training mode by the loop.
         data: the dataset whose pool is looked at; without labels the probe is not `usable`.
-        size, mean, std: as the evaluation will see images.
+        preprocess: how the evaluation will see images.
+        probe: the classifier.
+        device: where the features are computed.
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        data: Data,
-        size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        device: torch.device,
+        self, backbone: nn.Module, data: Data, preprocess: Preprocess, probe: Probe, device: torch.device
     ) -> None:
         labels = data.pack.labels
         pool = data.split.pool[labels[data.split.pool] >= 0]
@@ -39,14 +37,15 @@ class OnlineProbe:
         self.fit_rows, self.test_rows = np.sort(rows[::2]), np.sort(rows[1::2])
         self.usable = len(self.test_rows) >= 10 and len(np.unique(labels[rows])) > 1
         self.labels, self.n_classes = labels, len(data.pack.card.classes)
-        self.extract = Extractor(lambda: backbone, data.pack, size, mean, std, device)
+        self.extract = Extractor(lambda: backbone, data.pack, preprocess, device)
+        self.probe = probe
 
     def __call__(self, step: int = 0) -> dict[str, float]:
         """{"probe_oa": overall accuracy in 0..1}."""
         fit, test = self._features(self.fit_rows), self._features(self.test_rows)
-        probe = RidgeProbe().fit(fit, torch.from_numpy(self.labels[self.fit_rows]), self.n_classes, seed=0)
-        found = probe.scores(test).argmax(1).numpy()
-        return {"probe_oa": float((found == self.labels[self.test_rows]).mean())}
+        probe = self.probe.fit(fit, torch.from_numpy(self.labels[self.fit_rows]), self.n_classes, seed=0)
+        predicted = probe.scores(test).argmax(1).numpy()
+        return {"probe_oa": float((predicted == self.labels[self.test_rows]).mean())}
 
     def _features(self, rows: np.ndarray) -> torch.Tensor:
         return torch.cat([self.extract(rows[i : i + 250]).float().cpu() for i in range(0, len(rows), 250)])

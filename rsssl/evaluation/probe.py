@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsssl.evaluation.heads import LinearHead, Probe
 from rsssl.evaluation.linear import fit_linear
 from rsssl.evaluation.standardise import Standardise, check_training_set
 from rsssl.rng import fold, permutation
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
 
-
-class LinearProbe:
+class LinearProbe(Probe):
     """Multinomial logistic regression with an L2 penalty on standardised features.
 
     The strength (scikit-learn's C for samples of unit mean square norm, so that it means the same for any D) is chosen
@@ -32,13 +31,15 @@ class LinearProbe:
         standardise: see `Standardise`.
     """
 
+    paper_head = True
+
     def __init__(
         self,
-        strengths: Sequence[float] = STRENGTHS,
-        default_strength: float = 100.0,
-        folds: int = 5,
-        max_cross_validated: int = 5000,
-        standardise: str = "partial",
+        strengths: Sequence[float],
+        default_strength: float,
+        folds: int,
+        max_cross_validated: int,
+        standardise: str,
     ) -> None:
         if not strengths or min(strengths) <= 0 or default_strength <= 0:
             raise ValueError(f"strengths must be positive numbers: {list(strengths)}, default {default_strength}")
@@ -76,8 +77,12 @@ class LinearProbe:
         return (self._scaler(features) @ self.weight.T + self.bias).log_softmax(1)
 
     def layer(self) -> tuple[Tensor, Tensor]:
-        """Weight (K, D) and bias (K,) of the linear layer on features as they are, whose softmax are the probabilities."""
+        """Weight (K, D) and bias (K,) of the linear layer on features as they are, whose softmax are the
+        probabilities."""
         return self._scaler.unfold(self.weight, self.bias)
+
+    def head(self) -> LinearHead:
+        return LinearHead(*self.layer())
 
     def _choose(self, x: Tensor, y: Tensor, seed: int) -> float:
         fold_of = deal_folds(y, self.folds, seed)

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsssl.evaluation.heads import LinearHead, Probe
 from rsssl.evaluation.linear import principal_axes
 from rsssl.evaluation.standardise import Standardise, check_training_set
 
-PENALTIES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
 
-
-class RidgeProbe:
+class RidgeProbe(Probe):
     """Least squares on one-hot targets with an L2 penalty and a free intercept.
 
         min_W  ||Y - X W - 1 b'||^2 + penalty * n * ||W||^2        (X standardised, rows of unit mean square)
@@ -28,12 +27,7 @@ class RidgeProbe:
         standardise: see `Standardise`.
     """
 
-    def __init__(
-        self,
-        penalties: Sequence[float] = PENALTIES,
-        default_penalty: float = 0.03,
-        standardise: str = "partial",
-    ) -> None:
+    def __init__(self, penalties: Sequence[float], default_penalty: float, standardise: str) -> None:
         if not penalties or min(penalties) <= 0:
             raise ValueError(f"penalties must be positive numbers, not {list(penalties)}")
         self.penalties = [float(p) for p in penalties]
@@ -83,3 +77,6 @@ class RidgeProbe:
     def layer(self) -> tuple[Tensor, Tensor]:
         """Weight (K, D) and bias (K,) of the linear layer on features as they are that gives the scores."""
         return self._scaler.unfold(self.weight.T, self.bias)
+
+    def head(self) -> LinearHead:
+        return LinearHead(*self.layer(), regression=True)

@@ -4,8 +4,8 @@
     coverage      images so that no image is far from a labelled one: finds the rare, and the odd
     margin        once there is a classifier: images it cannot decide, no two alike
 
-Rows are positions in features (N, D); `labelled` are those that have their label: they are never chosen and count as covered.
-A choice is in order, the most useful first.
+Rows are positions in features (N, D); `labelled` are those that have their label: they are never chosen and count as
+covered. A choice is in order, the most useful first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Choice(NamedTuple):
 
 
 class Clusters(NamedTuple):
-    """of (N,) int64, the cluster of each point; centres (k, D); inertia, the sum of squared distances to the own centre."""
+    """of (N,) int64, the cluster of each point; centres (k, D); inertia, the sum of squared distances to the own
+    centre."""
 
     of: Tensor
     centres: Tensor
@@ -49,8 +50,8 @@ class Clusters(NamedTuple):
 def typicality(features: Tensor, n: int, seed: int, labelled: Tensor | None = None) -> Choice:
     """TypiClust (Hacohen, Dekel, Weinshall 2022, "Active learning on a budget", arXiv:2202.02794).
 
-    The images are clustered into as many clusters as there will be labels, by k-means on features of unit length. The largest
-    cluster without a label gives its most typical image, then the next largest.
+    The images are clustered into as many clusters as there will be labels, by k-means on features of unit length. The
+    largest cluster without a label gives its most typical image, then the next largest.
 
     Args:
         features: (N, D), any scale. seed: of the clustering. labelled: rows, (L,) int64.
@@ -75,11 +76,11 @@ def typicality(features: Tensor, n: int, seed: int, labelled: Tensor | None = No
 
 
 def coverage(features: Tensor, n: int, labelled: Tensor | None = None) -> Choice:
-    """The greedy k-centre of Sener and Savarese 2018 ("A core-set approach", arXiv:1708.00489), on features less their mean, of
-    unit length (without that it takes the odd first: experiments/suggest).
+    """The greedy k-centre of Sener and Savarese 2018 ("A core-set approach", arXiv:1708.00489), on features less their
+    mean, of unit length (without that it takes the odd first: experiments/suggest).
 
-    Each image chosen is the farthest from all that are labelled or chosen before; without labels, the first is the nearest to the
-    mean of these. Nothing is random; of images equally far, the first is taken.
+    Each image chosen is the farthest from all that are labelled or chosen before; without labels, the first is the
+    nearest to the mean of these. Nothing is random; of images equally far, the first is taken.
 
     Returns:
         score: the distance to the nearest image labelled or chosen before; of a first one to the mean.
@@ -107,12 +108,13 @@ def coverage(features: Tensor, n: int, labelled: Tensor | None = None) -> Choice
 
 
 def margin(probabilities: Tensor, features: Tensor, n: int, seed: int, labelled: Tensor | None = None) -> Choice:
-    """The images whose two most probable classes are closest (Scheffer, Decomain, Wrobel 2001, "Active hidden Markov models"),
-    and no two alike: the least certain 10 n are clustered into n, and each cluster gives its least certain image (after
-    Citovsky et al. 2021, "Batch active learning at scale", arXiv:2107.14263).
+    """The images whose two most probable classes are closest (Scheffer, Decomain, Wrobel 2001, "Active hidden Markov
+    models"), and no two alike: the least certain 10 n are clustered into n, and each cluster gives its least certain
+    image (after Citovsky et al. 2021, "Batch active learning at scale", arXiv:2107.14263).
 
     Args:
-        probabilities: (N, K), of each class, K > 1. features: (N, D). seed: of the clustering. labelled: rows, (L,) int64.
+        probabilities: (N, K), of each class, K > 1. features: (N, D). seed: of the clustering. labelled: rows, (L,)
+            int64.
 
     Returns:
         score: 1 - (most probable - second most probable), so that more is less certain, as elsewhere more is better.
@@ -129,21 +131,21 @@ def margin(probabilities: Tensor, features: Tensor, n: int, seed: int, labelled:
     best = torch.full((n,), -torch.inf).scatter_reduce_(0, of, score[least], "amax")
     place = torch.empty(n, dtype=torch.int64)
     place[_sorted(-best)] = torch.arange(n)
-    found = _one_of_each(score[least], of, place, torch.ones(len(least), dtype=torch.bool), n)
-    return Choice(least[found.rows], found.score)
+    choice = _one_of_each(score[least], of, place, torch.ones(len(least), dtype=torch.bool), n)
+    return Choice(least[choice.rows], choice.score)
 
 
 def prepared(features: Tensor, n: int, labelled: Tensor | None, centre: bool = False) -> tuple[Tensor, Tensor]:
-    """Features, less their mean with `centre`, of unit length (N, D) float32, and which are labelled (N,) bool; refuses what
-    cannot be chosen from."""
+    """Features, less their mean with `centre`, of unit length (N, D) float32, and which are labelled (N,) bool; refuses
+    what cannot be chosen from."""
     known = torch.zeros(len(features), dtype=torch.bool)
     if labelled is not None:
         known[labelled] = True
     refuse_too_many(n, len(features) - int(known.sum()))
     if not torch.isfinite(features).all():
         raise UserError(
-            "the features contain NaN or infinity: the backbone's weights have diverged. Pre-train again with a smaller learning "
-            "rate, for example pretrain.lr=1e-4"
+            "the features contain NaN or infinity: the backbone's weights have diverged. Pre-train again with a "
+            "smaller learning rate, for example pretrain.lr=1e-4"
         )
     x = features.float()
     return normalize(x - x.mean(0) if centre else x, dim=1), known
@@ -158,20 +160,22 @@ def refuse_too_many(n: int, free: int) -> None:
 
 
 def kmeans(x: Tensor, k: int, key: int, restarts: int = RESTARTS) -> Clusters:
-    """k clusters of points x (N, D), none of them empty, k <= N: Lloyd's iterations from a greedy k-means++ start (Arthur and
-    Vassilvitskii 2007, "k-means++: the advantages of careful seeding"), the best of a few such runs. key: of the draws."""
-    found: Clusters | None = None
+    """k clusters of points x (N, D), none of them empty, k <= N: Lloyd's iterations from a greedy k-means++ start
+    (Arthur and Vassilvitskii 2007, "k-means++: the advantages of careful seeding"), the best of a few such runs. key:
+    of the draws."""
+    best: Clusters | None = None
     square = x.square().sum(1)
     for run in tqdm(range(restarts), desc="clusters", unit="run", leave=False, disable=None):
         one = _lloyd(x, square, x[_seeds(x, square, k, fold(key, "run", run))])
-        if found is None or one.inertia < found.inertia:
-            found = one
-    assert found is not None
-    return found
+        if best is None or one.inertia < best.inertia:
+            best = one
+    assert best is not None
+    return best
 
 
 def typicalities(x: Tensor, of: Tensor, k: int) -> Tensor:
-    """1 / mean distance of each point x (N, D) to its nearest neighbours in its own cluster `of` (N,): (N,); 0 when alone."""
+    """1 / mean distance of each point x (N, D) to its nearest neighbours in its own cluster `of` (N,): (N,); 0 when
+    alone."""
     score = torch.zeros(len(x))
     order = torch.argsort(of, stable=True)
     for members in tqdm(
@@ -188,9 +192,9 @@ def typicalities(x: Tensor, of: Tensor, k: int) -> Tensor:
         near = min(NEIGHBOURS, len(members) - 1, len(others) - 1)
         for block in members.split(max(1, BLOCK // len(others))):
             # the nearest is the image itself, where it is among the others
-            own = torch.isin(block, members[::step])
-            found = distances(x[block], others).topk(near + 1, largest=False, sorted=True).values
-            mean = torch.where(own, found[:, 1:].mean(1), found[:, :near].mean(1))
+            itself = torch.isin(block, members[::step])
+            nearest = distances(x[block], others).topk(near + 1, largest=False, sorted=True).values
+            mean = torch.where(itself, nearest[:, 1:].mean(1), nearest[:, :near].mean(1))
             score[block] = 1 / mean.clamp_min(1e-6)
     return score
 
@@ -201,7 +205,8 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _seeds(x: Tensor, square: Tensor, k: int, key: int) -> Tensor:
-    """Rows (k,) to start from: each is the best of a few drawn in proportion to the squared distance to those before."""
+    """Rows (k,) to start from: each is the best of a few drawn in proportion to the squared distance to those
+    before."""
     trials = 2 + (k.bit_length() - 1)
     draws = uniform(key, torch.arange(k), trials).double()
     rows = [min(int(draws[0, 0] * len(x)), len(x) - 1)]
@@ -259,7 +264,8 @@ def _sorted(*keys: Tensor) -> Tensor:
 
 
 def _one_of_each(score: Tensor, of: Tensor, place: Tensor, free: Tensor, n: int) -> Choice:
-    """n of the free rows: the best of every cluster in order of the clusters' `place` (k,), then the second best, and so on."""
+    """n of the free rows: the best of every cluster in order of the clusters' `place` (k,), then the second best, and
+    so on."""
     rows = torch.nonzero(free)[:, 0]
     rows = rows[_sorted(-score[rows], place[of[rows]].float())]
     cluster = of[rows]

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from rsssl.data.raster import import_gdal
+from rsssl.data.raster import import_gdal, quiet
 from rsssl.engine.files import write_atomic
-from rsssl.geo.product import Grid
+from rsssl.geo.grid import Grid
 from rsssl.geo.style import printable
 
 CELL_METRES = 10_000.0  # at most, along a side: edges are then straight, and pixels equal, to a few parts in a million
@@ -41,16 +41,21 @@ class Areas:
         self._ground = _Ground.of(grid)
         self._square_metres = np.zeros(n_classes)
         self._cell = cell
-        self._lines: dict[
-            int, tuple[int, int, np.ndarray]
-        ] = {}  # the last line of corners: (first, last column, points)
+        # The last line of corners, by its number: (first column, last column, points).
+        self._lines: dict[int, tuple[int, int, np.ndarray]] = {}
         if self._ground is not None and grid.geotransform is not None:
             _, a, b, _, d, e = grid.geotransform
             pixel = max(np.hypot(a, d), np.hypot(b, e)) * self._ground.metres
             self._cell = int(np.clip(CELL_METRES // pixel, 1, cell)) if pixel > 0 else cell
 
     def add(self, x: int, y: int, classes: np.ndarray) -> None:
-        """Counts (h, w) class numbers, the upper left one being column x of row y of the grid."""
+        """Counts a block.
+
+        Args:
+            x: the column of its upper left pixel in the grid.
+            y: the row of that.
+            classes: (h, w) class numbers.
+        """
         k, cell = len(self.pixels), self._cell
         h, w = classes.shape
         columns = np.arange(x, x + w) // cell - x // cell
@@ -83,9 +88,9 @@ class Areas:
 
     def _line(self, row: int, first: int, last: int) -> np.ndarray:
         """(last - first + 2, 2) longitude and latitude, in radians, of the corners of cells on one line."""
-        found = self._lines.get(row)
-        if found is not None and found[:2] == (first, last):
-            return found[2]
+        known = self._lines.get(row)
+        if known is not None and known[:2] == (first, last):
+            return known[2]
         assert self._ground is not None and self.grid.geotransform is not None
         x0, a, b, y0, d, e = self.grid.geotransform
         column = np.minimum(np.arange(first, last + 2) * self._cell, self.grid.width)
@@ -123,15 +128,12 @@ class _Ground:
         if self._transform is None:
             limit = np.pi / 2
             return np.stack([points[:, 0] * self._unit, np.clip(points[:, 1] * self._unit, -limit, limit)], axis=1)
-        self._gdal.PushErrorHandler("CPLQuietErrorHandler")
-        try:
+        with quiet(self._gdal):
             try:
-                found = self._transform.TransformPoints(points.tolist())
-            except RuntimeError:  # one of them is off the map, and takes the others with it
-                found = [self._one(point) for point in points.tolist()]
-        finally:
-            self._gdal.PopErrorHandler()
-        return np.asarray(found, np.float64)[:, :2] * self._unit
+                degrees = self._transform.TransformPoints(points.tolist())
+            except RuntimeError:  # one of them is off the map, and then none is transformed
+                degrees = [self._one(point) for point in points.tolist()]
+        return np.asarray(degrees, np.float64)[:, :2] * self._unit
 
     def _one(self, point: list[float]) -> tuple[float, float, float]:
         try:
@@ -147,12 +149,12 @@ class _Ground:
         return (1 - self._e2) * (sine / (1 - self._e2 * sine**2) + np.arctanh(e * sine) / e)
 
     def areas(self, corners: np.ndarray) -> np.ndarray:
-        """(N,) m2 of quadrilaterals (N, 4, 2) of longitude and latitude in radians; NaN where a corner is not finite."""
+        """(N,) m2 of quadrilaterals (N, 4, 2) of longitude and latitude in radians; NaN where a corner is not
+        finite.
+        """
         with np.errstate(invalid="ignore"):
             longitude, authalic = corners[..., 0], self._q(np.sin(corners[..., 1])) / self._pole  # sine of it, eq. 3-11
-            if (
-                self.is_geographic
-            ):  # edges along meridians and parallels stay straight, and longitudes are never wrapped
+            if self.is_geographic:  # edges follow meridians and parallels, and longitudes are never wrapped
                 return _shoelace(longitude, authalic) * self.radius**2
             turn = longitude - longitude[:, :1]
             straight = _shoelace((turn + np.pi) % (2 * np.pi) - np.pi, authalic)
@@ -165,14 +167,23 @@ class _Ground:
 
 
 def _shoelace(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Area of quadrilaterals from their diagonals: small differences of large numbers are taken once, not multiplied."""
+    """Area of quadrilaterals from their diagonals: small differences of large numbers are taken once, not
+    multiplied.
+    """
     return np.abs((x[:, 2] - x[:, 0]) * (y[:, 3] - y[:, 1]) - (x[:, 3] - x[:, 1]) * (y[:, 2] - y[:, 0])) / 2
 
 
 def write_areas(path: Path, classes: Sequence[str], pixels: np.ndarray, hectares: np.ndarray | None) -> None:
-    """A CSV with one line a class: its number, name, pixels, share of all counted pixels (0..1) and hectares, empty if None.
+    """A CSV with a line for each class: its number, name, pixels, share of all counted pixels (0..1) and hectares.
 
-    Raises what `rsssl.engine.files.write_atomic` raises.
+    Args:
+        path: the file.
+        classes: K names.
+        pixels: (K,) counts.
+        hectares: (K,); None, or NaN for a class, where they are not known: the column is then empty.
+
+    Raises:
+        UserError: as `rsssl.engine.files.write_atomic`.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")

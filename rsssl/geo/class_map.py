@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rsssl.data.raster import import_gdal
+from rsssl.data.raster import import_gdal, quiet
 from rsssl.errors import UserError, nearest
 from rsssl.geo.area import Areas
-from rsssl.geo.product import Grid
+from rsssl.geo.grid import Grid
 
 BLOCK = 1 << 20  # pixels read at once: some 50 MB of numbers
 MOST = 1000  # different values of a map; more, and it is no map of classes
@@ -22,37 +22,54 @@ MOST = 1000  # different values of a map; more, and it is no map of classes
 class ClassMap:
     """The first band of a raster as classes 0..K-1, read block by block.
 
-    Classes are the pixel values that the band's category names name, and those that occur; in order of their value. Pixels
-    that are nodata (by value, mask or alpha) are -1.
+    Classes are the pixel values that the band's category names name, and those that occur; in order of their value.
+    Pixels that are nodata (by value, mask or alpha) are -1.
 
-    Attributes: values (K,) int64, names: K names (the number where there is none), grid, shape (H, W).
+    Args:
+        path: anything that GDAL opens.
+        block: about how many pixels are read at once.
+
+    Attributes:
+        values: (K,) int64 pixel values.
+        names: K names (the number where there is none).
+        grid: where the pixels lie.
+        shape: (H, W).
 
     Raises:
         UserError: when the file cannot be opened, or is not a map of classes.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._dataset = open_dataset(path, "scene", raster=True)
+    def __init__(self, path: str | os.PathLike[str], block: int = BLOCK) -> None:
+        self.path, self._block = Path(path), block
+        self._dataset = open_dataset(path, "class_map", raster=True)
         self._band = self._dataset.GetRasterBand(1)
         self.grid = Grid.of(self._dataset)
         self.shape = self._dataset.RasterYSize, self._dataset.RasterXSize
         self.geotransform = tuple(self._dataset.GetGeoTransform())
         self.projection: str = self._dataset.GetProjection()
-        names = {i: name for i, name in enumerate(self._band.GetCategoryNames() or []) if name.strip()}
-        found: set[int] = set(names)
-        for window in windows(*self.shape):
+        names = category_names(self._band)
+        occurring = set(names)
+        for window in self.windows():
             values, valid = numbers(self._band, *window)
-            found.update(map(int, distinct(values[valid])))
-            if len(found) > MOST:
+            occurring.update(map(int, distinct(values[valid])))
+            if len(occurring) > MOST:
                 raise UserError(
-                    f"{path} has more than {MOST} different values, so it is not a map of classes: type scene=MAP"
+                    f"{path} has more than {MOST} different values, so it is not a map of classes: type class_map=MAP"
                 )
-        if not found:
-            raise UserError(f"{path} has no valid pixel: type scene=MAP with a map of classes")
-        self.values = np.array(sorted(found), np.int64)
-        plain = [names.get(v, str(v)) for v in sorted(found)]
-        self.names = [n if plain.count(n) == 1 else f"{n} ({v})" for n, v in zip(plain, sorted(found), strict=True)]
+        if not occurring:
+            raise UserError(f"{path} has no valid pixel: type class_map=MAP with a map of classes")
+        self.values = np.array(sorted(occurring), np.int64)
+        plain = [names.get(v, str(v)) for v in self.values.tolist()]
+        self.names = [n if plain.count(n) == 1 else f"{n} ({v})" for n, v in zip(plain, self.values, strict=True)]
+
+    def windows(
+        self, x: int = 0, y: int = 0, width: int | None = None, height: int | None = None
+    ) -> Iterator[tuple[int, int, int, int]]:
+        """The map, or an area of it from (x, y) on, as windows (x, y, w, h) of whole rows."""
+        width, height = width or self.shape[1], height or self.shape[0]
+        rows = max(1, self._block // width)
+        for top in range(y, y + height, rows):
+            yield x, top, width, min(rows, y + height - top)
 
     def read(self, x: int, y: int, w: int, h: int) -> np.ndarray:
         """The classes (h, w) int64 of the window whose first pixel is column x, row y; -1 for nodata."""
@@ -60,9 +77,11 @@ class ClassMap:
         return np.where(valid, np.searchsorted(self.values, np.where(valid, values, self.values[0])), -1)
 
     def areas(self) -> tuple[np.ndarray, str]:
-        """Each class's mapped area (K,) and its unit: "ha", or "pixels" where the map's CRS does not say how large they are."""
+        """Each class's mapped area (K,) and its unit: "ha", or "pixels" where the map's CRS does not say how large they
+        are.
+        """
         areas = Areas(self.grid, len(self.values))
-        for x, y, w, h in windows(*self.shape):
+        for x, y, w, h in self.windows():
             areas.add(x, y, self.read(x, y, w, h))
         hectares = areas.hectares()
         if hectares is None or not np.isfinite(hectares).all():
@@ -70,10 +89,16 @@ class ClassMap:
         return hectares, "ha"
 
     def class_of(self, value: Any, where: str) -> int:
-        """The class that a reference calls `value`: by name, exactly and then whatever its case and joints, or by number.
+        """The number of the class that a reference calls `value`.
+
+        It is looked for by name: exactly, and then in any capitalisation and with `_`, `-` or spaces; or by number.
+
+        Args:
+            value: a name or a number.
+            where: the value stands, for the message.
 
         Raises:
-            UserError: naming `where` the value stands and the class most like it, for one that the map has not got.
+            UserError: for a class that the map does not have, naming the one most like it.
         """
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
         if text in self.names:
@@ -91,20 +116,32 @@ class ClassMap:
         )
 
 
-def windows(height: int, width: int, x: int = 0, y: int = 0) -> Iterator[tuple[int, int, int, int]]:
-    """The area of that size from (x, y) on as windows (x, y, w, h) of whole rows and at most about `BLOCK` pixels."""
-    rows = max(1, BLOCK // max(width, 1))
-    for top in range(y, y + height, rows):
-        yield x, top, width, min(rows, y + height - top)
+def empty_raster(scene: ClassMap, window: tuple[int, int, int, int], kind: int, projection: str) -> Any:
+    """A raster of one band in memory, on a window (x, y, w, h) of the map's grid; kind: GDAL's number of a pixel
+    type.
+    """
+    gdal = import_gdal(scene.path)
+    x, y, w, h = window
+    raster = gdal.GetDriverByName("MEM").Create("", w, h, 1, kind)
+    x0, y0 = gdal.ApplyGeoTransform(scene.geotransform, x, y)
+    raster.SetGeoTransform((x0, *scene.geotransform[1:3], y0, *scene.geotransform[4:6]))
+    raster.SetProjection(projection)
+    return raster
+
+
+def category_names(band: Any) -> dict[int, str]:
+    """The names that a band has for some of its values."""
+    return {value: name for value, name in enumerate(band.GetCategoryNames() or []) if name.strip()}
 
 
 def numbers(band: Any, x: int, y: int, w: int, h: int) -> tuple[np.ndarray, np.ndarray]:
-    """A window of a band as (h, w) int64 and where it is valid (h, w) bool.
+    """A window of a band as (h, w) int64, and where it is valid, (h, w) bool.
 
     Raises:
         UserError: for fractions.
     """
-    gdal = import_gdal(band.GetDataset().GetDescription())
+    path = band.GetDataset().GetDescription()
+    gdal = import_gdal(path)
     raw = np.frombuffer(band.ReadRaster(x, y, w, h, buf_type=gdal.GDT_Float64), np.float64).reshape(h, w)
     valid = np.isfinite(raw)
     if band.GetMaskFlags() != gdal.GMF_ALL_VALID:
@@ -113,14 +150,14 @@ def numbers(band: Any, x: int, y: int, w: int, h: int) -> tuple[np.ndarray, np.n
     values = np.where(valid, raw, 0).astype(np.int64)
     if (values != raw)[valid].any():
         raise UserError(
-            f"{band.GetDataset().GetDescription()} holds fractions, so it is not a map of classes: give one of whole "
-            "numbers, scene=MAP and reference=FILE"
+            f"{path} holds fractions, so it is not a map of classes: give one of whole numbers, class_map=MAP and "
+            "reference=FILE"
         )
     return values, valid
 
 
 def distinct(values: np.ndarray) -> np.ndarray:
-    """The different values, rising; without a sort for the small numbers that classes are."""
+    """The different values, in rising order; without a sort for the small numbers that classes are."""
     if values.size and values.min() >= 0 and values.max() < 1 << 16:
         return np.flatnonzero(np.bincount(values))
     return np.unique(values)
@@ -131,20 +168,26 @@ def _fold(name: str) -> str:
 
 
 def open_dataset(path: str | os.PathLike[str], key: str, raster: bool = False, options: Sequence[str] = ()) -> Any:
-    """What GDAL opens; options: those of its driver, NAME=VALUE."""
+    """A raster or vector file as GDAL opens it.
+
+    Args:
+        path: the file.
+        key: that gave the path, for messages.
+        raster: whether it has to be a raster.
+        options: of GDAL's driver, NAME=VALUE.
+
+    Raises:
+        UserError: for a file that cannot be opened or holds nothing.
+    """
     gdal = import_gdal(os.fspath(path))
-    gdal.PushErrorHandler("CPLQuietErrorHandler")
+    kinds = gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR
     try:
-        dataset = gdal.OpenEx(
-            os.fspath(path), gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR, open_options=list(options)
-        )
+        with quiet(gdal):
+            dataset = gdal.OpenEx(os.fspath(path), kinds, open_options=list(options))
     except RuntimeError as error:
         reason = f"cannot be opened ({error})" if os.path.exists(path) else "does not exist"
         raise UserError(f"{key}={path} {reason}: type {key}=FILE") from error
-    finally:
-        gdal.PopErrorHandler()
     if dataset.RasterCount == 0 and (raster or dataset.GetLayerCount() == 0):
-        raise UserError(
-            f"{key}={path} holds {'no raster band' if raster else 'nothing to compare with'}: type {key}=FILE"
-        )
+        lacking = "no raster band" if raster else "nothing to compare with"
+        raise UserError(f"{key}={path} holds {lacking}: type {key}=FILE")
     return dataset

@@ -1,10 +1,10 @@
 """Accuracy and area of a class map, estimated from reference samples. Numpy only.
 
-Pixel counting is biased: a class that is mapped too often has too large an area. The estimators here correct each class's
-area, and the accuracies, for what the samples say of the errors, and say how sure that is.
+Pixel counting is biased: a class that is mapped too often has too large an area. The estimators here correct each
+class's area, and the accuracies, for what the samples say of the errors, and say how sure that is.
 
-Olofsson, Foody, Herold, Stehman, Woodcock, Wulder (2014): Good practices for estimating area and assessing accuracy of land
-change. Remote Sensing of Environment 148, 42-57; equation numbers are theirs.
+Olofsson, Foody, Herold, Stehman, Woodcock, Wulder (2014): Good practices for estimating area and assessing accuracy of
+land change. Remote Sensing of Environment 148, 42-57; equation numbers are theirs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Z95 = 1.96  # the paper's factor from a standard error to half a 95 % confidence
 class Estimate:
     """What `estimate` returns for K classes; fractions in 0..1, areas in the unit of the mapped areas.
 
-    The 95 % confidence interval of each value is the value plus and minus `Z95` times its standard error (`*_se`). nan is
-    what the samples do not tell; `unsampled` and `single` say why.
+    The 95 % confidence interval of each value is the value plus and minus `Z95` times its standard error (`*_se`). nan
+    is what the samples do not tell; `unsampled` and `single` say why.
     """
 
     proportions: np.ndarray  # (K, K) of the sampled classes' area: mapped as the row's class, in truth the column's
@@ -35,21 +35,19 @@ class Estimate:
     areas_se: np.ndarray
     covered: float  # the share of the mapped area whose classes have samples: what all figures but `users` speak of
     unsampled: tuple[int, ...]  # classes with mapped area and no sample
-    single: tuple[
-        int, ...
-    ]  # classes with mapped area and one sample: it has no variance, nor has any sum over the classes
+    single: tuple[int, ...]  # classes with mapped area and one sample, which has no variance, nor has any sum with it
 
 
 def estimate(counts: np.ndarray, mapped: np.ndarray) -> Estimate:
     """Accuracies and areas by stratified estimation, the classes of the map being the strata.
 
-    Valid for samples drawn at random, either so many from each class of the map or from the whole of it. They count by the
-    area of their class of the map, not by their number, so that a rare class may be sampled densely.
+    Valid for samples drawn at random, either so many from each class of the map or from the whole of it. They count by
+    the area of their class of the map, not by their number, so that a rare class may be sampled densely.
 
-    A class of the map without a sample could be anything. Overall accuracy, producer's accuracies and areas are then those of
-    the other classes' part of the map (weights renormalised over it; `covered` is its share of the area), and all figures of
-    the class itself are nan: most of its area lies where nothing is known. A class with one sample has no variance: its
-    sample counts, but the standard errors that it enters are nan.
+    A class of the map without a sample could be anything. Overall accuracy, producer's accuracies and areas are then
+    those of the other classes' part of the map (weights renormalised over it; `covered` is its share of the area), and
+    all figures of the class itself are nan: most of its area lies where nothing is known. A class with one sample has
+    no variance: its sample counts, but the standard errors that it enters are nan.
 
     Args:
         counts: (K, K) numbers of samples; row = class in the map, column = class in the reference.
@@ -76,35 +74,30 @@ def estimate(counts: np.ndarray, mapped: np.ndarray) -> Estimate:
         p = weight[:, None] * share  # eq. 4
         columns = p.sum(0)  # eq. 9
         users = np.where(rows > 0, p.diagonal() / weight, np.nan)  # eq. 2
-        users = np.where(
-            (rows > 0) & (weight == 0), share.diagonal(), users
-        )  # a class without area has its samples still
+        no_area = (rows > 0) & (weight == 0)
+        users = np.where(no_area, share.diagonal(), users)  # a class without area still has its samples
         users_se = np.sqrt(np.where(rows > 1, users * (1 - users) / (rows - 1), np.nan))  # eq. 6
-        producers = p.diagonal() / columns  # eq. 3; nan where the reference has not got the class
+        producers = p.diagonal() / columns  # eq. 3; nan where the reference does not have the class
         spread = weight[:, None] ** 2 * variance  # (K, K)
         own = spread.diagonal()
         others = np.where(np.eye(len(n), dtype=bool), 0, spread).sum(0)
         producers_se = np.sqrt((1 - producers) ** 2 * own + producers**2 * others) / columns  # eq. 7
     overall_se = float(np.sqrt(own.sum()))  # eq. 5
     areas, areas_se = total * columns, total * np.sqrt(spread.sum(0))  # eq. 9 to 11
-    unsampled = (rows == 0) & (area > 0)
+    unsampled, single = (rows == 0) & (area > 0), sampled & (rows == 1)
     for figures in (producers, producers_se, areas, areas_se):
         figures[unsampled] = np.nan
     return Estimate(
-        p,
-        float(p.trace()),
-        overall_se,
-        users,
-        users_se,
-        producers,
-        producers_se,
-        areas,
-        areas_se,
-        float(total / area.sum()),
-        _which(unsampled),
-        _which(sampled & (rows == 1)),
+        proportions=p,
+        overall=float(p.trace()),
+        overall_se=overall_se,
+        users=users,
+        users_se=users_se,
+        producers=producers,
+        producers_se=producers_se,
+        areas=areas,
+        areas_se=areas_se,
+        covered=float(total / area.sum()),
+        unsampled=tuple(np.flatnonzero(unsampled).tolist()),
+        single=tuple(np.flatnonzero(single).tolist()),
     )
-
-
-def _which(chosen: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.flatnonzero(chosen))

@@ -1,4 +1,4 @@
-"""Windows over a scene: which there are, in blocks that are worked on whole, and how their probabilities blend into pixels."""
+"""The windows over a scene, the blocks in which they are worked on, and how their probabilities blend into pixels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +17,26 @@ GROUP = 16  # classes blended at once: of hundreds, all together would take too 
 CHUNK = 512  # pixels a side of what is blended and written at once: the tiles of the product
 
 
+class Region(NamedTuple):
+    """A rectangle of pixels; y and x are those of its upper left one."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Windows of `window` pixels every `stride` pixels over a scene; the last ones reach beyond it.
+    """Windows over a scene; the last ones reach beyond it.
 
     They are numbered by row and column. A block is `per_block` x `per_block` of them.
+
+    Args:
+        height: of the scene, in pixels.
+        width: of the scene.
+        window: side of a window, in pixels.
+        stride: pixels from one window to the next.
     """
 
     height: int
@@ -31,7 +47,8 @@ class Layout:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of windows."""
-        return _count(self.height, self.window, self.stride), _count(self.width, self.window, self.stride)
+        rows, cols = (max(0, -(-(n - self.window) // self.stride)) + 1 for n in (self.height, self.width))
+        return rows, cols
 
     @property
     def per_block(self) -> int:
@@ -57,7 +74,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Block:
-    """`rows` x `cols` windows from the one at (row, col), and the pixels that are this block's own."""
+    """`rows` x `cols` windows from the one at (row, col) on."""
 
     layout: Layout
     row: int
@@ -66,67 +83,72 @@ class Block:
     cols: int
 
     @property
-    def region(self) -> tuple[int, int, int, int]:
-        """y, x, height, width of the pixels under its windows, which may reach beyond the scene."""
-        stride, window = self.layout.stride, self.layout.window
-        return (
-            self.row * stride,
-            self.col * stride,
-            (self.rows - 1) * stride + window,
-            (self.cols - 1) * stride + window,
-        )
+    def region(self) -> Region:
+        """The pixels under its windows, which may reach beyond the scene."""
+        stride, overlap = self.layout.stride, self.layout.window - self.layout.stride
+        return Region(self.row * stride, self.col * stride, self.rows * stride + overlap, self.cols * stride + overlap)
 
     @property
-    def own(self) -> tuple[int, int, int, int]:
-        """y, x, height, width of its own pixels: those of all blocks are the scene, once."""
-        stride = self.layout.stride
-        y, x = self.row * stride, self.col * stride
-        last = self.row + self.rows == self.layout.shape[0], self.col + self.cols == self.layout.shape[1]
-        h = self.layout.height - y if last[0] else self.rows * stride
-        w = self.layout.width - x if last[1] else self.cols * stride
-        return y, x, h, w
-
-
-def _count(size: int, window: int, stride: int) -> int:
-    return max(0, -(-(size - window) // stride)) + 1
+    def own(self) -> Region:
+        """The pixels that are this block's own: those of all blocks together are the scene, each pixel once."""
+        layout = self.layout
+        y, x = self.row * layout.stride, self.col * layout.stride
+        last_row, last_col = self.row + self.rows == layout.shape[0], self.col + self.cols == layout.shape[1]
+        h = layout.height - y if last_row else self.rows * layout.stride
+        w = layout.width - x if last_col else self.cols * layout.stride
+        return Region(y, x, h, w)
 
 
 @dataclass(frozen=True)
 class Classified:
-    """What is known of a block: probabilities (rows, cols, K) float32; weight (rows, cols), the valid share of each window, 0 for
-    one that was not looked at; valid (h, w) bool of the block's own pixels."""
+    """What is known of a block.
+
+    Args:
+        probabilities: (rows, cols, K) float32.
+        weight: (rows, cols), the valid share of each window, 0 for one that was not looked at.
+        valid: (h, w) bool of the block's own pixels.
+    """
 
     probabilities: np.ndarray
     weight: np.ndarray
     valid: np.ndarray
 
     def to_bytes(self) -> bytes:
+        """What `from_bytes` reads."""
         file = io.BytesIO()
         bits = np.zeros(0, np.uint8) if self.valid.all() else np.packbits(self.valid)
-        np.savez_compressed(
-            file, probabilities=self.probabilities, weight=self.weight, shape=self.valid.shape, bits=bits
-        )
+        shape = np.array(self.valid.shape)
+        np.savez_compressed(file, probabilities=self.probabilities, weight=self.weight, shape=shape, bits=bits)
         return file.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Classified:
-        with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            h, w = (int(n) for n in found["shape"])
-            bits = found["bits"]
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            h, w = arrays["shape"].tolist()
+            bits = arrays["bits"]
             valid = np.unpackbits(bits, count=h * w).reshape(h, w).astype(bool) if len(bits) else np.ones((h, w), bool)
-            return cls(found["probabilities"], found["weight"], valid)
+            return cls(arrays["probabilities"], arrays["weight"], valid)
 
 
 def kernel(window: int) -> np.ndarray:
-    """How much a window says about the pixels of a line through it (window,): most in the middle, little at the ends."""
+    """How much a window says about the pixels of a line through it (window,): most in the middle, little at the
+    ends.
+    """
     at = (np.arange(window) + 0.5) / window
     return (np.sin(np.pi * at) ** 2 + 1e-3).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Blended:
-    """Pixels y, x, h, w of a map: the class with the largest mean probability, `nodata` where there is none, that probability
-    (0..1), and all of them (K, h, w) where they were asked for."""
+    """A part of a map.
+
+    Args:
+        y: row of its upper left pixel.
+        x: column of that.
+        classes: (h, w) the class with the largest mean probability, `nodata` where there is none.
+        confidence: (h, w) that probability, in 0..1.
+        probabilities: (K, h, w), where they were asked for.
+    """
 
     y: int
     x: int
@@ -136,11 +158,15 @@ class Blended:
 
 
 class Blender:
-    """Puts the windows' probabilities together: each pixel has the mean of the windows over it, weighted by `kernel` and by how
-    much of a window is valid.
+    """Puts the windows' probabilities together.
+
+    Each pixel has the mean of the windows over it, weighted by `kernel` and by how much of a window is valid.
 
     Args:
-        load: gives a block's `Classified`. n_classes: K. nodata: the class number of pixels without a class.
+        layout: of the windows.
+        load: gives a block's `Classified`, by its number.
+        n_classes: K.
+        nodata: the class number of pixels without a class.
     """
 
     def __init__(self, layout: Layout, load: Callable[[int], Classified], n_classes: int, nodata: int) -> None:
@@ -157,7 +183,7 @@ class Blender:
                 yield self.blend(y, x, h, w, probabilities)
 
     def blend(self, y: int, x: int, h: int, w: int, probabilities: bool = False) -> Blended:
-        """A part of the map."""
+        """A part of the map: rows y..y+h, columns x..x+w."""
         valid = self._valid(y, x, h, w)
         classes = np.full((h, w), self.nodata, np.uint8 if self.nodata < 256 else np.uint16)
         every = np.zeros((self.n_classes, h, w), np.float32) if probabilities else None
@@ -195,11 +221,10 @@ class Blender:
         for i in range(rows.start // n, (rows.stop - 1) // n + 1):
             for j in range(cols.start // n, (cols.stop - 1) // n + 1):
                 part = self._load(i * self.layout.blocks[1] + j)
-                r0, r1 = max(rows.start, i * n), min(rows.stop, i * n + len(part.weight))
-                c0, c1 = max(cols.start, j * n), min(cols.stop, j * n + part.weight.shape[1])
-                there = slice(r0 - rows.start, r1 - rows.start), slice(c0 - cols.start, c1 - cols.start)
-                here = slice(r0 - i * n, r1 - i * n), slice(c0 - j * n, c1 - j * n)
-                shares[there], weight[there] = part.probabilities[here], part.weight[here]
+                into, of = _overlap(
+                    Region(rows.start, cols.start, *weight.shape), Region(i * n, j * n, *part.weight.shape)
+                )
+                shares[into], weight[into] = part.probabilities[of], part.weight[of]
         return shares, weight
 
     def _valid(self, y: int, x: int, h: int, w: int) -> np.ndarray:
@@ -210,10 +235,15 @@ class Blender:
         for i in range(min(y // side, rows - 1), min((y + h - 1) // side, rows - 1) + 1):
             for j in range(min(x // side, cols - 1), min((x + w - 1) // side, cols - 1) + 1):
                 number = i * cols + j
-                oy, ox, oh, ow = self.layout.block(number).own
-                y0, y1, x0, x1 = max(y, oy), min(y + h, oy + oh), max(x, ox), min(x + w, ox + ow)
-                if y0 < y1 and x0 < x1:
-                    out[y0 - y : y1 - y, x0 - x : x1 - x] = self._load(number).valid[
-                        y0 - oy : y1 - oy, x0 - ox : x1 - ox
-                    ]
+                into, of = _overlap(Region(y, x, h, w), self.layout.block(number).own)
+                out[into] = self._load(number).valid[of]
         return out
+
+
+def _overlap(one: Region, other: Region) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where the part that two rectangles share lies in the one, and in the other."""
+    y0, x0 = max(one.y, other.y), max(one.x, other.x)
+    y1 = max(y0, min(one.y + one.height, other.y + other.height))
+    x1 = max(x0, min(one.x + one.width, other.x + other.width))
+    first, second = ((slice(y0 - r.y, y1 - r.y), slice(x0 - r.x, x1 - r.x)) for r in (one, other))
+    return first, second

@@ -1,4 +1,4 @@
-"""Barlow Twins: the dimensions of two views' embeddings agree one by one, and differ from one another."""
+"""Barlow Twins: each dimension of the embedding agrees between two views and differs from the other dimensions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from rsssl.models.heads import projector
 
 
 @full_precision
-def barlow_twins(a: Tensor, b: Tensor, redundancy: float = 5e-3) -> Tensor:
-    """Distance of the cross-correlation of a (B, D) and b (B, D) from the identity (arXiv 2103.03230, equations 1 and 2).
+def barlow_twins(a: Tensor, b: Tensor, redundancy: float) -> Tensor:
+    """Distance of the cross-correlation matrix of two views from the identity (arXiv 2103.03230, equations 1 and 2).
 
-    The correlations are over the batch; squares off the diagonal count `redundancy` (lambda) times. A scalar.
+    Args:
+        a: (B, D) embeddings of the first view; correlations are taken over the batch.
+        b: (B, D) embeddings of the second view.
+        redundancy: weight of the squared correlations off the diagonal (lambda).
+
+    Returns:
+        A scalar.
     """
     a, b = (nn.functional.batch_norm(z, None, None, training=True) for z in (a, b))
     c = a.T @ b / len(a)  # (D, D)
@@ -32,22 +38,16 @@ class BarlowTwins(Method):
 
     Args:
         backbone: images to features.
-        views: views of each image; every pair counts.
-        redundancy: weight of the correlations between dimensions (lambda).
-        hidden, out, layers: of the projector.
+        views: views of each image; every pair of them counts.
+        redundancy: weight of the correlations between different dimensions (lambda).
+        hidden: width of the projector's hidden layers.
+        out: dimensions of the embedding that is compared.
+        layers: linear layers of the projector.
     """
 
     least_views = 2
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        views: int = 2,
-        redundancy: float = 5e-3,
-        hidden: int = 512,
-        out: int = 512,
-        layers: int = 3,
-    ) -> None:
+    def __init__(self, backbone: nn.Module, views: int, redundancy: float, hidden: int, out: int, layers: int) -> None:
         super().__init__(backbone, views)
         self.redundancy = redundancy
         self.projector = projector(self.num_features, hidden, out, layers)

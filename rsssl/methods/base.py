@@ -11,27 +11,29 @@ from rsssl.rng import fold, uniform
 
 
 class Method(nn.Module):
-    """Base of all methods: a backbone, what is trained beside it, and a loss.
+    """Base of all methods: a backbone, the modules that are trained beside it, and a loss.
 
-    A method of your own is a file like `rsssl/methods/simclr.py`: a subclass that says how many views of an image it wants
-    (`n_views`) and turns them into {"loss": scalar, "embedding": (n, D), plus scalars to log}. Its YAML names the class as
-    `_target_` and gives its other arguments.
+    To add a method, write a file like `rsssl/methods/simclr.py`: a subclass that tells how many views of an image it
+    needs (`n_views`) and turns them into {"loss": scalar, "embedding": (n, D)}, with further scalars to be logged. Its
+    YAML names the class as `_target_` and gives all its other arguments.
 
     Args:
         backbone: images (B, C, S, S) to features (B, `backbone.num_features`).
         views: views of each image in a step.
+
+    Raises:
+        UserError: when there are fewer views than the method needs (`least_views`).
     """
 
     least_views = 1
-    uses_local = False  # whether it learns from the small views of a multi-crop augmentation, `batch.local`
-    whole_images = (
-        True  # False: trained on parts of images, so that batch norm is recalibrated on whole ones in the end
-    )
-    together: str | None = (
-        None  # "folder" or "name": odd views show another tile of the same place (see data/places.py)
-    )
+    # Whether it learns from `batch.local` too, the small views of a multi-crop augmentation.
+    uses_local = False
+    # False: trained on parts of images, so batch norm is recalibrated on whole images after the training.
+    whole_images = True
+    # "folder" or "name": the odd views show another tile of the same place (see data/places.py).
+    together: str | None = None
 
-    def __init__(self, backbone: nn.Module, views: int = 2) -> None:
+    def __init__(self, backbone: nn.Module, views: int) -> None:
         super().__init__()
         need(views >= self.least_views, f"ssl.views={views} is too few: type ssl.views={self.least_views}")
         self.backbone = backbone
@@ -42,25 +44,55 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(batch)")
 
     def after_step(self, step: int, total_steps: int) -> None:
-        """Called after each optimizer step, for moving averages, queues and centres."""
+        """Called after each optimizer step: the place to update moving averages.
+
+        Args:
+            step: number of the step that was just done, from 0.
+            total_steps: steps of the whole training.
+        """
 
     def trained_modules(self) -> list[nn.Module]:
-        """The modules the optimizer trains."""
+        """The modules that the optimizer trains."""
         return [self]
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """What a person should see of the training: columns (n, C, S, S) by their titles, standardised as the views are, a row
-        for each image, the image itself last. The views, unless a method has more to show. Called in evaluation mode."""
+        """Images that show a person how the training goes; called in evaluation mode.
+
+        Here they are the views; a method with more to show overrides this.
+
+        Args:
+            batch: a few images.
+
+        Returns:
+            Columns of images (n, C, S, S) by their titles, standardised as the views are. Row i of every column belongs
+            to one image, and the last column is that image itself.
+        """
         return {f"view {i + 1}": view for i, view in enumerate(batch.views)}
 
     def draws(self, batch: Batch, name: str, n: int) -> Tensor:
-        """Random numbers in [0, 1), (V * B, n), one row for each of the views in turn: a function of the sample and the
-        epoch, not of the batch, the rank or what was drawn before."""
+        """Random numbers for each view, which depend on the image and the epoch, not on batch, rank or earlier draws.
+
+        Args:
+            batch: V views of B images.
+            name: what the numbers are for; other names give other numbers.
+            n: numbers for each view.
+
+        Returns:
+            (V * B, n) in [0, 1): the rows of the first view, then those of the second, and so on.
+        """
         rows = [uniform(fold(batch.key, name, view), batch.ids, n) for view in range(len(batch.views))]
         return torch.cat(rows).to(batch.views.device)
 
 
 def need(condition: bool, message: str) -> None:
-    """Raises UserError(message) unless the condition holds: for what a constructor is given."""
+    """Checks what a constructor was given.
+
+    Args:
+        condition: what must be true.
+        message: what is wrong; it ends with what to type.
+
+    Raises:
+        UserError: when the condition is false.
+    """
     if not condition:
         raise UserError(message)

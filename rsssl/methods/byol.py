@@ -1,4 +1,4 @@
-"""BYOL: predict a slowly moving copy's embedding of another view; no negatives."""
+"""BYOL: predict the embedding that a slowly moving copy of the network gives another view; no negatives."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ class BYOL(Method):
 
     Args:
         backbone: images to features.
-        views: views of each image; every ordered pair counts.
-        momentum: of the target network, rising to 1 along half a cosine.
-        hidden, out: widths of the projector and of the predictor.
+        views: views of each image; every ordered pair of them counts.
+        momentum: of the target network at the start; it rises to 1 along half a cosine.
+        hidden: width of the hidden layer of the projector and of the predictor.
+        out: dimensions of the embedding that is compared.
     """
 
     least_views = 2
 
-    def __init__(
-        self, backbone: nn.Module, views: int = 2, momentum: float = 0.99, hidden: int = 512, out: int = 128
-    ) -> None:
+    def __init__(self, backbone: nn.Module, views: int, momentum: float, hidden: int, out: int) -> None:
         super().__init__(backbone, views)
         self.projector = projector(self.num_features, hidden, out)
         self.predictor = projector(out, hidden, out)

@@ -12,44 +12,43 @@ from rsssl.methods.restoration import Restoration
 
 
 class Colorization(Restoration):
-    """Bands predicted from a few drawn at random for each image, as in Tao et al. 2020 (after Zhang et al. 2016,
-    arXiv 1603.08511). The target is the image's own bands, not the input's.
+    """All bands predicted from a few that are drawn at random for each image.
 
-    What the network sees keeps its number of bands: the bands it is not given are replaced by the mean of those it is.
+    As in Tao et al. 2020 (after Zhang et al. 2016, arXiv 1603.08511), but the target is the image's own bands, not the
+    input's. The network's input keeps its number of bands: the mean of the given bands takes the place of the others.
 
     Args:
         backbone: images to features; its feature maps are decoded.
-        views: views of each image, each with bands of its own.
+        views: views of each image; other bands are given of each of them.
         bands: how many bands are given.
-        skips, width: of the decoder (see Restoration).
+        skips: decode the maps of all depths, not only the last one.
+        width: channels of the decoder between the maps.
     """
 
-    def __init__(
-        self, backbone: nn.Module, views: int = 1, bands: int = 1, skips: bool = True, width: int = 64
-    ) -> None:
+    def __init__(self, backbone: nn.Module, views: int, bands: int, skips: bool, width: int) -> None:
         super().__init__(backbone, views, skips, width)
         self.shown = bands
         need(
             0 < bands < self.bands,
-            f"ssl.bands={bands} of {self.bands} leaves nothing to predict: type ssl.bands=1 with images of two bands or more",
+            f"ssl.bands={bands} of {self.bands} leaves nothing to predict: "
+            "type ssl.bands=1 with images of two bands or more",
         )
 
-    def given(self, batch: Batch) -> Tensor:
-        """(V * B, C) bool: the bands that each view shows."""
+    def hide(self, batch: Batch) -> Tensor:
+        """(V * B, C, 1, 1) bool: the bands of each view that are not given."""
         draws = self.draws(batch, "bands", self.bands)
-        return torch.zeros_like(draws, dtype=torch.bool).scatter_(1, draws.argsort(1)[:, : self.shown], True)
+        hidden = torch.ones_like(draws, dtype=torch.bool).scatter_(1, draws.argsort(1)[:, : self.shown], False)
+        return hidden[:, :, None, None]
 
-    def grey(self, images: Tensor, given: Tensor) -> Tensor:
-        """What the network sees of images (n, C, S, S)."""
-        kept = given[:, :, None, None]
-        return torch.where(kept, images, (images * kept).sum(1, keepdim=True) / self.shown)
+    def seen(self, images: Tensor, hidden: Tensor) -> Tensor:
+        mean = (images * ~hidden).sum(1, keepdim=True) / self.shown
+        return torch.where(hidden, mean, images)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        images = batch.views.flatten(0, 1)
-        made, features = self.restore(self.grey(images, self.given(batch)))
-        return {"loss": F.mse_loss(made.float(), images), "embedding": features}
+    def error(self, restored: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
+        return F.mse_loss(restored.float(), images)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """The network's input, what it makes of it, and the image."""
         images = batch.views.flatten(0, 1)
-        grey = self.grey(images, self.given(batch))
-        return {"seen": grey, "coloured": self.restore(grey)[0], "image": images}
+        seen = self.seen(images, self.hide(batch))
+        return {"seen": seen, "coloured": self.restore(seen)[0], "image": images}

@@ -1,4 +1,4 @@
-"""DINO: a student's soft cluster of any view of an image is its teacher's, which has seen a full view."""
+"""DINO: a student gives any view of an image the soft cluster that its teacher gives a full view of it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ from rsssl.models.ema import MovingAverage
 
 @full_precision
 def self_distillation(
-    teacher: Tensor, student: Tensor, centre: Tensor, teacher_temperature: float, student_temperature: float = 0.1
+    teacher: Tensor, student: Tensor, centre: Tensor, teacher_temperature: float, student_temperature: float
 ) -> Tensor:
-    """Cross entropy of student outputs (S, B, K) under the centred, sharpened teacher outputs (T, B, K) of other views.
+    """Cross entropy of the student's outputs under the teacher's of other views (arXiv 2104.14294, equation 3).
 
-    The first T of the S views are those the teacher saw; a view is not compared with itself (arXiv 2104.14294,
-    equation 3 and algorithm 1). centre: (K,). A scalar.
+    Args:
+        teacher: (T, B, K) outputs for the full views.
+        student: (S, B, K) outputs for all views. The first T are those that the teacher saw; no view is compared with
+            itself (algorithm 1).
+        centre: (K,) is subtracted from the teacher's outputs.
+        teacher_temperature: divides the teacher's outputs, which sharpens them.
+        student_temperature: divides the student's outputs.
+
+    Returns:
+        A scalar.
     """
     p = ((teacher - centre) / teacher_temperature).softmax(2)
     log_q = (student / student_temperature).log_softmax(2)
@@ -30,36 +38,42 @@ def self_distillation(
 
 
 class DINO(Method):
-    """Emerging properties in self-supervised vision transformers (Caron et al. 2021, arXiv 2104.14294); for any backbone.
+    """Emerging properties in self-supervised vision transformers (Caron et al. 2021, arXiv 2104.14294).
+
+    It trains any backbone, not only transformers.
 
     Args:
         backbone: images to features.
-        views: full views of each image; the augmentation's small views are the student's alone (augment=multicrop).
+        views: full views of each image; only the student sees the augmentation's small views (augment=multicrop).
         prototypes: dimensions of the output.
-        momentum: of the teacher, rising to 1 along half a cosine.
-        teacher_temperature: [at the start, after the warm-up]. warmup: share of the steps between them.
-        student_temperature: of the student.
-        centre_momentum: of the moving mean that is taken off the teacher's outputs.
+        momentum: of the teacher at the start; it rises to 1 along half a cosine.
+        teacher_temperature: [at the start, after the warm-up].
+        warmup: share of the steps during which the teacher's temperature rises.
+        student_temperature: divides the student's outputs.
+        centre_momentum: of the moving mean that is subtracted from the teacher's outputs.
         frozen: share of the steps during which the last layer stays as it started.
-        hidden, bottleneck: widths of the head's layers.
+        hidden: width of the head's hidden layers.
+        bottleneck: width of the head's last layer before the prototypes.
     """
 
     least_views = 2
     uses_local = True
+    centre: Tensor
+    progress: Tensor
 
     def __init__(
         self,
         backbone: nn.Module,
-        views: int = 2,
-        prototypes: int = 256,
-        momentum: float = 0.99,
-        teacher_temperature: tuple[float, float] = (0.04, 0.04),
-        warmup: float = 0.3,
-        student_temperature: float = 0.1,
-        centre_momentum: float = 0.9,
-        frozen: float = 0.01,
-        hidden: int = 512,
-        bottleneck: int = 128,
+        views: int,
+        prototypes: int,
+        momentum: float,
+        teacher_temperature: tuple[float, float],
+        warmup: float,
+        student_temperature: float,
+        centre_momentum: float,
+        frozen: float,
+        hidden: int,
+        bottleneck: int,
     ) -> None:
         super().__init__(backbone, views)
         self.temperatures, self.warmup = tuple(teacher_temperature), warmup
@@ -74,18 +88,16 @@ class DINO(Method):
         )
         self.teacher = MovingAverage(backbone, self.head, momentum=momentum)
         self.register_buffer("centre", torch.zeros(prototypes))
-        self.register_buffer("progress", torch.zeros(()))  # share of the steps done
-        self.centre: Tensor
-        self.progress: Tensor
+        self.register_buffer("progress", torch.zeros(()))  # share of the steps that are done
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         n, progress = len(batch.ids), float(self.progress)
         features = self.backbone(batch.views.flatten(0, 1))  # (V * B, D)
-        everything = [features]
+        of_all_views = [features]
         if batch.local is not None:
-            everything.append(self.backbone(batch.local.flatten(0, 1)))
+            of_all_views.append(self.backbone(batch.local.flatten(0, 1)))
         self.head[-1].weight.requires_grad_(progress >= self.frozen)
-        student = self.head(torch.cat(everything)).unflatten(0, (-1, n))  # (V + L, B, K)
+        student = self.head(torch.cat(of_all_views)).unflatten(0, (-1, n))  # (V + L, B, K)
         teacher = self.teacher(batch.views.flatten(0, 1)).unflatten(0, (-1, n))  # (V, B, K)
         low, high = self.temperatures
         temperature = low + (high - low) * min(1.0, progress / max(self.warmup, 1e-9))
@@ -96,7 +108,7 @@ class DINO(Method):
 
     @torch.no_grad()
     def move_centre(self, teacher: Tensor) -> None:
-        """The centre follows the mean of the teacher's outputs (T, B, K) over all ranks (equation 4)."""
+        """Moves the centre towards the mean of the teacher's outputs (T, B, K) over all ranks (equation 4)."""
         self.centre.lerp_(gather(teacher.to(self.centre.dtype), dim=1).mean((0, 1)), 1 - self.centre_momentum)
 
     def after_step(self, step: int, total_steps: int) -> None:

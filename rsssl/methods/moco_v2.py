@@ -17,18 +17,20 @@ from rsssl.models.heads import projector
 class MoCoV2(Method):
     """Improved baselines with momentum contrastive learning (Chen et al. 2020, arXiv 2003.04297).
 
-    The first view of an image is the key, each further one a query. Batch normalisation lets a network recognise the
-    images it was given together; MoCo hides that by computing keys in other groupings than queries, on other GPUs. Here
-    the keys of a step are computed in `groups` drawn at random, which does the same on any number of processes.
+    The first view of an image is the key, each further one a query. Batch normalisation lets a network recognise which
+    images it was given together; MoCo hides that by computing keys on other GPUs, in other groups of images than the
+    queries. Here the keys of a step are computed in random groups, which does the same on any number of processes.
 
     Args:
         backbone: images to features.
-        views: views of each image, the key's included.
-        temperature: of the cross entropy.
-        momentum: of the key network; constant.
-        queue: keys kept; well below the number of images, as an older key of the query's own image is a negative too.
-        groups: the key network sees a batch in that many parts.
-        hidden, out: widths of the projector.
+        views: views of each image, including the key.
+        temperature: divides the cosine similarities in the cross entropy.
+        momentum: of the key network; it stays constant.
+        queue: keys of earlier steps that are kept. Take fewer than there are images, as an older key of the query's own
+            image is a negative too.
+        groups: number of parts in which the key network sees a batch.
+        hidden: width of the projector's hidden layer.
+        out: dimensions of the embedding that is compared.
     """
 
     least_views = 2
@@ -36,13 +38,13 @@ class MoCoV2(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        views: int = 2,
-        temperature: float = 0.2,
-        momentum: float = 0.99,
-        queue: int = 1024,
-        groups: int = 4,
-        hidden: int = 512,
-        out: int = 128,
+        views: int,
+        temperature: float,
+        momentum: float,
+        queue: int,
+        groups: int,
+        hidden: int,
+        out: int,
     ) -> None:
         super().__init__(backbone, views)
         self.temperature, self.groups = temperature, groups
@@ -59,13 +61,14 @@ class MoCoV2(Method):
         return {"loss": loss, "embedding": features}
 
     def keys(self, batch: Batch) -> Tensor:
-        """Keys (B, out) of the first views, computed in groups in random order, each of images of all ranks."""
+        """Keys (B, out) of the first views, computed in random groups of the images of all ranks."""
         n = len(batch.ids)
         order = gather(self.draws(batch, "groups", 1)[:n, 0]).argsort() - rank() * n
         groups = max(1, min(self.groups, len(order) // 2))  # batch norm needs two
-        own = [rows[(rows >= 0) & (rows < n)] for rows in order.tensor_split(groups)]
-        k = torch.cat([self.key(batch.views[0][rows]) for rows in own])
-        return k[torch.cat(own).argsort()]
+        # Each group's images that are on this rank:
+        here = [rows[(rows >= 0) & (rows < n)] for rows in order.tensor_split(groups)]
+        k = torch.cat([self.key(batch.views[0][rows]) for rows in here])
+        return k[torch.cat(here).argsort()]
 
     def after_step(self, step: int, total_steps: int) -> None:
         self.key.follow(step, total_steps)

@@ -16,15 +16,21 @@ from rsssl.models.heads import projector
 
 
 class MoCoV3(Method):
-    """An empirical study of training self-supervised vision transformers (Chen, Xie, He 2021, arXiv 2104.02057, algorithm 1).
+    """An empirical study of training self-supervised vision transformers (Chen, Xie, He 2021, arXiv 2104.02057).
+
+    Algorithm 1 of the paper.
 
     Args:
         backbone: images to features.
         views: views of each image; every ordered pair of them is a query and a key.
-        temperature: of the cross entropy, which is scaled by 2 * temperature as published.
-        momentum: of the key network, rising to 1 along half a cosine.
-        hidden, out, layers: of the projector; the predictor has the same widths and two layers.
-        frozen_stem: a transformer's patch embedding stays as it started (section 4.2), which keeps its training stable.
+        temperature: divides the cosine similarities in the cross entropy, which is scaled by 2 * temperature as
+            published.
+        momentum: of the key network at the start; it rises to 1 along half a cosine.
+        hidden: width of the hidden layers of the projector and of the predictor, which has two layers.
+        out: dimensions of the embedding that is compared.
+        layers: linear layers of the projector.
+        frozen_stem: whether a transformer's patch embedding stays as it started (section 4.2), which keeps the training
+            stable.
     """
 
     least_views = 2
@@ -32,13 +38,13 @@ class MoCoV3(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        views: int = 2,
-        temperature: float = 0.2,
-        momentum: float = 0.99,
-        hidden: int = 512,
-        out: int = 128,
-        layers: int = 2,
-        frozen_stem: bool = True,
+        views: int,
+        temperature: float,
+        momentum: float,
+        hidden: int,
+        out: int,
+        layers: int,
+        frozen_stem: bool,
     ) -> None:
         super().__init__(backbone, views)
         self.temperature = temperature

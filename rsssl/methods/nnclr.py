@@ -19,14 +19,16 @@ from rsssl.models.heads import projector
 class NNCLR(Method):
     """With a little help from my friends (Dwibedi et al. 2021, arXiv 2104.14548, equation 3).
 
-    Until the queue has been filled once, an image is its own neighbour, as in SimCLR.
+    Until the queue is full for the first time an image is its own neighbour, as in SimCLR.
 
     Args:
         backbone: images to features.
-        views: views of each image; every ordered pair counts.
-        temperature: of the cross entropy.
-        queue: embeddings among which neighbours are looked for.
-        hidden, out, layers: of the projector.
+        views: views of each image; every ordered pair of them counts.
+        temperature: divides the cosine similarities in the cross entropy.
+        queue: number of earlier embeddings among which neighbours are looked for.
+        hidden: width of the projector's hidden layers.
+        out: dimensions of the embedding that is compared.
+        layers: linear layers of the projector.
         predictor: width of the predictor's hidden layer.
     """
 
@@ -35,13 +37,13 @@ class NNCLR(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        views: int = 2,
-        temperature: float = 0.1,
-        queue: int = 1024,
-        hidden: int = 512,
-        out: int = 128,
-        layers: int = 2,
-        predictor: int = 512,
+        views: int,
+        temperature: float,
+        queue: int,
+        hidden: int,
+        out: int,
+        layers: int,
+        predictor: int,
     ) -> None:
         super().__init__(backbone, views)
         self.temperature = temperature
@@ -64,6 +66,6 @@ class NNCLR(Method):
     @torch.no_grad()
     @full_precision
     def neighbours(self, z: Tensor) -> Tensor:
-        """For embeddings z (n, D) the nearest rows of the queue by cosine, (n, D)."""
+        """The queue's row nearest by cosine to each of the embeddings z (n, D): (n, D)."""
         z = F.normalize(z, dim=1)
         return self.queue.rows[(z @ self.queue.rows.T).argmax(1)] if self.queue.full else z

@@ -10,9 +10,13 @@ from rsssl.methods.losses import full_precision
 
 
 class Prototypes(nn.Module):
-    """Cosines (n, K) of embeddings (n, D), of any length, to K learned directions (Caron et al. 2020, SwAV, section 3.1).
+    """Cosines (n, K) of embeddings (n, D), of any length, to K learned directions.
 
-    Each direction has length 1 however the optimizer moves it.
+    Each direction has length 1 however the optimizer moves it (Caron et al. 2020, SwAV, section 3.1).
+
+    Args:
+        width: D, dimensions of an embedding.
+        prototypes: K, number of directions.
     """
 
     def __init__(self, width: int, prototypes: int) -> None:
@@ -25,12 +29,20 @@ class Prototypes(nn.Module):
 
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Soft assignments (n, K) of n embeddings, by scores (n, K), that use all K prototypes alike.
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
+    """Soft assignments of embeddings to prototypes that use all prototypes equally.
 
-    The matrix exp(scores / epsilon) has its columns and rows scaled in turn: each prototype gets the same total,
-    each embedding a total of 1 (SwAV, equations 3 and 4; Cuturi 2013, arXiv 1306.0895). Worked out in logarithms, which
-    no epsilon overflows.
+    The columns and the rows of the matrix exp(scores / epsilon) are scaled in turn: each prototype gets the same total,
+    each embedding a total of 1 (SwAV, equations 3 and 4; Cuturi 2013, arXiv 1306.0895). This is done with logarithms,
+    which do not overflow for any epsilon.
+
+    Args:
+        scores: (n, K) similarities of embeddings and prototypes.
+        epsilon: the smaller, the harder the assignments.
+        iterations: how often columns and rows are scaled.
+
+    Returns:
+        (n, K).
     """
     q = scores.float() / epsilon
     for _ in range(iterations):

@@ -13,11 +13,19 @@ from rsssl.methods.base import need
 class Queue(nn.Module):
     """The last `length` embeddings of all ranks, first in, first out (He et al. 2020, MoCo, arXiv 1911.05722).
 
-    Starts with random directions. Its state is in the checkpoint.
+    It starts with random directions. Its state is saved in the checkpoint.
 
     Args:
-        length: embeddings kept. width: of each.
+        length: number of embeddings.
+        width: dimensions of each.
+
+    Raises:
+        UserError: when the length is not positive.
     """
+
+    rows: Tensor
+    next: Tensor
+    seen: Tensor
 
     def __init__(self, length: int, width: int) -> None:
         super().__init__()
@@ -25,18 +33,15 @@ class Queue(nn.Module):
         self.register_buffer("rows", F.normalize(torch.randn(length, width), dim=1))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.rows: Tensor
-        self.next: Tensor
-        self.seen: Tensor
 
     @property
     def full(self) -> bool:
-        """Whether none of the random directions is left."""
+        """Whether embeddings have replaced all random directions."""
         return int(self.seen) >= len(self.rows)
 
     @torch.no_grad()
     def push(self, x: Tensor) -> None:
-        """Puts x (n, D) of every rank in the place of the oldest rows."""
+        """Replaces the oldest rows by the embeddings x (n, D) of every rank."""
         x = gather(x.detach().to(self.rows.dtype))[-len(self.rows) :]
         where = (self.next + torch.arange(len(x), device=x.device)) % len(self.rows)
         self.rows[where] = x

@@ -16,25 +16,18 @@ class SimCLR(Method):
 
     Args:
         backbone: images to features.
-        views: views of an image in a step; 2 is the published method, more use each pass over the data better.
-        temperature: of the NT-Xent loss.
+        views: views of each image; 2 is the published method, more of them learn more from each pass over the data.
+        temperature: divides the cosine similarities in the NT-Xent loss.
         hidden: width of the projector's hidden layers.
         out: dimensions of the embedding that is compared.
         layers: linear layers of the projector.
-        bn_last: batch norm after the projector's last layer too.
+        bn_last: whether batch norm follows the projector's last layer too.
     """
 
     least_views = 2
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        views: int = 2,
-        temperature: float = 0.2,
-        hidden: int = 512,
-        out: int = 128,
-        layers: int = 2,
-        bn_last: bool = False,
+        self, backbone: nn.Module, views: int, temperature: float, hidden: int, out: int, layers: int, bn_last: bool
     ) -> None:
         super().__init__(backbone, views)
         self.temperature = temperature

@@ -15,21 +15,16 @@ class SimSiam(Method):
 
     Args:
         backbone: images to features.
-        views: views of each image; every ordered pair counts.
-        hidden, out, layers: of the projector. bottleneck: width of the predictor's hidden layer.
+        views: views of each image; every ordered pair of them counts.
+        hidden: width of the projector's hidden layers.
+        out: dimensions of the embedding that is compared.
+        layers: linear layers of the projector.
+        bottleneck: width of the predictor's hidden layer.
     """
 
     least_views = 2
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        views: int = 2,
-        hidden: int = 512,
-        out: int = 512,
-        layers: int = 3,
-        bottleneck: int = 128,
-    ) -> None:
+    def __init__(self, backbone: nn.Module, views: int, hidden: int, out: int, layers: int, bottleneck: int) -> None:
         super().__init__(backbone, views)
         self.projector = projector(self.num_features, hidden, out, layers, bn_last=True)
         self.predictor = projector(out, bottleneck, out)

@@ -1,4 +1,4 @@
-"""SwAV: predict from one view of an image the cluster that another view was assigned to."""
+"""SwAV: predict from one view of an image the cluster that another view of it was assigned to."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from rsssl.models.heads import projector
 
 @full_precision
 def swapped_prediction(
-    scores: Tensor, views: int, temperature: float = 0.1, epsilon: float = 0.05, earlier: Tensor | None = None
+    scores: Tensor, views: int, temperature: float, epsilon: float, earlier: Tensor | None = None
 ) -> Tensor:
     """Cross entropy between the assignment of each full view and the prediction of every other view (SwAV, equation 2).
 
     Args:
-        scores: (V + L, B, K) cosines to the prototypes; the first `views` are full views, the rest small ones.
-        temperature: of the predictions. epsilon: of the assignments (see `sinkhorn`).
-        earlier: (Q, K) scores of earlier images, assigned together with the batch's.
+        scores: (V + L, B, K) cosines to the prototypes, of the full views and then of the small ones.
+        views: V, the number of full views.
+        temperature: divides the scores in the predictions.
+        epsilon: of the assignments (see `sinkhorn`).
+        earlier: (Q, K) scores of earlier images, which are assigned together with the batch's.
 
     Returns:
         A scalar.
@@ -32,10 +34,9 @@ def swapped_prediction(
     n = scores.shape[1]
     log_p = F.log_softmax(scores / temperature, dim=2)
     loss = scores.new_zeros(())
-    everyone = gather(scores[:views].detach(), dim=1)  # assignments are even over all ranks
-    for view in range(views):
-        together = everyone[view] if earlier is None else torch.cat([everyone[view], earlier.detach()])
-        q = sinkhorn(together, epsilon)[rank() * n :][:n]  # (B, K)
+    for view, all_ranks in enumerate(gather(scores[:views].detach(), dim=1)):  # assignments are even over all ranks
+        assigned = all_ranks if earlier is None else torch.cat([all_ranks, earlier.detach()])
+        q = sinkhorn(assigned, epsilon)[rank() * n :][:n]  # (B, K)
         agreement = (log_p * q).sum(2).mean(1)  # (V + L,)
         loss = loss - (agreement.sum() - agreement[view]) / (len(scores) - 1)
     return loss / views
@@ -47,11 +48,14 @@ class SwAV(Method):
     Args:
         backbone: images to features.
         views: full views of each image; the augmentation's small views are predicted from as well (augment=multicrop).
-        prototypes: clusters.
-        temperature, epsilon: of predictions and of assignments.
-        queue: embeddings of earlier images (their first view) that are assigned together with the batch, so that a small
-            batch can be spread evenly; used once it is full. 0: none.
-        hidden, out, layers: of the projector.
+        prototypes: number of clusters.
+        temperature: divides the cosines in the predictions.
+        epsilon: divides the cosines in the assignments.
+        queue: number of embeddings of earlier images (their first view) that are assigned together with the batch, so
+            that a small batch can be spread evenly; they are used once the queue is full. 0: none.
+        hidden: width of the projector's hidden layers.
+        out: dimensions of the embedding that is compared with the prototypes.
+        layers: linear layers of the projector.
     """
 
     least_views = 2
@@ -60,14 +64,14 @@ class SwAV(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        views: int = 2,
-        prototypes: int = 100,
-        temperature: float = 0.1,
-        epsilon: float = 0.05,
-        queue: int = 1024,
-        hidden: int = 512,
-        out: int = 128,
-        layers: int = 2,
+        views: int,
+        prototypes: int,
+        temperature: float,
+        epsilon: float,
+        queue: int,
+        hidden: int,
+        out: int,
+        layers: int,
     ) -> None:
         super().__init__(backbone, views)
         self.temperature, self.epsilon = temperature, epsilon

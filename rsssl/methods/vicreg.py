@@ -1,4 +1,4 @@
-"""VICReg: views agree; every dimension varies over the batch; no two dimensions vary together."""
+"""VICReg: views agree, every dimension varies over the batch, and no two dimensions vary together."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from rsssl.models.heads import projector
 
 
 @full_precision
-def vicreg(a: Tensor, b: Tensor, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> Tensor:
-    """The loss of embeddings a (B, D) and b (B, D) of two views (arXiv 2105.04906, equation 6, as its authors' code).
+def vicreg(a: Tensor, b: Tensor, invariance: float, variance: float, covariance: float) -> Tensor:
+    """The loss of two views' embeddings (arXiv 2105.04906, equation 6, as in its authors' code).
 
-    Their code, unlike equation 6, halves the variance term, and so do we: with the published weights it is what was run.
+    Unlike equation 6 their code halves the variance term, and so do we: the published results were obtained that way.
+
+    Args:
+        a: (B, D) embeddings of the first view.
+        b: (B, D) embeddings of the second view.
+        invariance: weight of the distance between the views.
+        variance: weight of the term that keeps each dimension's standard deviation at 1 or more.
+        covariance: weight of the squared covariances between dimensions.
+
+    Returns:
+        A scalar.
     """
     loss = invariance * F.mse_loss(a, b)
     for z in (a, b):
@@ -36,9 +46,13 @@ class VICReg(Method):
 
     Args:
         backbone: images to features.
-        views: views of each image; every pair counts.
-        invariance, variance, covariance: weights of the three terms.
-        hidden, out, layers: of the projector.
+        views: views of each image; every pair of them counts.
+        invariance: weight of the distance between the views.
+        variance: weight of the term that keeps each dimension's standard deviation at 1 or more.
+        covariance: weight of the squared covariances between dimensions.
+        hidden: width of the projector's hidden layers.
+        out: dimensions of the embedding that is compared.
+        layers: linear layers of the projector.
     """
 
     least_views = 2
@@ -46,13 +60,13 @@ class VICReg(Method):
     def __init__(
         self,
         backbone: nn.Module,
-        views: int = 2,
-        invariance: float = 25.0,
-        variance: float = 25.0,
-        covariance: float = 1.0,
-        hidden: int = 512,
-        out: int = 512,
-        layers: int = 3,
+        views: int,
+        invariance: float,
+        variance: float,
+        covariance: float,
+        hidden: int,
+        out: int,
+        layers: int,
     ) -> None:
         super().__init__(backbone, views)
         self.weights = (invariance, variance, covariance)

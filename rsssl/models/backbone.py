@@ -1,25 +1,26 @@
-"""Backbones: any timm model, and the paper's, for any number of bands; and the files they are kept in."""
+"""Backbones: any timm model, and the paper's, for any number of bands; and the files that they are saved in."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from rsssl.errors import UserError
 from rsssl.models import classic
 from rsssl.models.maps import pool_depths
-from rsssl.models.weights import ADAPT, fit_state, load_weights
+from rsssl.models.weights import ADAPT, existing, fit_state, load_weights, read_metadata, read_tensors
 
 SMALL = "_small"  # resnet34_small, resnet18_small, ...: a timm ResNet with classic.small_stem
-_SPEC = "rsssl.backbone"  # metadata key of a weights file: how to build the model again
+_SPEC = "rsssl.backbone"  # key in the metadata of a weights file: how to build the model again
 
 
 def build_backbone(
@@ -34,26 +35,37 @@ def build_backbone(
 ) -> nn.Module:
     """A backbone: (B, in_chans, H, W) -> pooled features (B, model.num_features).
 
-    name: a timm model, a timm ResNet with `_small` behind its name (3x3 stem, no max pooling), or one of classic.NAMES.
-    pretrained: the publisher's ImageNet weights. weights: a file instead (see weights.load_weights). Either way `adapt`
-    ("mean" | "tile" | "random") says how a first convolution made for other bands is carried over to `in_chans`.
-    kwargs: further arguments of the timm model, as drop_path_rate. depths: more than 1 joins the pooled maps of that many
-    depths (see maps.pool_depths). seed: of the initial weights; the same seed gives the same weights, and torch's own
-    generator is left as it was.
-
     The names of the tensors are timm's: a saved backbone loads strictly into timm.create_model(name, num_classes=0,
-    in_chans=in_chans). Raises UserError for an unknown name (with the nearest), for arguments the model does not take
-    and for weights that cannot be had.
+    in_chans=in_chans).
+
+    Args:
+        name: a timm model, a timm ResNet with `_small` behind its name (3x3 stem, no max pooling), or one of
+            classic.NAMES.
+        in_chans: bands of the images.
+        pretrained: whether to begin with the publisher's ImageNet weights.
+        weights: a file to begin with instead (see weights.load_weights).
+        adapt: what becomes of a first convolution for other bands: "mean" or "tile" (see weights.adapt_bands), or
+            "random".
+        kwargs: further arguments of the timm model, as drop_path_rate.
+        depths: more than 1 joins the pooled maps of that many depths (see maps.pool_depths).
+        seed: of the initial weights; the same seed gives the same weights, and torch's own generator is left as it was.
+
+    Raises:
+        UserError: for an unknown name (the message has the nearest), for arguments that the model does not take and for
+            weights that cannot be read or fetched.
     """
     if in_chans < 1:
         raise ValueError(f"in_chans must be at least 1, not {in_chans}")
     if pretrained and weights:
-        raise UserError(f"backbone.pretrained=true and backbone.weights={weights} exclude each other. Leave one out.")
+        raise UserError(
+            f"backbone.pretrained=true and backbone.weights={weights} exclude each other. "
+            "Type backbone.pretrained=false or backbone.weights=null"
+        )
     if adapt not in ADAPT:
         raise UserError(f"backbone.adapt={adapt} is not known. Type one of: {', '.join('adapt=' + a for a in ADAPT)}")
     arguments = _plain(kwargs or {})
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed would touch GPUs as well
+        torch.random.default_generator.manual_seed(seed)  # of the CPU only: torch.manual_seed would seed GPUs as well
         model = _build(name, in_chans, arguments)
     if pretrained:
         _load_pretrained(model, name, in_chans, adapt, arguments)
@@ -75,15 +87,10 @@ def _build(name: str, in_chans: int, kwargs: dict[str, Any]) -> nn.Module:
     base = _timm_name(name)
     if not timm.is_model(base):
         near = difflib.get_close_matches(name.lower(), [*timm.list_models(), *classic.NAMES], n=3, cutoff=0.5)
-        meant = f"Did you mean {', '.join(near)}? " if near else ""
-        raise UserError(f"No backbone is called {name!r}. {meant}Type backbone.name=resnet18, or any model timm lists.")
+        hint = f"Did you mean {', '.join(near)}? " if near else ""
+        raise UserError(f"No backbone is called {name!r}. {hint}Type backbone.name=resnet18, or any model timm lists.")
     model = create_timm(base, in_chans, kwargs)
-    if base != name:
-        try:
-            return classic.small_stem(model, in_chans)
-        except ValueError as error:
-            raise UserError(f"backbone.name={name}: {base} is no ResNet. Type backbone.name={base}") from error
-    return model
+    return model if base == name else classic.small_stem(model, in_chans, base)
 
 
 def _timm_name(name: str) -> str:
@@ -94,28 +101,38 @@ def _timm_name(name: str) -> str:
     return base if not timm.is_model(name) and timm.is_model(base) else name
 
 
-# What we ask of timm where a family knows it: transformers take images of any size, and residual branches do not start at
-# zero, which costs short pre-trainings points (experiments/eurosat_rgb_recipe).
+# Arguments that only some of timm's families know: transformers take images of any size, and residual branches do not
+# start at zero, which costs short pre-trainings accuracy (experiments/eurosat_rgb_recipe).
 _DEFAULTS: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"zero_init_last": False}, {})
 
 
 def create_timm(
     name: str, in_chans: int, kwargs: dict[str, Any], pretrained: bool = False, num_classes: int = 0
 ) -> nn.Module:
-    """timm's model, without its classifier unless there are classes, with _DEFAULTS where they apply."""
+    """timm's model, with _DEFAULTS where they apply.
+
+    Args:
+        name: timm's name of it.
+        in_chans: bands of the images.
+        kwargs: further arguments.
+        pretrained: whether it has the publisher's weights.
+        num_classes: of its classifier; 0 leaves the classifier out.
+
+    Raises:
+        UserError: for an argument that the model does not take.
+    """
     import timm
 
-    for extra in _DEFAULTS:
+    options = {"pretrained": pretrained, "num_classes": num_classes, "in_chans": in_chans}
+    for defaults in _DEFAULTS:
         try:
-            model = timm.create_model(
-                name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **(extra | kwargs)
-            )
+            model = timm.create_model(name, **(options | defaults | kwargs))
             break
         except TypeError as error:
-            if any(key in str(error) and key not in kwargs for key in extra):
-                continue  # only some families know the argument, and timm does not say beforehand which
+            if any(key in str(error) and key not in kwargs for key in defaults):
+                continue  # only some families know the argument, and timm does not tell beforehand which
             raise UserError(f"{name} cannot take its backbone.kwargs ({error}). Correct backbone.kwargs=...") from error
-    # Some heads widen the features after pooling (VGG, MobileNetV3): this is what forward returns.
+    # Some heads widen the features after pooling (VGG, MobileNetV3): this is the width that forward returns.
     model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
     return model
 
@@ -128,77 +145,85 @@ def _load_pretrained(model: nn.Module, name: str, in_chans: int, adapt: str, kwa
             state = create_timm(_timm_name(name), 3, kwargs, pretrained=True).state_dict()
     except UserError:
         raise
-    except Exception as error:  # hubs, proxies and caches raise whatever they like
+    except Exception as error:  # hubs, proxies and caches raise errors of many kinds
         raise UserError(
-            f"The pretrained weights of {name} could not be had ({type(error).__name__}: {error}). Fetch them where "
-            "there is a network and type backbone.pretrained=false backbone.weights=/path/to/file"
+            f"The pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}). "
+            "Download them on a machine with a network connection and "
+            "type backbone.pretrained=false backbone.weights=/path/to/file"
         ) from error
     fit_state(model, state, in_chans, adapt, f"The pretrained weights of {name}")
 
 
 def save_backbone(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> Path:
-    """Write the weights as safetensors, whole or not at all; `metadata` (the sensor card as JSON) travels inside.
+    """Writes the weights as safetensors, completely or not at all.
 
-    The model may be wrapped by torch.compile or DistributedDataParallel. What build_backbone was told is added to the
-    metadata, so that read_backbone needs nothing but the file.
+    Args:
+        model: made by build_backbone; it may be wrapped by torch.compile or DistributedDataParallel.
+        path: the file; its folder is made if necessary.
+        metadata: is written into the file (the sensor card as JSON, for example). What build_backbone was given is
+            added, so that read_backbone needs nothing but the file.
+
+    Returns:
+        The path.
     """
-    from safetensors.torch import save
-
     path = Path(path)
     while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
         model = inner
     spec = getattr(model, "spec", None)
     if not isinstance(spec, dict):
         raise ValueError("save_backbone takes models made by build_backbone")
-    # Cloned: safetensors refuses tensors that share their storage.
+    # Cloned, as safetensors refuses tensors that share their storage.
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     content = save(state, metadata={**(metadata or {}), _SPEC: json.dumps(spec, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
 
 def read_backbone(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, str]]:
-    """The backbone a file of save_backbone holds, on the CPU in training mode, and the file's metadata.
+    """The backbone in a file of save_backbone.
 
-    Raises UserError when the file is missing, damaged or made by something else.
+    Args:
+        path: the file.
+
+    Returns:
+        The backbone, on the CPU in training mode, and the file's metadata.
+
+    Raises:
+        UserError: when the file is missing, damaged or made by another program.
     """
-    from safetensors.torch import load_file
-
     spec, metadata = describe_backbone(path)
     model = build_backbone(**spec)
     try:
-        model.load_state_dict(load_file(Path(path).expanduser()), strict=True)
+        model.load_state_dict(read_tensors(Path(path).expanduser()), strict=True)
     except RuntimeError as error:
         raise UserError(f"{path} does not fit the backbone it names ({error}). Copy the file again.") from error
     return model, metadata
 
 
 def describe_backbone(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a file of save_backbone says of itself: build_backbone's arguments, and its metadata. Builds nothing.
+    """What a file of save_backbone records about its network; builds nothing.
 
-    Raises UserError when the file is missing, damaged or made by something else.
+    Args:
+        path: the file.
+
+    Returns:
+        The arguments of build_backbone, and the file's metadata.
+
+    Raises:
+        UserError: when the file is missing, damaged or made by another program.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"No weights file at {path}. Give an existing one: checkpoint=/path/to/file.safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}). Copy the file again.") from error
+    path = existing(path, "checkpoint")
+    metadata = read_metadata(path)
     if _SPEC not in metadata:
         raise UserError(
             f"{path} was not saved by rsssl. For its weights type backbone.name=... backbone.weights={path}"
@@ -207,15 +232,9 @@ def describe_backbone(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dic
 
 
 def _plain(value: Any) -> Any:
-    """Dicts and lists instead of the containers Hydra hands over, which neither timm nor JSON takes."""
+    """Dicts and lists in place of Hydra's containers, which neither timm nor JSON takes."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(v) for v in value]
     return value
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

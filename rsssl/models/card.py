@@ -1,4 +1,4 @@
-"""The sensor card: what the numbers in the pixels mean. It travels with every pack and every weight file."""
+"""The sensor card: what the numbers in the pixels mean. It is saved with every pack and every weights file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,24 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 class SensorCard:
     """Bands, valid range and statistics of one dataset's images.
 
-    `low` and `high` are in the pixels' own units; a pixel x of band b means (x - low[b]) / (high[b] - low[b]), clipped
-    to 0..1, unless it equals `nodata`. `mean` and `std` are of the valid pixels in those 0..1 units; the std of a
-    constant band is recorded as 1, so that dividing by it is harmless.
+    A pixel x of band b means (x - low[b]) / (high[b] - low[b]), clipped to 0..1, unless it equals `nodata`.
+
+    Args:
+        name: of the dataset.
+        bands: names, in the order of the pixels' bands.
+        dtype: type of the pixels, one of DTYPES.
+        low: lower end of each band's valid range, in the pixels' own units.
+        high: upper end of each band's valid range, in the pixels' own units.
+        nodata: the value of pixels without data, if there is one.
+        mean: of each band's valid pixels, in units of 0..1.
+        std: standard deviation of each band's valid pixels, in units of 0..1; that of a constant band is recorded as 1,
+            so that dividing by it does no harm.
+        classes: names of the classes.
+        size: (height, width) in pixels.
+        gsd: ground sampling distance, metres per pixel.
+
+    Raises:
+        ValueError: when a value is impossible.
     """
 
     name: str
@@ -28,8 +43,8 @@ class SensorCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
-    size: tuple[int, int]  # (height, width) in pixels
-    gsd: float | None = None  # ground sampling distance, metres per pixel
+    size: tuple[int, int]
+    gsd: float | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -44,7 +59,7 @@ class SensorCard:
 
     @property
     def n_bands(self) -> int:
-        """Number of bands."""
+        """The number of bands."""
         return len(self.bands)
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,9 +69,7 @@ class SensorCard:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SensorCard:
         """The inverse of `to_dict`; unknown keys raise ValueError."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        unknown = set(values) - names
-        if unknown:
+        if unknown := set(values) - {f.name for f in dataclasses.fields(cls)}:
             raise ValueError(f"not a sensor card: unknown keys {sorted(unknown)}")
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)

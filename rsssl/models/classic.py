@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from rsssl.errors import UserError
+
 NAMES = ("alexnet", "alexnet_small", "googlenet")
 
 
-WINDOW = 3
-
-
 class FittingMaxPool(nn.MaxPool2d):
-    """Max pooling that leaves alone a map too small for its window, so that 32 px tiles pass through AlexNet."""
+    """Max pooling over 3x3 pixels that leaves smaller maps unchanged, so that 32 px tiles pass through AlexNet."""
+
+    def __init__(self) -> None:
+        super().__init__(3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x if min(x.shape[-2:]) < WINDOW else super().forward(x)
+        return x if min(x.shape[-2:]) < 3 else super().forward(x)
 
 
 class AlexNet(nn.Module):
@@ -22,28 +24,26 @@ class AlexNet(nn.Module):
 
     Layers are numbered as in torchvision, so its weights load by name (Krizhevsky, "One weird trick for parallelizing
     convolutional neural networks", 2014). The fully connected layers, 94 % of the original's parameters and tied to
-    224 px, are left out. `small` replaces the 11x11 stride 4 stem by 3x3 stride 1: overall stride 8 instead of 32.
+    224 px, are left out.
+
+    Args:
+        in_chans: bands of the images.
+        small: whether a 3x3 stem of stride 1 replaces the 11x11 stem of stride 4: overall stride 8 instead of 32.
     """
 
     num_features = 256
 
-    def __init__(self, in_chans: int = 3, small: bool = False) -> None:
+    def __init__(self, in_chans: int, small: bool) -> None:
         super().__init__()
         stem = nn.Conv2d(in_chans, 64, 3, padding=1) if small else nn.Conv2d(in_chans, 64, 11, stride=4, padding=2)
+
+        def conv(channels: int, out: int, side: int) -> tuple[nn.Module, nn.Module]:
+            return nn.Conv2d(channels, out, side, padding=side // 2), nn.ReLU(inplace=True)
+
         self.features = nn.Sequential(
-            stem,
-            nn.ReLU(inplace=True),
-            FittingMaxPool(WINDOW, stride=2),
-            nn.Conv2d(64, 192, 5, padding=2),
-            nn.ReLU(inplace=True),
-            FittingMaxPool(WINDOW, stride=2),
-            nn.Conv2d(192, 384, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, 3, padding=1),
-            nn.ReLU(inplace=True),
-            FittingMaxPool(WINDOW, stride=2),
+            *(stem, nn.ReLU(inplace=True), FittingMaxPool()),
+            *(*conv(64, 192, 5), FittingMaxPool()),
+            *(*conv(192, 384, 3), *conv(384, 256, 3), *conv(256, 256, 3), FittingMaxPool()),
         )
         self.apply(init_conv)
 
@@ -52,14 +52,14 @@ class AlexNet(nn.Module):
 
 
 def init_conv(module: nn.Module) -> None:
-    """He initialisation (arXiv 1502.01852, equation 10): activations keep their size through layers without a norm."""
+    """He initialisation (arXiv 1502.01852, equation 10), which keeps the size of activations without normalisation."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def googlenet(in_chans: int = 3) -> nn.Module:
+def googlenet(in_chans: int) -> nn.Module:
     """torchvision's GoogLeNet with batch normalisation, without auxiliary heads: (B, C, H, W) -> (B, 1024).
 
     Its ImageNet weights expect inputs scaled by (x - 0.5) / 0.5.
@@ -67,8 +67,7 @@ def googlenet(in_chans: int = 3) -> nn.Module:
     from torchvision.models import googlenet as torchvision_googlenet
 
     model = torchvision_googlenet(weights=None, aux_logits=False, transform_input=False, init_weights=False)
-    old = model.conv1.conv
-    model.conv1.conv = nn.Conv2d(in_chans, 64, old.kernel_size, stride=old.stride, padding=old.padding, bias=False)
+    model.conv1.conv = nn.Conv2d(in_chans, 64, 7, stride=2, padding=3, bias=False)
     model.dropout = nn.Identity()
     model.fc = nn.Identity()
     model.apply(init_conv)
@@ -77,18 +76,31 @@ def googlenet(in_chans: int = 3) -> nn.Module:
 
 
 def build_classic(name: str, in_chans: int) -> nn.Module:
-    """One of NAMES."""
+    """One of the paper's networks, with random weights.
+
+    Args:
+        name: one of NAMES.
+        in_chans: bands of the images.
+    """
     return googlenet(in_chans) if name == "googlenet" else AlexNet(in_chans, small=name == "alexnet_small")
 
 
-def small_stem(model: nn.Module, in_chans: int) -> nn.Module:
-    """A timm ResNet whose 7x7 stem and max pooling become one 3x3 stride 1 convolution (arXiv 2002.05709, B.9).
+def small_stem(model: nn.Module, in_chans: int, name: str) -> nn.Module:
+    """Replaces a ResNet's 7x7 stem and max pooling by one 3x3 convolution of stride 1 (arXiv 2002.05709, B.9).
 
     The overall stride falls from 32 to 8: for tiles of 32 to 64 px.
+
+    Args:
+        model: a timm ResNet with one convolution `conv1` and a `maxpool`.
+        in_chans: bands of the images.
+        name: timm's name of the model.
+
+    Raises:
+        UserError: when it is another network.
     """
     stem = getattr(model, "conv1", None)
     if not (isinstance(stem, nn.Conv2d) and hasattr(model, "maxpool")):
-        raise ValueError("a small stem needs a ResNet with one convolution `conv1` and a `maxpool`")
+        raise UserError(f"backbone.name={name}_small: {name} is no ResNet. Type backbone.name={name}")
     model.conv1 = nn.Conv2d(in_chans, stem.out_channels, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's other convolutions
     model.maxpool = nn.Identity()

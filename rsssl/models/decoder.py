@@ -16,36 +16,38 @@ class Decoder(nn.Module):
 
     From the coarsest map upwards, each step doubles the size, joins the next finer map (the skip connections of U-Net,
     Ronneberger et al. 2015, arXiv 1505.04597) and convolves; the finest map becomes pixels by one linear layer whose
-    outputs are the pixels it covers (Shi et al. 2016, arXiv 1609.05158). With one map that layer is all there is.
+    outputs are the pixels that it covers (Shi et al. 2016, arXiv 1609.05158). For one map there is only that layer.
 
     Args:
-        maps: those that are decoded (see models.maps).
-        bands: of the images.
-        width: channels in between.
+        maps: the maps to decode (see models.maps).
+        bands: bands of the images.
+        width: channels between the maps.
     """
 
-    def __init__(self, maps: Sequence[Map], bands: int, width: int = 64) -> None:
+    def __init__(self, maps: Sequence[Map], bands: int, width: int) -> None:
         super().__init__()
         incoming = maps[-1].channels
         self.steps = nn.ModuleList()
         for skip in reversed(maps[:-1]):
-            self.steps.append(
-                nn.Sequential(
-                    nn.Conv2d(incoming + skip.channels, width, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(inplace=True),
-                )
-            )
+            convolution = nn.Conv2d(incoming + skip.channels, width, 3, padding=1, bias=False)
+            self.steps.append(nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)))
             incoming = width
         self.stride = maps[0].stride
         self.pixels = nn.Sequential(nn.Conv2d(incoming, bands * self.stride**2, 1), nn.PixelShuffle(self.stride))
 
     def forward(self, maps: Sequence[Tensor], size: int) -> Tensor:
-        """size: S. A size that the stride does not divide is reached over the edge, and what is over is cut off."""
+        """Images (B, bands, size, size).
+
+        If the stride does not divide the size, a larger image is made and cut.
+
+        Args:
+            maps: tensors of the maps that the decoder was made for, fine to coarse.
+            size: S, in pixels.
+        """
         x = maps[-1]
         for step, skip in zip(self.steps, reversed(maps[:-1]), strict=True):
             x = step(torch.cat([F.interpolate(x, size=skip.shape[-2:], mode="nearest"), skip], 1))
         grid = -(-size // self.stride)
-        if x.shape[-1] != grid:  # layers without padding lose the edge: the map is stretched over the image again
+        if x.shape[-1] != grid:  # layers without padding lose the edge: stretch the map over the whole image again
             x = F.interpolate(x, size=(grid, grid), mode="bilinear", align_corners=False)
         return self.pixels(x)[..., :size, :size]

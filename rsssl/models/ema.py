@@ -13,30 +13,40 @@ from torch import Tensor, nn
 class MovingAverage(nn.Module):
     """A copy of a network whose parameters follow it: p = m p + (1 - m) p_source (He et al. 2020, MoCo, equation 2).
 
-    It is never trained by gradients. Its batch normalisation goes on with statistics of its own, as in MoCo and BYOL.
+    Gradients never train it. Its batch normalisation has its own statistics, as in MoCo and BYOL.
 
     Args:
-        source: the network's modules, one after another.
+        source: the network's modules, in the order in which they are applied.
         momentum: m at the start of training.
-        final: m at its end, reached along half a cosine (BYOL, section 3.3); None keeps it constant.
+        final: m at the end of training, reached along half a cosine (BYOL, section 3.3); None keeps it constant.
     """
 
     def __init__(self, *source: nn.Module, momentum: float, final: float | None = 1.0) -> None:
         super().__init__()
-        self._source = [source]  # in a list, so that they are not this module's own to train and save
+        self._source = [source]  # in a list, so that torch neither trains nor saves them as a part of this module
         self.module = copy.deepcopy(nn.Sequential(*source)).requires_grad_(False)
         self.start, self.final = momentum, momentum if final is None else final
 
     def momentum(self, step: int, total_steps: int) -> float:
-        """m after the step with this number, counted from 0."""
+        """The momentum m of an update.
+
+        Args:
+            step: number of the step that was just done, from 0.
+            total_steps: steps of the whole training.
+        """
         return self.final - (self.final - self.start) * (math.cos(math.pi * step / total_steps) + 1) / 2
 
     @torch.no_grad()
     def follow(self, step: int, total_steps: int) -> None:
-        """One update towards the source's parameters, after the step with this number."""
-        ours: list[Tensor] = [*self.module.parameters()]
-        theirs: list[Tensor] = [p for module in self._source[0] for p in module.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - self.momentum(step, total_steps))
+        """Moves the parameters towards the source's.
+
+        Args:
+            step: number of the step that was just done, from 0.
+            total_steps: steps of the whole training.
+        """
+        copies: list[Tensor] = [*self.module.parameters()]
+        source: list[Tensor] = [p for module in self._source[0] for p in module.parameters()]
+        torch._foreach_lerp_(copies, source, 1 - self.momentum(step, total_steps))
 
     @torch.no_grad()
     def forward(self, *arguments: Any) -> Any:

@@ -6,12 +6,20 @@ from torch import nn
 
 
 def projector(
-    in_features: int, hidden: int = 512, out: int = 128, layers: int = 2, bn_last: bool = False, norm: bool = True
+    in_features: int, hidden: int, out: int, layers: int = 2, bn_last: bool = False, norm: bool = True
 ) -> nn.Sequential:
-    """(B, in_features) -> (B, out): `layers` linear maps, with batch normalisation (unless norm=False) and ReLU between them.
+    """(B, in_features) -> (B, out): linear layers with batch normalisation and ReLU between them.
 
-    The paper's SimCLR head is projector(2048, 512, 128); arXiv 2002.05709, section 2.1. bn_last adds a batch
-    normalisation without scale and shift at the end (SimCLR v2, BYOL's and SimSiam's descendants).
+    The paper's SimCLR head is projector(2048, 512, 128); arXiv 2002.05709, section 2.1.
+
+    Args:
+        in_features: features of the backbone.
+        hidden: width between the layers.
+        out: width of the output.
+        layers: number of linear layers.
+        bn_last: whether a batch normalisation without scale and shift comes last (SimCLR v2, BYOL's and SimSiam's
+            descendants).
+        norm: whether there is batch normalisation between the layers.
     """
     if layers < 1:
         raise ValueError(f"a projector has at least one layer, not {layers}")

@@ -16,7 +16,13 @@ PROBE = 128  # pixels: large enough that the sizes of all maps differ
 
 
 class Map(NamedTuple):
-    """One of a backbone's maps: which of its layers makes it, its channels, and how many pixels a value stands for."""
+    """One of a backbone's maps.
+
+    Args:
+        layer: which of the backbone's maps it is, from the first layer on.
+        channels: its channels.
+        stride: side of the square of pixels that one value stands for.
+    """
 
     layer: int
     channels: int
@@ -24,12 +30,20 @@ class Map(NamedTuple):
 
 
 def feature_maps(backbone: nn.Module, x: Tensor) -> list[Tensor]:
-    """x (B, C, S, S) -> maps (B, D_i, h_i, w_i) from fine to coarse, those that `backbone_maps` lists.
+    """The maps that `backbone_maps` lists.
 
-    What comes after the last map in some networks (EfficientNet's last convolution, VGG's linear layers) is not run.
+    Layers after the last map, which some networks have (EfficientNet's last convolution, VGG's linear layers), are not
+    run.
+
+    Args:
+        backbone: the network.
+        x: (B, C, S, S).
+
+    Returns:
+        Maps (B, D_i, h_i, w_i), fine to coarse.
     """
-    made = _all_maps(backbone, x)
-    return [made[m.layer] for m in backbone_maps(backbone)]
+    maps = _all_maps(backbone, x)
+    return [maps[m.layer] for m in backbone_maps(backbone)]
 
 
 def backbone_maps(backbone: nn.Module) -> list[Map]:
@@ -38,10 +52,9 @@ def backbone_maps(backbone: nn.Module) -> list[Map]:
     Raises:
         UserError: for a backbone that has no maps.
     """
-    found = getattr(backbone, "_maps", None)
-    if found is None:
-        found = backbone._maps = _probe(backbone)  # type: ignore[assignment]
-    return found  # type: ignore[return-value]
+    if not hasattr(backbone, "_maps"):
+        backbone._maps = _probe(backbone)  # type: ignore[assignment]
+    return backbone._maps  # type: ignore[return-value]
 
 
 def _probe(backbone: nn.Module) -> list[Map]:
@@ -51,22 +64,21 @@ def _probe(backbone: nn.Module) -> list[Map]:
     backbone.eval()
     try:
         with torch.no_grad():
-            made = _all_maps(
-                backbone, torch.zeros(1, in_chans(backbone), size, size, device=next(backbone.parameters()).device)
-            )
+            device = next(backbone.parameters()).device
+            maps = _all_maps(backbone, torch.zeros(1, in_chans(backbone), size, size, device=device))
     except Exception as error:
         raise UserError(
-            f"{type(backbone).__name__} gives no feature maps of a {size} px image ({type(error).__name__}: {error}), which "
-            "are needed here: type backbone=resnet18"
+            f"{type(backbone).__name__} gives no feature maps of a {size} px image ({type(error).__name__}: {error}), "
+            "which are needed here: type backbone=resnet18"
         ) from error
     finally:
         backbone.train(was_training)
-    deepest = {m.shape[-1]: Map(i, m.shape[1], _stride(size, m.shape[-1])) for i, m in enumerate(made)}
+    deepest = {m.shape[-1]: Map(i, m.shape[1], _stride(size, m.shape[-1])) for i, m in enumerate(maps)}
     return sorted(deepest.values(), key=lambda m: m.stride)
 
 
 def _stride(size: int, of_map: int) -> int:
-    """Layers without padding lose pixels at the edge: then the nearest power of two."""
+    """Pixels for one value; the nearest power of two where layers without padding lose pixels at the edge."""
     return size // of_map if size % of_map == 0 else 2 ** round(math.log2(size / of_map))
 
 
@@ -74,7 +86,7 @@ def _all_maps(backbone: nn.Module, x: Tensor) -> list[Tensor]:
     if not hasattr(backbone, "forward_intermediates"):
         return list(_layer_by_layer(backbone, x))
     maps: list[Tensor] = backbone.forward_intermediates(x, norm=True, intermediates_only=True)  # type: ignore[operator]
-    norm = getattr(backbone, "fc_norm", None)  # where timm puts a transformer's last norm when it pools the mean
+    norm = getattr(backbone, "fc_norm", None)  # a transformer's last normalisation when timm pools the mean token
     if isinstance(norm, nn.LayerNorm):
         maps = [norm(m.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for m in maps]
     return maps
@@ -90,25 +102,33 @@ def _layer_by_layer(backbone: nn.Module, x: Tensor) -> Iterable[Tensor]:
 
 
 def in_chans(backbone: nn.Module) -> int:
-    """Bands that a backbone takes: those of its first convolution."""
+    """The number of bands that a backbone takes: that of its first convolution."""
     return next(p.shape[1] for p in backbone.parameters() if p.ndim == 4)
 
 
 def patch_side(backbone: nn.Module) -> int:
-    """Pixels that the sizes of its images have to be multiples of: a transformer's patches, 1 for other networks."""
+    """Image sizes must be multiples of it: the side of a transformer's patches in pixels, 1 for other networks."""
     patches = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
     return int(patches[0]) if patches else 1
 
 
 def pool_depths(backbone: nn.Module, depths: int) -> nn.Module:
-    """The same network, whose features are the averaged maps of its `depths` coarsest sizes, joined; names stay.
+    """Makes a network's features the averages of its coarsest maps, joined; the names of its tensors stay.
 
     MARTA-GAN (Lin et al. 2017, arXiv 1612.08879, section III-C) classifies scenes by features of several depths.
+
+    Args:
+        backbone: the network, which is changed.
+        depths: how many maps.
+
+    Raises:
+        UserError: when the network has no maps of so many sizes.
     """
     maps = backbone_maps(backbone)
     if not 1 < depths <= len(maps):
         raise UserError(
-            f"backbone.depths={depths}: this backbone has maps of {len(maps)} sizes; type backbone.depths={len(maps)} or fewer"
+            f"backbone.depths={depths}: this backbone has maps of {len(maps)} sizes; "
+            f"type backbone.depths={len(maps)} or fewer"
         )
 
     def forward(self: nn.Module, x: Tensor) -> Tensor:

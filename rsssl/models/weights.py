@@ -1,16 +1,19 @@
-"""Weights files: read them safely, fit them to a backbone, and say what fitted."""
+"""Weights files: read them safely, fit them to a backbone, and report what fitted."""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rsssl.errors import UserError
@@ -25,32 +28,82 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Match:
-    """What a weights file had for a backbone, as names of the backbone's tensors (`unused`: of the file's)."""
+    """What a weights file had for a backbone.
+
+    Args:
+        matched: names of the backbone's tensors that were loaded as they are.
+        adapted: names of first convolutions that were carried over to another number of bands.
+        missing: names of the backbone's tensors that the file lacks, or has in another shape.
+        unused: names of the file's other tensors.
+        prefix: what stands before the backbone's names in the file.
+    """
 
     matched: tuple[str, ...]
-    adapted: tuple[str, ...]  # first convolutions carried over to another number of bands
+    adapted: tuple[str, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
-    prefix: str  # what the file's names had in front
+    prefix: str
 
     @property
     def share(self) -> float:
-        found = len(self.matched) + len(self.adapted)
-        return found / max(found + len(self.missing), 1)
+        """The share of the backbone's tensors that the file has."""
+        loaded = len(self.matched) + len(self.adapted)
+        return loaded / max(loaded + len(self.missing), 1)
+
+
+def existing(path: str | os.PathLike[str], option: str) -> Path:
+    """The path of an existing file, with `~` expanded.
+
+    Args:
+        path: where it should be.
+        option: the key that names the file, for the message.
+
+    Raises:
+        UserError: when there is no such file.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"No weights file at {path}. Give an existing file: {option}=/path/to/file.safetensors")
+    return path
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}). Copy or download the file again.") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name. Raises UserError when it is damaged."""
+    with _safetensors(path):
+        return load_file(path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; reads none of its tensors. Raises UserError when it is damaged."""
+    with _safetensors(path), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors in a .safetensors file or in a torch file, which is opened without running any code in it.
 
-    Raises UserError for a missing or damaged file, for one without tensors and for a pickle with other objects.
+    Args:
+        path: the file.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        UserError: when the file is missing or damaged, has no tensors, or is a pickle with other objects.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"No weights file at {path}. Give an existing file: backbone.weights=/path/to/file.safetensors")
+    path = existing(path, "backbone.weights")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return read_tensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is damaged or holds Python objects besides tensors; opening those could run code hidden in it. "
@@ -58,26 +111,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read as weights ({error}). Copy or download the file again.") from error
-    return _tensors(content, path)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}). Copy or download the file again.") from error
-
-
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """The flat name -> tensor mapping inside a checkpoint, whichever of the usual keys it hides under."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    inner = content
+    while isinstance(inner, Mapping):
+        content, inner = inner, next((inner[k] for k in _NESTED if isinstance(inner.get(k), Mapping)), None)
     state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
         raise UserError(f"{path} holds no named tensors. Save it with torch.save(model.state_dict(), '{path.name}')")
@@ -85,11 +121,16 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def adapt_bands(weight: Tensor, bands: int, how: str) -> Tensor:
-    """A first convolution (O, I, kh, kw) carried over from I to `bands` input bands.
+    """A first convolution carried over to another number of input bands, scaled so that activations keep their size.
 
-    "mean": every band gets the mean kernel, so an image whose bands are all equal gives the output it gave before;
-    "tile": the bands' kernels repeat in turn, as timm does it. Both are scaled by I / bands: the activations keep
-    their size.
+    Args:
+        weight: (O, I, kh, kw), a convolution for I bands.
+        bands: the number of bands it is for afterwards.
+        how: "mean": every band gets the mean kernel, so an image whose bands are all equal gives the output it gave
+            before; "tile": the bands' kernels repeat in turn, as in timm.
+
+    Returns:
+        (O, bands, kh, kw).
     """
     source = weight.shape[1]
     if how == "mean":
@@ -102,7 +143,7 @@ def adapt_bands(weight: Tensor, bands: int, how: str) -> Tensor:
 
 
 def _best_prefix(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """What stands before the backbone's names in the file ("module.", "backbone.", ...): the one that fits most."""
+    """What stands before the backbone's names in the file ("module.", "backbone.", ...): the prefix that fits most."""
     probes = list(wanted)[:: max(len(wanted) // 16, 1)]
     prefixes = {""} | {key[: -len(p)] for p in probes for key in state if key.endswith("." + p)}
 
@@ -112,60 +153,74 @@ def _best_prefix(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> s
     return max(sorted(prefixes, key=lambda p: (len(p), p)), key=fitting)
 
 
-def fit_state(
-    model: nn.Module, state: Mapping[str, Tensor], in_chans: int, adapt: str = "mean", origin: str = "the weights"
-) -> Match:
-    """Copy into `model` every tensor of `state` that fits by name and shape, and log what did not (`origin`: whence).
+def fit_state(model: nn.Module, state: Mapping[str, Tensor], in_chans: int, adapt: str, origin: str) -> Match:
+    """Copies into a backbone every tensor that fits by name and shape, and logs what did not.
 
-    The first convolution is carried over when only the number of bands differs; adapt="random" leaves it as built.
-    Raises UserError, the model untouched, when less than 90 % of its tensors are there.
+    Args:
+        model: the backbone.
+        state: the tensors by name.
+        in_chans: bands of the backbone.
+        adapt: what becomes of a first convolution for another number of bands: "random" leaves it as it was built, for
+            other values see `adapt_bands`.
+        origin: where the tensors come from, for messages.
+
+    Raises:
+        UserError: when less than 90 % of the backbone's tensors are there; the backbone is then left as it was.
     """
-    if adapt not in ADAPT:
-        raise UserError(f"backbone.adapt={adapt} is not known. Type one of: {', '.join('adapt=' + a for a in ADAPT)}")
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     prefix = _best_prefix(wanted, state)
-    new: dict[str, Tensor] = {}
-    adapted: list[str] = []
+    matched: dict[str, Tensor] = {}
+    adapted: dict[str, Tensor] = {}
     missing: list[str] = []
-    for name, own in wanted.items():
-        found = state.get(prefix + name)
-        if found is not None and found.shape == own.shape:
-            new[name] = found
-        elif found is not None and _differs_in_bands(found, own, in_chans):
-            adapted.append(name)
-            if adapt != "random":
-                new[name] = adapt_bands(found.float(), in_chans, adapt)
+    for name, tensor in wanted.items():
+        given = state.get(prefix + name)
+        if given is None:
+            missing.append(name)
+        elif given.shape == tensor.shape:
+            matched[name] = given
+        elif _differs_in_bands(given.shape, tensor.shape, in_chans):
+            adapted[name] = tensor if adapt == "random" else adapt_bands(given.float(), in_chans, adapt)
         else:
-            missing.append(name if found is None else f"{name} {tuple(found.shape)} for {tuple(own.shape)}")
+            missing.append(f"{name} {tuple(given.shape)} for {tuple(tensor.shape)}")
     used = {prefix + k for k in wanted}
-    unused = tuple(k for k in state if k not in used and not k.endswith("num_batches_tracked"))
-    match = Match(tuple(k for k in new if k not in adapted), tuple(adapted), tuple(missing), unused, prefix)
-    loaded = len(match.matched) + len(match.adapted)
+    unused = [k for k in state if k not in used and not k.endswith("num_batches_tracked")]
+    match = Match(tuple(matched), tuple(adapted), tuple(missing), tuple(unused), prefix)
+    new = matched | adapted
     if match.share < MIN_MATCHED:
         raise UserError(
-            f"{origin} fit this backbone badly: {loaded} of its {len(wanted)} tensors match. Missing: "
-            f"{_list(match.missing)}. Unused: {_list(match.unused)}. "
+            f"{origin} fit this backbone badly: {len(new)} of its {len(wanted)} tensors match. Missing: "
+            f"{_list(missing)}. Unused: {_list(unused)}. "
             "Type the name of the model the weights were made with: backbone.name=..."
         )
     model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in new.items()}, strict=False)
-    log.info("%s: %d of %d tensors loaded, %d missing", origin, loaded, len(wanted), len(match.missing))
-    if match.unused:
-        log.info("%s: %d more left unused: %s", origin, len(match.unused), _list(match.unused))
-    if match.missing:
-        log.warning("%s lack tensors, which keep their initial values: %s", origin, _list(match.missing))
-    if match.adapted:
+    log.info("%s: %d of %d tensors loaded, %d missing", origin, len(new), len(wanted), len(missing))
+    if unused:
+        log.info("%s: %d more left unused: %s", origin, len(unused), _list(unused))
+    if missing:
+        log.warning("%s lack tensors, which keep their initial values: %s", origin, _list(missing))
+    if adapted:
         log.info("%s: first convolution adapted to %d bands (%s)", origin, in_chans, adapt)
     return match
 
 
-def _differs_in_bands(found: Tensor, own: Tensor, in_chans: int) -> bool:
-    """Is this the first convolution, for another number of bands?"""
-    same = found.ndim == own.ndim == 4 and found.shape[0] == own.shape[0] and found.shape[2:] == own.shape[2:]
-    return same and own.shape[1] == in_chans
+def _differs_in_bands(given: torch.Size, wanted: torch.Size, in_chans: int) -> bool:
+    """Whether these are shapes of the same first convolution for different numbers of bands."""
+    same = given[:1] + given[2:] == wanted[:1] + wanted[2:]
+    return same and len(wanted) == 4 and wanted[1] == in_chans
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str], in_chans: int, adapt: str = "mean") -> Match:
-    """Read a weights file into `model`: see fit_state. A file with NaN or infinity is refused with a UserError."""
+def load_weights(model: nn.Module, path: str | os.PathLike[str], in_chans: int, adapt: str) -> Match:
+    """Reads a weights file into a backbone.
+
+    Args:
+        model: the backbone.
+        path: a .safetensors file or a torch file.
+        in_chans: bands of the backbone.
+        adapt: see `fit_state`.
+
+    Raises:
+        UserError: when the file cannot be read, holds NaN or infinity, or fits the backbone badly.
+    """
     state = read_state(path)
     broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:
@@ -173,6 +228,6 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], in_chans: int, 
     return fit_state(model, state, in_chans, adapt, f"The weights in {path}")
 
 
-def _list(names: tuple[str, ...] | list[str]) -> str:
+def _list(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more if names else "nothing"

@@ -8,29 +8,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rsssl.engine.loop import autocast
+from rsssl.engine.device import autocast
 from rsssl.errors import UserError
+from rsssl.evaluation.heads import LinearHead
 from rsssl.evaluation.standardise import Standardise
-from rsssl.networks.classifier import LinearHead, SceneClassifier
+from rsssl.networks.network import SceneNetwork
 
 PENALTY = 0.3  # of `learn`, for features of mean square norm 1 (experiments/maps)
 
 
 class DenseClassifier(nn.Module):
-    """x (B, C, h, w) preprocessed values -> probabilities (B, rows, cols, K) of the windows of the classifier's size, every
-    `stride` pixels.
+    """x (B, C, h, w) preprocessed values -> probabilities (B, rows, cols, K) of the windows of the classifier's size,
+    every `stride` pixels.
 
-    The backbone's map is made once and pooled under each window, as its own global pooling does for one tile. What differs from
-    tile by tile: near its edge a tile is padded with zeros, a window within the map has its neighbours there instead. In small
-    tiles all is near the edge, and the head, which knows features of tiles, takes most of these for something else. So `learn`
-    gives it a linear head of its own, which repeats on places of the scene what the classifier says tile by tile.
+    The backbone's map is made once and pooled under each window, as its own global pooling does for one tile. What
+    differs from tile by tile: near its edge a tile is padded with zeros, a window within the map has its neighbours
+    there instead. In small tiles all is near the edge, and the head, which knows features of tiles, takes most of these
+    for something else. So `learn` gives it a linear head of its own, which repeats on places of the scene what the
+    classifier says tile by tile.
 
     Raises:
-        UserError: for a backbone that is not a convolutional map with an average over it, and a stride that does not fit the map.
+        UserError: for a backbone that is not a convolutional map with an average over it, and a stride that does not
+            fit the map.
     """
 
-    def __init__(self, classifier: SceneClassifier, stride: int, window: int | None = None) -> None:
-        """stride: in pixels of `window` pixels a window (None: the classifier's size), which is resized to that size."""
+    def __init__(self, classifier: SceneNetwork, stride: int, window: int | None = None) -> None:
+        """stride: in pixels of `window` pixels a window (None: the classifier's size), which is resized to that
+        size."""
         super().__init__()
         window = window or classifier.size
         self.classifier, self.size = classifier, classifier.size
@@ -71,6 +75,7 @@ class DenseClassifier(nn.Module):
                 f"would take too much memory: {advice}"
             )
         self.step = stride * self.size // (cell * window)
+        assert classifier.head is not None
         self.head: nn.Module = classifier.head
 
     def _pooled(self, maps: Tensor, step: int) -> tuple[Tensor, tuple[int, int]]:
@@ -84,8 +89,8 @@ class DenseClassifier(nn.Module):
     def learn(self, regions: Tensor, batch_size: int = 64, tta: bool = False) -> None:
         """Fits the head to what the classifier says, tile by tile, about the windows of some regions (n, C, h, w).
 
-        Ridge regression of the logits (Hinton et al. 2015, arXiv 1503.02531, section 2.1: matching logits) on standardised
-        features, in the space of the N windows.
+        Ridge regression of the logits (Hinton et al. 2015, arXiv 1503.02531, section 2.1: matching logits) on
+        standardised features, in the space of the N windows.
         """
         features = torch.cat([self._features(region[None])[0] for region in regions])
         stride = self.step * (self.size // self.cells)

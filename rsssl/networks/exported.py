@@ -21,12 +21,13 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rsssl.engine.files import explain_os_error, sha256_of, write_atomic
+from rsssl.engine.files import explain_os_error, sha256_of, write_atomic, write_json
 from rsssl.errors import UserError
-from rsssl.models.backbone import build_backbone, save_backbone
-from rsssl.models.card import SensorCard
-from rsssl.networks.classifier import Head, LinearHead, NeighbourHead, SceneClassifier
-from rsssl.networks.sensor import SceneBackbone
+from rsssl.evaluation.heads import head_from
+from rsssl.models.backbone import build_backbone
+from rsssl.models.preprocess import Preprocess
+from rsssl.networks.files import on_cpu, write_backbone
+from rsssl.networks.network import SceneNetwork
 
 ABOUT, WEIGHTS, HEAD, SUMS, README = "rsssl.json", "model.safetensors", "head.safetensors", "SHA256SUMS", "README.md"
 ONNX, PROGRAM, CONFIG = "model.onnx", "model.pt2", "config.json"
@@ -48,22 +49,24 @@ def refuse_existing(out: Path) -> None:
 
 
 def write_exported(
-    network: SceneClassifier | SceneBackbone,
-    out: Path,
-    notes: dict[str, Any],
-    onnx: bool = False,
-    program: bool = False,
-    preprocessing: bool = False,
+    network: SceneNetwork, out: Path, onnx: bool = False, program: bool = False, preprocessing: bool = False
 ) -> dict[str, Any]:
-    """Writes the folder `out`, whole or not at all; returns what rsssl.json says.
+    """Writes the folder `out`, whole or not at all.
 
     Args:
-        notes: how the network was made and how good it is, as JSON. onnx, program: write model.onnx, model.pt2 too, which take
-            stored pixels with `preprocessing`.
+        network: with its notes, how it was made and how good it is.
+        out: the folder.
+        onnx: write model.onnx too.
+        program: write model.pt2 too.
+        preprocessing: these two take stored pixels, and not standardised ones.
+
+    Returns:
+        What rsssl.json says.
 
     Raises:
         UserError: when `out` holds anything, cannot be written, or the network cannot be exported.
     """
+    from rsssl.networks.model_card import model_card
     from rsssl.networks.programs import check_programs, write_onnx, write_program
 
     refuse_existing(out)
@@ -71,20 +74,16 @@ def write_exported(
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     try:
         temporary.mkdir(parents=True)
-        about = _write_network(network, temporary, notes)
-        about |= {
-            "programs": [n for n, wanted in ((ONNX, onnx), (PROGRAM, program)) if wanted],
-            "preprocessing": preprocessing,
-        }
-        write_atomic(temporary / ABOUT, _json(about))
+        about = _write_network(network, temporary)
+        programs = [name for name, wanted in ((ONNX, onnx), (PROGRAM, program)) if wanted]
+        about |= {"programs": programs, "preprocessing": preprocessing}
+        write_json(temporary / ABOUT, about)
         if onnx:
             write_onnx(network, temporary / ONNX, preprocessing)
         if program:
             write_program(network, temporary / PROGRAM, preprocessing)
         sums = {f.name: sha256_of(f) for f in sorted(temporary.iterdir())}
         write_atomic(temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())
-        from rsssl.networks.model_card import model_card
-
         write_atomic(temporary / README, model_card(about, out.name).encode())
         os.replace(temporary, out)
     except OSError as error:
@@ -94,47 +93,25 @@ def write_exported(
     return about
 
 
-def _write_network(network: SceneClassifier | SceneBackbone, folder: Path, notes: dict[str, Any]) -> dict[str, Any]:
+def _write_network(network: SceneNetwork, folder: Path) -> dict[str, Any]:
     """The tensors and timm's config; what rsssl.json has to say of them."""
     from rsssl.networks.timm_form import timm_config, timm_form
 
-    card, pre, head = network.card, network.preprocess, getattr(network, "head", None)
-    about: dict[str, Any] = {
-        "version": VERSION,
-        "kind": "backbone" if head is None else "classifier",
-        "spec": network.backbone.spec,
-        "card": card.to_dict(),
-        "size": network.size,
-        "mean": list(pre.mean),
-        "std": list(pre.std),
-        "notes": notes,
-    }
+    head = network.head
+    about: dict[str, Any] = {"version": VERSION, "kind": network.kind, "spec": network.backbone.spec}
     model, layer = timm_form(network)
-    about |= {"timm": model is not None, "layer": layer}
+    about |= network.preprocess.to_dict() | {"notes": network.notes, "timm": model is not None, "layer": layer}
     if model is not None:
-        write_atomic(folder / CONFIG, _json(timm_config(model, network, layer)))
+        write_json(folder / CONFIG, timm_config(model, network, layer))
     if model is not None and layer is not None:
-        write_atomic(folder / WEIGHTS, save(_plain(model.state_dict()), metadata={"format": "pt"}))
+        write_atomic(folder / WEIGHTS, save(on_cpu(model.state_dict()), metadata={"format": "pt"}))
     else:  # the file that task=pretrain writes, which checkpoint= takes as it is
-        trained = card.to_dict() | {"mean": list(pre.mean), "std": list(pre.std)}
-        metadata = {"format": "pt", "card": json.dumps(trained), "image_size": str(network.size)}
-        save_backbone(network.backbone, folder / WEIGHTS, metadata)
-    if isinstance(head, LinearHead):
-        about["head"] = {"kind": "regression" if head.regression else "linear"}
-    elif isinstance(head, NeighbourHead):
-        about["head"] = {"kind": "neighbours"} | head.arguments
-    if head is not None and layer is None:
-        write_atomic(folder / HEAD, save(_plain(head.state_dict())))
+        write_backbone(network.backbone, folder / WEIGHTS, network.preprocess, {"format": "pt"})
+    if head is not None:
+        about["head"] = head.settings()
+        if layer is None:
+            write_atomic(folder / HEAD, save(on_cpu(head.state_dict())))
     return about
-
-
-def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, and cloned: safetensors refuses tensors that share their storage."""
-    return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def verify(folder: Path) -> None:
@@ -161,7 +138,7 @@ def verify(folder: Path) -> None:
             raise UserError(f"{file} is not the file that was exported (its SHA-256 differs): {again}")
 
 
-def describe_exported(folder: Path) -> dict[str, Any]:
+def about_exported(folder: Path) -> dict[str, Any]:
     """What rsssl.json says, once all checksums have been found right.
 
     Raises:
@@ -174,13 +151,13 @@ def describe_exported(folder: Path) -> dict[str, Any]:
     return about
 
 
-def read_exported(folder: Path) -> SceneClassifier | SceneBackbone:
-    """The network in an exported folder, on the CPU in evaluation mode.
+def read_exported(folder: Path) -> SceneNetwork:
+    """The network in an exported folder, on the CPU.
 
     Raises:
         UserError: for a file that is missing, tampered with or truncated.
     """
-    about = describe_exported(folder)
+    about = about_exported(folder)
     backbone, state = build_backbone(**about["spec"]), load_file(folder / WEIGHTS)
     tensors: dict[str, Tensor] = {}
     if about["layer"]:
@@ -188,16 +165,6 @@ def read_exported(folder: Path) -> SceneClassifier | SceneBackbone:
     elif about["kind"] == "classifier":
         tensors = load_file(folder / HEAD)
     backbone.load_state_dict(state, strict=True)
-    form = (SensorCard.from_dict(about["card"]), about["size"], tuple(about["mean"]), tuple(about["std"]))
-    if about["kind"] == "backbone":
-        return SceneBackbone(backbone, *form)
-    arguments = dict(about["head"])
-    kind = arguments.pop("kind")
-    head: Head
-    if kind == "neighbours":
-        head = NeighbourHead(arguments, tensors)
-    else:
-        head = LinearHead(tensors["weight"], tensors["bias"], kind == "regression")
-    made = SceneClassifier(backbone, head, *form)
-    made.fingerprint = sha256_of(folder / SUMS)
-    return made
+    head = head_from(about["head"], tensors) if tensors else None
+    fingerprint = sha256_of(folder / SUMS)
+    return SceneNetwork(backbone, Preprocess.from_dict(about), head, notes=about["notes"], fingerprint=fingerprint)

@@ -11,34 +11,40 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rsssl.engine.distributed import broadcast, rank, together
+from rsssl.engine.device import on_device
+from rsssl.engine.distributed import broadcast, raise_together, rank
 from rsssl.engine.files import write_atomic
-from rsssl.engine.loop import on_device
 from rsssl.errors import UserError
+from rsssl.evaluation.heads import LinearHead
 from rsssl.geo.scene import Scene, Window
 from rsssl.geo.windows import Block, Classified, Layout
-from rsssl.networks.classifier import LinearHead, SceneClassifier
 from rsssl.networks.dense import DenseClassifier
+from rsssl.networks.network import SceneNetwork
 from rsssl.rng import Order, fold
 
 PLACES, PLACE = 12, 7  # the short cut learns from so many places of so many windows a side
 
 
 class Mapper:
-    """A classifier on a device, and how it goes over blocks of windows.
+    """A classifier on a device, for blocks of windows of one size and stride.
 
     Args:
-        window: pixels of the scene that make a tile. stride: pixels between them.
+        classifier: with its head.
+        device: where it computes.
+        window: pixels of the scene that make a tile.
+        stride: pixels between windows.
+        batch_size: windows classified at a time.
         fast: one pass over a block (`DenseClassifier`).
+        tta: average over the eight flips and quarter turns.
     """
 
     def __init__(
         self,
-        classifier: SceneClassifier,
+        classifier: SceneNetwork,
         device: torch.device,
         window: int,
         stride: int,
-        batch_size: int = 64,
+        batch_size: int,
         fast: bool = False,
         tta: bool = False,
     ) -> None:
@@ -47,15 +53,16 @@ class Mapper:
         self.dense = DenseClassifier(classifier, stride, window) if fast else None
 
     def learn(self, scene: Scene, layout: Layout, file: Path) -> None:
-        """Fits the short cut to the scene, on windows of places spread over it; leaves it out for a scene of few windows.
+        """Fits the short cut to the scene, on windows of places spread over it; leaves it out for a scene of few
+        windows.
 
-        Rank 0 does it, once: what was learnt is kept in `file`, for all ranks and for a map that is gone on with.
+        Rank 0 does it, once: what was learnt is kept in `file`, for all ranks and for a map that is resumed.
         """
         rows, cols = layout.shape
         if self.dense is None or min(rows, cols) < PLACE or rows * cols <= 2 * PLACES * PLACE**2:
             self.dense = None  # to learn would take as long as to look at each
             return
-        together(lambda: self._learn(scene, layout, file) if rank() == 0 and not file.is_file() else None)
+        raise_together(lambda: self._learn(scene, layout, file) if rank() == 0 and not file.is_file() else None)
         state = broadcast(load_file(file) if rank() == 0 else None)
         if state:
             self.dense.head = LinearHead(state["weight"], state["bias"]).to(self.device)
@@ -65,18 +72,18 @@ class Mapper:
     def _learn(self, scene: Scene, layout: Layout, file: Path) -> None:
         assert self.dense is not None
         rows, cols = layout.shape
-        side, found = (PLACE - 1) * self.stride + self.window, []
+        side, regions = (PLACE - 1) * self.stride + self.window, []
         order = Order(fold("places", rows, cols), (rows - PLACE + 1) * (cols - PLACE + 1))
         for i in order[: 20 * PLACES].tolist():
             row, col = divmod(i, cols - PLACE + 1)
             region = scene.read(row * self.stride, col * self.stride, side, side)
             if region.outside is None or region.outside.mean() < 0.5:
-                found.append(self._resized(self._standardised(region)))
-            if len(found) == PLACES:
+                regions.append(self._resized(self._standardised(region)))
+            if len(regions) == PLACES:
                 break
         state = {}
-        if found:
-            self.dense.learn(torch.stack(found), self.batch_size, self.tta)
+        if regions:
+            self.dense.learn(torch.stack(regions), self.batch_size, self.tta)
             state = {k: v.detach().cpu().contiguous() for k, v in self.dense.head.state_dict().items()}
         write_atomic(file, save(state))
 
@@ -94,8 +101,8 @@ class Mapper:
         """The probabilities of a block's windows, from the pixels of its region."""
         y, x, h, w = block.own
         top, left = block.region[:2]
-        own = slice(y - top, y - top + h), slice(x - left, x - left + w)
-        valid = np.ones((h, w), bool) if region.outside is None else ~region.outside[own]
+        inside = slice(y - top, y - top + h), slice(x - left, x - left + w)
+        valid = np.ones((h, w), bool) if region.outside is None else ~region.outside[inside]
         weight = self._weights(block, region)
         shares = np.zeros((block.rows * block.cols, len(self.classifier.classes)), np.float32)
         chosen = np.flatnonzero(weight.ravel() > 0)
@@ -120,20 +127,20 @@ class Mapper:
 
     def _standardised(self, region: Window) -> Tensor:
         """(C, h, w) float32 on the device, channels last, at the scene's resolution."""
-        preprocess = self.classifier.preprocess
+        layer = self.classifier.input
         values = region.values
         if values.dtype == np.uint16 and self.device.type != "cpu":  # which few operations of an accelerator take
             values = values.astype(np.int32)
-        x = preprocess.scale(torch.tensor(values, device=self.device)[None])
+        x = layer.scale(torch.tensor(values, device=self.device)[None])
         if region.missing is not None:
-            x = torch.where(torch.from_numpy(region.missing).to(self.device), preprocess.absent, x)
+            x = torch.where(torch.from_numpy(region.missing).to(self.device), layer.absent, x)
         return x[0].permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     def _probabilities(self, x: Tensor, block: Block, chosen: np.ndarray) -> Tensor:
         """(len(chosen), K) for windows of the block, numbered along its rows."""
         if self.dense is not None:
-            found = self.dense(self._resized(x)[None])[0].flatten(0, 1)
-            return found[torch.from_numpy(chosen).to(found.device)]
+            shares = self.dense(self._resized(x)[None])[0].flatten(0, 1)
+            return shares[torch.from_numpy(chosen).to(shares.device)]
         windows = x.unfold(1, self.window, self.stride).unfold(
             2, self.window, self.stride
         )  # (C, rows, cols, window, window)
@@ -144,7 +151,7 @@ class Mapper:
             tiles = windows.permute(1, 2, 3, 4, 0)[rows, cols].permute(
                 0, 3, 1, 2
             )  # (B, C, window, window), channels last
-            out.append(self.classifier.standardised(self.classifier.preprocess.resize(tiles), self.tta))
+            out.append(self.classifier.standardised(self.classifier.input.resize(tiles), self.tta))
         return torch.cat(out)
 
 

@@ -18,14 +18,15 @@ tags:
 
 ## Sensor card
 
-{n_bands} bands, stored as {dtype}, {height} x {width} pixels{gsd}; nodata: {nodata}. The network sees {size} x {size} pixels.
+{n_bands} bands, stored as {dtype}, {height} x {width} pixels{gsd}; nodata: {nodata}. The network sees {size} x {size}
+pixels.
 
 | band | valid from | to | mean | std |
 |---|---|---|---|---|
 {bands}
 
-A stored value x becomes (x - from) / (to - from), clipped to 0..1; nodata and NaN become the band's mean in the dataset;
-then (value - mean) / std. Images of another size are resized (bilinear, antialiased).
+A stored value x becomes (x - from) / (to - from), clipped to 0..1; nodata and NaN become the band's mean in the
+dataset; then (value - mean) / std. Images of another size are resized (bilinear, antialiased).
 
 ## Use
 
@@ -41,7 +42,8 @@ A sensor with other bands, dtype or valid range is refused unless `card=` and `a
 
 {timm}
 {programs}{metrics}{provenance}
-`sha256sum -c SHA256SUMS` checks all files but this one. The licence is for you to state (`license:` in the lines on top).
+`sha256sum -c SHA256SUMS` checks all files but this one. The licence is for you to state (`license:` in the lines on
+top).
 """
 
 TIMM = """\
@@ -57,7 +59,7 @@ mean, std = (torch.tensor(model.pretrained_cfg[k])[:, None, None] for k in ("mea
 NO_TIMM = "timm cannot build this network ({name}), so there is no config.json: load it with rsssl.\n"
 OUTPUT = {
     "linear": "logits (their softmax are the probabilities)",
-    "regression": "scores of a ridge regression on one-hot labels (clipped at 0 and divided by their sum: the probabilities)",
+    "regression": "scores of a ridge regression on one-hot labels (clipped at 0, divided by their sum: the probabilities)",
     "features": "features",
 }
 KINDS = {
@@ -138,12 +140,12 @@ def _metrics(notes: dict[str, Any]) -> str:
     if "oa" not in notes:
         return ""
     rows = [(f"{notes.get('ssl')} + {notes.get('evaluate')}", notes)]
-    rows += [(name.replace("_", " "), found) for name, found in (notes.get("baselines") or {}).items()]
+    rows += [(name.replace("_", " "), values) for name, values in (notes.get("baselines") or {}).items()]
     labels = f"{notes.get('n_train')} labelled images (ts={notes.get('ts')}, seed {notes.get('seed')})"
     table = "\n".join(f"| {n} | {100 * v['oa']:.1f} | {100 * v['aa']:.1f} | {v['kappa']:.3f} |" for n, v in rows)
     return (
-        f"## Results\n\nOn {notes.get('n_test')} test images of {notes.get('dataset')}, trained with {labels}, protocol "
-        f"{notes.get('protocol')}; split `{notes.get('split_hash')}`.\n\n"
+        f"## Results\n\nOn {notes.get('n_test')} test images of {notes.get('dataset')}, trained with {labels}, "
+        f"protocol {notes.get('protocol')}; split `{notes.get('split_hash')}`.\n\n"
         f"| | overall accuracy, % | average accuracy, % | kappa |\n|---|---|---|---|\n{table}\n\n"
     )
 
@@ -154,9 +156,9 @@ def _provenance(notes: dict[str, Any]) -> str:
     if record := notes.get("pretrain"):
         known = [f"{k} {record[k]}" for k in ("dataset", "images", "epochs", "artifact") if record.get(k) is not None]
         lines.append(f"* pre-training: {', '.join(known)}")
-    if found := notes.get("versions"):
-        lines.append("* versions: " + ", ".join(f"{k} {v}" for k, v in found.items()))
-    if found := notes.get("config_hash"):
-        lines.append(f"* configuration: `{found}`")
+    if versions := notes.get("versions"):
+        lines.append("* versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
+    if config_hash := notes.get("config_hash"):
+        lines.append(f"* configuration: `{config_hash}`")
     lines += [f"* {notes['command']}"] if "command" in notes else []
     return "## How it was made\n\n" + "\n".join(lines) + "\n\n" if lines else ""

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsssl.errors import UserError
-from rsssl.networks.classifier import NeighbourHead, SceneClassifier
-from rsssl.networks.sensor import SceneBackbone
+from rsssl.networks.network import SceneNetwork
 
 OPSET = 18
 LARGEST = 1 << 31  # bytes of an ONNX file: protobuf's limit
@@ -26,14 +25,15 @@ EXAMPLES = 2  # images in the traced batch; one would be taken for a constant
 class Program(nn.Module):
     """What is exported: pixels -> "probabilities" (B, K) or "features" (B, D).
 
-    With `preprocessing`: stored pixels (B, C, *card.size) of the card's dtype; without: standardised float32 (B, C, size, size).
-    The antialiased resize, which ONNX lacks, is linear: for a fixed size it is a product with a matrix on each side.
+    With `preprocessing`: stored pixels (B, C, *card.size) of the card's dtype; without: standardised float32 (B, C,
+    size, size). The antialiased resize, which ONNX lacks, is linear: for a fixed size it is a product with a matrix on
+    each side.
     """
 
     rows: Tensor
     cols: Tensor
 
-    def __init__(self, network: SceneClassifier | SceneBackbone, preprocessing: bool) -> None:
+    def __init__(self, network: SceneNetwork, preprocessing: bool) -> None:
         super().__init__()
         self.network, self.preprocessing = network, preprocessing
         (height, width), size = network.card.size, network.size
@@ -44,11 +44,11 @@ class Program(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         if self.preprocessing:
-            pixels = self.network.preprocess.scale(pixels)
+            pixels = self.network.input.scale(pixels)
             if self.resized:
                 pixels = self.rows @ pixels @ self.cols
         features = self.network.backbone(pixels)
-        return self.network.head(features) if isinstance(self.network, SceneClassifier) else features
+        return features if self.network.head is None else self.network.head(features)
 
     def example(self) -> Tensor:
         """A batch of zeros that it takes."""
@@ -63,18 +63,18 @@ def _resizing(old: int, new: int) -> Tensor:
     return F.interpolate(torch.eye(old)[None, None], (new, old), mode="bilinear", antialias=True)[0, 0]
 
 
-def check_programs(network: SceneClassifier | SceneBackbone, onnx: bool, program: bool) -> None:
+def check_programs(network: SceneNetwork, onnx: bool, program: bool) -> None:
     """Raises UserError, before anything is written, for what cannot be exported."""
-    if (onnx or program) and isinstance(getattr(network, "head", None), NeighbourHead):
+    if (onnx or program) and network.head is not None and not network.head.exportable:
         raise UserError(
-            "a classifier of nearest neighbours decides ties by code that no exported program can hold: type export.onnx=false "
-            "export.program=false, or evaluate=linear for a classifier that becomes one"
+            "a classifier of nearest neighbours decides ties by code that no exported program can hold: type "
+            "export.onnx=false export.program=false, or evaluate=linear for a classifier that becomes one"
         )
     if onnx and not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         raise UserError("export.onnx=true needs the packages onnx and onnxscript: type pip install 'rsssl[export]'")
 
 
-def write_onnx(network: SceneClassifier | SceneBackbone, file: Path, preprocessing: bool) -> None:
+def write_onnx(network: SceneNetwork, file: Path, preprocessing: bool) -> None:
     """ONNX with a batch of any size; input "pixels", output "probabilities" or "features".
 
     Raises:
@@ -83,12 +83,12 @@ def write_onnx(network: SceneClassifier | SceneBackbone, file: Path, preprocessi
     import onnx
 
     size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    names = ["probabilities" if isinstance(network, SceneClassifier) else "features"]
-    made = Program(network, preprocessing).eval()
+    names = ["features" if network.head is None else "probabilities"]
+    exported = Program(network, preprocessing).eval()
     with _explained("export.onnx=true", network):
         torch.onnx.export(
-            made,
-            (made.example(),),
+            exported,
+            (exported.example(),),
             str(file),
             input_names=["pixels"],
             output_names=names,
@@ -101,16 +101,16 @@ def write_onnx(network: SceneClassifier | SceneBackbone, file: Path, preprocessi
         onnx.checker.check_model(str(file))
 
 
-def write_program(network: SceneClassifier | SceneBackbone, file: Path, preprocessing: bool) -> None:
+def write_program(network: SceneNetwork, file: Path, preprocessing: bool) -> None:
     """An archive for `torch.export.load(file).module()`, with a batch of any size.
 
     Raises:
         UserError: when the network cannot be exported.
     """
-    made = Program(network, preprocessing).eval()
+    exported = Program(network, preprocessing).eval()
     with _explained("export.program=true", network):
         shapes = {"pixels": {0: torch.export.Dim("batch")}}
-        torch.export.save(torch.export.export(made, (made.example(),), dynamic_shapes=shapes), file)
+        torch.export.save(torch.export.export(exported, (exported.example(),), dynamic_shapes=shapes), file)
 
 
 @contextmanager

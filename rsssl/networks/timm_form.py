@@ -1,4 +1,5 @@
-"""A network of ours in the form that timm, and with it the Hugging Face hub, builds and loads: tensors and config.json."""
+"""A network of ours in the form that timm, and with it the Hugging Face hub, builds and loads: tensors and
+config.json."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from torch.nn import functional as F
 
 from rsssl.models import classic
 from rsssl.models.backbone import SMALL, create_timm
-from rsssl.networks.classifier import LinearHead, SceneClassifier
-from rsssl.networks.sensor import SceneBackbone
+from rsssl.networks.network import SceneNetwork
 
 
 def known_to_timm(spec: dict[str, Any]) -> bool:
-    """Whether timm can build what `build_backbone` built from `spec`: not the paper's networks, stems and joined depths."""
+    """Whether timm can build what `build_backbone` built from `spec`: not the paper's networks, stems and joined
+    depths."""
     name = spec["name"]
     return (
         name not in classic.NAMES
@@ -25,48 +26,44 @@ def known_to_timm(spec: dict[str, Any]) -> bool:
     )
 
 
-def timm_form(network: SceneClassifier | SceneBackbone) -> tuple[nn.Module | None, str | None]:
+def timm_form(network: SceneNetwork) -> tuple[nn.Module | None, str | None]:
     """timm's model with our weights, and the name of its layer that holds our linear classifier.
 
-    (None, None) where timm cannot build the network, and no layer (None) where the model has the backbone alone: there is no
-    linear classifier, or timm's is another than one linear layer on the features.
+    (None, None) where timm cannot build the network, and no layer (None) where the model has the backbone alone: there
+    is no linear classifier, or timm's is another than one linear layer on the features.
     """
-    backbone, head = network.backbone, getattr(network, "head", None)
-    spec: dict[str, Any] = backbone.spec  # type: ignore[assignment]
+    spec: dict[str, Any] = network.backbone.spec  # type: ignore[assignment]
     if not known_to_timm(spec):
         return None, None
-    if isinstance(head, LinearHead):
-        model = create_timm(spec["name"], spec["in_chans"], spec["kwargs"], num_classes=len(head.weight)).eval()
+    ours = network.backbone.state_dict()
+    if network.head is not None and network.head.layer is not None:
+        weight, bias = network.head.layer
+        model = create_timm(spec["name"], spec["in_chans"], spec["kwargs"], num_classes=len(weight)).eval()
         layer = model.get_classifier()  # type: ignore[operator]
-        names = [name for name, module in model.named_modules() if module is layer]
-        if (
-            isinstance(layer, nn.Linear)
-            and names
-            and layer.bias is not None
-            and layer.weight.shape == head.weight.shape
-        ):
-            state = backbone.state_dict() | {
-                f"{names[0]}.weight": head.weight.detach(),
-                f"{names[0]}.bias": head.bias.detach(),
-            }
-            if state.keys() == model.state_dict().keys():
-                model.load_state_dict(state, strict=True)
-                if _agree(model, backbone, head, network.size):
-                    return model, names[0]
+        name = next((name for name, module in model.named_modules() if module is layer), None)
+        state = ours | {f"{name}.weight": weight, f"{name}.bias": bias}
+        theirs = model.state_dict()
+        same = state.keys() == theirs.keys() and all(state[k].shape == theirs[k].shape for k in state)
+        if name and isinstance(layer, nn.Linear) and same:
+            model.load_state_dict(state, strict=True)
+            if _agree(model, network):
+                return model, name
     model = create_timm(spec["name"], spec["in_chans"], spec["kwargs"]).eval()
-    model.load_state_dict(backbone.state_dict(), strict=True)
+    model.load_state_dict(ours, strict=True)
     return model, None
 
 
 @torch.no_grad()
-def _agree(model: nn.Module, backbone: nn.Module, head: LinearHead, size: int) -> bool:
+def _agree(model: nn.Module, network: SceneNetwork) -> bool:
     """Whether timm's classifier sees the same features: some networks do more between them and the layer."""
-    x = torch.randn(2, backbone.spec["in_chans"], size, size, generator=torch.Generator().manual_seed(0))  # type: ignore
-    expected: Tensor = F.linear(backbone.eval()(x), head.weight, head.bias)
+    assert network.head is not None and network.head.layer is not None
+    bands, size = network.card.n_bands, network.size
+    x = torch.randn(2, bands, size, size, generator=torch.Generator().manual_seed(0))
+    expected: Tensor = F.linear(network.backbone.eval()(x), *network.head.layer)
     return torch.allclose(model(x), expected, rtol=1e-3, atol=1e-4)
 
 
-def timm_config(model: nn.Module, network: SceneClassifier | SceneBackbone, layer: str | None) -> dict[str, Any]:
+def timm_config(model: nn.Module, network: SceneNetwork, layer: str | None) -> dict[str, Any]:
     """config.json as timm reads it: how to build the model, and what its input has to be.
 
     Written here rather than by timm's own function, whose arguments and result differ between its versions.
@@ -99,7 +96,8 @@ def timm_config(model: nn.Module, network: SceneClassifier | SceneBackbone, laye
         "std": list(network.preprocess.std),
         "num_classes": len(classes),
         "pool_size": None,
-        # Older timm takes every first convolution for one of three bands, and draws another at random, unless it knows of none.
+        # Older timm takes every first convolution for one of three bands, and draws another at random, unless it knows
+        # of none.
         "first_conv": published.get("first_conv") if bands == 3 else None,
         "classifier": layer or published.get("classifier"),
     }

@@ -1,4 +1,4 @@
-"""LARS: SGD with momentum whose every layer steps in proportion to its weights' norm."""
+"""LARS: SGD with momentum in which the step of each layer is in proportion to the norm of its weights."""
 
 from __future__ import annotations
 
@@ -14,28 +14,22 @@ class LARS(torch.optim.Optimizer):
 
         g = grad + weight_decay * w;  r = trust * |w| / |g|;  v = momentum * v + r * g;  w = w - lr * v
 
-    r is 1 where either norm is 0, and in groups with adapt=False (biases and normalisation: see groups.py), whose lr is
-    `plain` times that of the others (Barlow Twins: 0.024).
+    r is 1 where either norm is 0, and in groups with adapt=False (biases and normalisation: see groups.py).
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        weight_decay: factor on the weights that are added to the gradient.
+        momentum: decay rate of the moving sum of gradients.
+        trust: factor on the ratio of the norms.
+        plain: factor on the learning rate in groups with adapt=False (Barlow Twins: 0.024).
     """
 
     def __init__(
-        self,
-        params: Any,
-        lr: float,
-        weight_decay: float = 1e-6,
-        momentum: float = 0.9,
-        trust: float = 1e-3,
-        plain: float = 1.0,
+        self, params: Any, lr: float, weight_decay: float, momentum: float, trust: float, plain: float
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "trust": trust,
-            "plain": plain,
-            "adapt": True,
-        }
-        super().__init__(params, defaults)
+        settings = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust, "plain": plain}
+        super().__init__(params, settings | {"adapt": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -55,7 +49,7 @@ class LARS(torch.optim.Optimizer):
                 for w, g in zip(torch._foreach_norm(weights), torch._foreach_norm(grads), strict=True):
                     usable = (w > 0) & (g > 0)
                     rates.append(torch.where(usable, group["trust"] * w / g.clamp_min(1e-30), torch.ones_like(w)))
-                grads = list(torch._foreach_mul(grads, rates))  # tensors of no dimension: no wait for the device
+                grads = list(torch._foreach_mul(grads, rates))  # rates stay tensors: nothing waits for the device
             for p in weights:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,41 +10,54 @@ from torch import Tensor
 
 
 def Adam(
-    params: Iterable[Any], lr: float, weight_decay: float = 0.0, betas: Sequence[float] = (0.9, 0.99), eps: float = 1e-8
+    params: Iterable[Any], lr: float, weight_decay: float, betas: Sequence[float], eps: float
 ) -> torch.optim.Optimizer:
-    """Adam (arXiv 1412.6980); weight decay is added to the gradient. The paper's betas are (0.9, 0.99)."""
-    params = list(params)
-    return torch.optim.Adam(
-        params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=_fusable(params)
-    )
+    """Adam (arXiv 1412.6980).
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        weight_decay: factor on the weights that are added to the gradient.
+        betas: decay rates of the first and the second moment; the paper's (arXiv 2010.00882) are 0.9 and 0.99.
+        eps: added to the root of the second moment.
+    """
+    return _fused(torch.optim.Adam, params, lr=lr, weight_decay=weight_decay, betas=tuple(betas), eps=eps)
 
 
 def AdamW(
-    params: Iterable[Any],
-    lr: float,
-    weight_decay: float = 0.01,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
+    params: Iterable[Any], lr: float, weight_decay: float, betas: Sequence[float], eps: float
 ) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (arXiv 1711.05101)."""
-    params = list(params)
-    return torch.optim.AdamW(
-        params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=_fusable(params)
-    )
+    """Adam with decoupled weight decay (arXiv 1711.05101).
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        weight_decay: a step multiplies the weights by 1 - lr * weight_decay.
+        betas: decay rates of the first and the second moment.
+        eps: added to the root of the second moment.
+    """
+    return _fused(torch.optim.AdamW, params, lr=lr, weight_decay=weight_decay, betas=tuple(betas), eps=eps)
 
 
 def SGD(
-    params: Iterable[Any], lr: float, weight_decay: float = 1e-4, momentum: float = 0.9, nesterov: bool = True
+    params: Iterable[Any], lr: float, weight_decay: float, momentum: float, nesterov: bool
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with (Nesterov) momentum."""
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        weight_decay: factor on the weights that are added to the gradient.
+        momentum: decay rate of the moving sum of gradients.
+        nesterov: whether the momentum is Nesterov's.
+    """
+    return _fused(torch.optim.SGD, params, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
+
+
+def _fused(kind: Callable[..., torch.optim.Optimizer], params: Iterable[Any], **options: Any) -> torch.optim.Optimizer:
+    """Fused when all parameters are float32 on the CPU or all on one GPU; otherwise the choice is torch's."""
     params = list(params)
-    return torch.optim.SGD(
-        params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=_fusable(params)
-    )
-
-
-def _fusable(params: list[Any]) -> bool | None:
-    """True when all parameters are float32 on the CPU or all on one GPU; None leaves the choice to torch."""
     tensors: list[Tensor] = [t for p in params for t in (p["params"] if isinstance(p, dict) else [p])]
     kinds = {(t.device, t.dtype) for t in tensors}
-    return True if len(kinds) == 1 and all(d.type in ("cpu", "cuda") and k == torch.float32 for d, k in kinds) else None
+    fusable = len(kinds) == 1 and all(d.type in ("cpu", "cuda") and k == torch.float32 for d, k in kinds)
+    return kind(params, fused=fusable or None, **options)

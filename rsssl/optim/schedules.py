@@ -1,8 +1,8 @@
 """Learning-rate schedules: pure functions of the step, so that a resumed run needs no state for them.
 
 All begin with a linear warm-up over the first `warmup` share of the steps (W steps): step s of it has the factor
-(s + 1) / (W + 1). What follows is a curve over t = (s - W) / (total - W), from 0 to just below 1 at the last step, so
-that no step is wasted at rate 0.
+(s + 1) / (W + 1). Then comes a curve over t = (s - W) / (total - W), from 0 to just below 1 at the last step, so that
+no step is wasted at rate 0.
 """
 
 from __future__ import annotations
@@ -15,9 +15,16 @@ from rsssl.errors import UserError
 
 
 class Schedule:
-    """schedule(step, total_steps) -> the factor in [0, 1] on the optimizer's learning rate. Steps count from 0."""
+    """schedule(step, total_steps) -> the factor in [0, 1] on the optimizer's learning rate; steps count from 0.
 
-    def __init__(self, warmup: float = 0.0) -> None:
+    Args:
+        warmup: share of all steps, in [0, 1).
+
+    Raises:
+        UserError: when a setting is outside its range; this holds for all schedules.
+    """
+
+    def __init__(self, warmup: float) -> None:
         if not 0 <= warmup < 1:
             raise UserError(
                 f"schedule.warmup={warmup} should be the share of all steps to warm up for, in [0, 1). "
@@ -39,36 +46,53 @@ class Schedule:
 
 
 class Constant(Schedule):
+    """1 after the warm-up.
+
+    Args:
+        warmup: share of all steps, in [0, 1).
+    """
+
     def curve(self, t: float) -> float:
         return 1.0
 
 
-class Cosine(Schedule):
-    """Half a cosine from 1 to `final` (SGDR, arXiv 1608.03983, equation 5, without restarts)."""
+class Falling(Schedule):
+    """Base of the curves from 1 to `final`.
 
-    def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
+    Args:
+        warmup: share of all steps, in [0, 1).
+        final: factor at the end, in [0, 1].
+    """
+
+    def __init__(self, warmup: float, final: float) -> None:
         super().__init__(warmup)
         self.final = _factor("final", final)
 
-    def curve(self, t: float) -> float:
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * t))
 
-
-class Linear(Schedule):
+class Linear(Falling):
     """A straight line from 1 to `final`."""
-
-    def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
-        super().__init__(warmup)
-        self.final = _factor("final", final)
 
     def curve(self, t: float) -> float:
         return 1 + (self.final - 1) * t
 
 
-class Step(Schedule):
-    """Times `gamma` at each of `milestones`, given as shares of the steps after the warm-up."""
+class Cosine(Falling):
+    """Half a cosine from 1 to `final` (SGDR, arXiv 1608.03983, equation 5, without restarts)."""
 
-    def __init__(self, warmup: float = 0.0, milestones: Sequence[float] = (0.6, 0.8), gamma: float = 0.1) -> None:
+    def curve(self, t: float) -> float:
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * t))
+
+
+class Step(Schedule):
+    """Falls by a constant factor at each milestone.
+
+    Args:
+        warmup: share of all steps, in [0, 1).
+        milestones: shares of the steps after the warm-up, in [0, 1].
+        gamma: the factor, in [0, 1].
+    """
+
+    def __init__(self, warmup: float, milestones: Sequence[float], gamma: float) -> None:
         super().__init__(warmup)
         self.milestones = tuple(_factor("milestones", m) for m in milestones)
         self.gamma = _factor("gamma", gamma)
@@ -78,11 +102,14 @@ class Step(Schedule):
 
 
 class Polyline(Schedule):
-    """Straight lines between `points`: (share of the steps after the warm-up, factor), shares rising from 0 to 1."""
+    """Straight lines between points.
 
-    def __init__(
-        self, warmup: float = 0.0, points: Sequence[Sequence[float]] = ((0.0, 1.0), (0.5, 0.3), (1.0, 0.0))
-    ) -> None:
+    Args:
+        warmup: share of all steps, in [0, 1).
+        points: pairs (share of the steps after the warm-up, factor); the shares rise from 0 to 1.
+    """
+
+    def __init__(self, warmup: float, points: Sequence[Sequence[float]]) -> None:
         super().__init__(warmup)
         self.points = tuple((_factor("points", t), _factor("points", f)) for t, f in points)
         shares = [t for t, _ in self.points]

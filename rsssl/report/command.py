@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsssl.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from rsssl.report.results import Result
     from rsssl.report.tables import Table
 
@@ -29,12 +29,8 @@ EXAMPLES = """\
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "rsssl-report",
-        description=DESCRIPTION,
-        epilog=f"Examples:\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser("rsssl-report", description=DESCRIPTION, epilog=f"Examples:\n{EXAMPLES}")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS_DIR", help="folders that hold runs, at any depth")
     parser.add_argument("--metric", choices=("oa", "aa", "kappa"), default="oa", help="what is shown (oa)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (the first RUNS_DIR)")
@@ -72,10 +68,11 @@ def report(folders: Sequence[Path], metric: str, out: Path, figures: bool = True
         "report.tex": tables.latex(table).encode(),
         **images,
     }
-    for name, data in files.items():
-        write(out / name, data)
-    show(table, [out / name for name in files])
-    return [out / name for name in files]
+    paths = [out / name for name in files]
+    for path, data in zip(paths, files.values(), strict=True):
+        write(path, data)
+    show(table, paths)
+    return paths
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
@@ -84,61 +81,55 @@ def collect(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
 
     for folder in folders:
         if not folder.is_dir():
-            what = "is a file" if folder.exists() else "does not exist"
-            raise UserError(f"{folder} {what}: type rsssl-report with a folder that holds runs, such as multirun/")
-    paths, complaints = find(folders)
+            problem = "is a file" if folder.exists() else "does not exist"
+            raise UserError(f"{folder} {problem}: type rsssl-report with a folder that holds runs, such as multirun/")
+    paths, warnings = find(folders)
     results: list[Result] = []
     for path in paths:
         try:
-            found, left_out = read(path)
+            of_file, left_out = read(path)
         except ValueError as error:
-            complaints.append(f"{path} {error}; skipped")
+            warnings.append(f"{path} {error}; skipped")
             continue
-        results += found
-        complaints += left_out
-    warnings = [f"Warning: {complaint}." for complaint in complaints]
+        results += of_file
+        warnings += left_out
+    warnings = [f"Warning: {warning}." for warning in warnings]
     if not results:
-        where = ", ".join(map(str, folders))
-        raise UserError(
-            "\n".join([f"there are no results in {where}", *warnings])
-            + "\nmake some first, type for example: rsssl-run --multirun ts=5,20 seed=0,1,2 hydra.sweep.dir="
-            + str(folders[0])
-        )
+        lines = [f"there are no results in {', '.join(map(str, folders))}", *warnings]
+        command = f"rsssl-run --multirun ts=5,20 seed=0,1,2 hydra.sweep.dir={folders[0]}"
+        raise UserError("\n".join([*lines, f"make some first, type for example: {command}"]))
     return results, warnings
 
 
 def draw(table: Table) -> dict[str, bytes]:
     """File names and PNGs. Adds a note where seeds with other classes are left out of a confusion matrix."""
     from rsssl.report import figures
-    from rsssl.report.tables import METRIC_NAMES
+    from rsssl.report.tables import METRIC_NAMES, percent, plural
 
-    made = {"label_efficiency.png": figures.label_efficiency(table)}
+    images = {"label_efficiency.png": figures.label_efficiency(table)}
     for dataset in sorted({row.dataset for row in table.rows}):
         results = figures.best_at_largest(table, dataset)
         if not results:
             continue
         row, ts = results[0].row, results[0].ts
-        cell = table.cells[row, str(ts)]
-        if cell.n > len(results):
-            left = cell.n - len(results)
+        cell = table.cells[row, ts]
+        if left := len(cell.results) - len(results):
             table.notes.append(f"Warning: {dataset}: the confusion matrix leaves out {left} seeds with other classes.")
         name = figures.panel_names([r for r in table.rows if r.dataset == dataset])[row]
-        number = str(cell).rsplit(" (", 1)[0].removesuffix(" ± —")
-        unit = " (times 100)" if table.metric == "kappa" else " %"
-        seeds = f"{cell.n} seed{'s' if cell.n > 1 else ''}"
-        title = f"{dataset}: {name}, ts={ts}\n{METRIC_NAMES[table.metric]} {number}{unit}, {seeds}"
-        made[file_name(dataset, made)] = figures.confusion(results, title)
-    return made
+        number = percent(cell.mean) + ("" if cell.std is None or math.isnan(cell.std) else f" ± {percent(cell.std)}")
+        number += " (times 100)" if table.metric == "kappa" else " %"
+        title = (
+            f"{dataset}: {name}, ts={ts}\n{METRIC_NAMES[table.metric]} {number}, {plural(len(cell.results), 'seed')}"
+        )
+        images[file_name(dataset, images)] = figures.confusion(results, title)
+    return images
 
 
-def file_name(dataset: str, taken: dict[str, bytes]) -> str:
-    """confusion_<dataset>.png with nothing in it that a file system or a link minds, and not twice the same."""
+def file_name(dataset: str, taken: Container[str]) -> str:
+    """confusion_<dataset>.png in characters that any file system and link takes; numbered where the name is taken."""
     stem = "confusion_" + re.sub(r"[^A-Za-z0-9._-]+", "_", dataset)
-    number = 2
-    name = f"{stem}.png"
-    while name in taken:
-        name, number = f"{stem}_{number}.png", number + 1
-    return name
+    names = itertools.chain([f"{stem}.png"], (f"{stem}_{number}.png" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def write(path: Path, data: bytes) -> None:
@@ -147,66 +138,31 @@ def write(path: Path, data: bytes) -> None:
     try:
         write_atomic(path, data)
     except (UserError, OSError) as error:
-        cause = error.__cause__ if isinstance(error, UserError) else error
+        cause = error.__cause__ or error
         reason = getattr(cause, "strerror", None) or cause
         raise UserError(f"{path} cannot be written ({reason}): type --out DIR with a folder of yours") from error
 
 
 def show(table: Table, files: Sequence[Path]) -> None:
     """Prints the table, its caption and notes, and the files; no wider than the terminal, never cut when piped."""
-    from rich.console import Console
+    from rsssl.report.tables import caption, grid
+    from rsssl.report.terminal import UNLIMITED, Terminal
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=10_000)  # a pipe has no width: nothing is cut
-    plain = not console.encoding.lower().startswith("utf")
-
-    def text(line: str) -> str:
-        return line.replace("±", "+/-").replace("—", "-") if plain else line
-
-    print_table(console, table, text)
-    width = min(console.width, 100)
-    console.print(text(" ".join(table.caption)), style="dim", markup=False, width=width)
+    terminal = Terminal()
+    headings, words, rows = grid(table)
+    lines: list[list[tuple[str, str]]] = []
+    for _, group in itertools.groupby(rows, key=lambda line: line.row.dataset):
+        lines.append([])  # an empty line between datasets
+        for row, cells in group:
+            style = "dim" if row.baseline else ""
+            lines.append([(text, "bold green" if best else style) for text, best in cells])
+    terminal.table(headings, lines[1:], words)
+    terminal.line(caption(table), "dim", wrap=100)
     for note in table.notes:
-        style = "yellow" if note.startswith("Warning") else ""
-        console.print(text(note), style=style, markup=False)
-    console.print()
+        terminal.line(note, "yellow" if note.startswith("Warning") else "", wrap=UNLIMITED)
+    terminal.line()
     for path in files:
-        console.print(str(path), markup=False, soft_wrap=True)
-
-
-def print_table(console: Console, table: Table, text: Callable[[str], str]) -> None:
-    """The table; where the terminal is too narrow for all columns, several with the first columns repeated."""
-    from rich.cells import cell_len
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    from rsssl.report.tables import grid, is_best
-
-    headings, lines = grid(table)
-    headings, lines = [text(h) for h in headings], [(row, [text(t) for t in texts]) for row, texts in lines]
-    widths = [max(cell_len(t) for t in column) + 2 for column in zip(headings, *(t for _, t in lines), strict=True)]
-    fixed = next(i for i, h in enumerate(headings) if h.startswith("ts="))
-    room = console.width - sum(widths[:fixed])
-    groups: list[list[int]] = [[]]
-    for i in range(fixed, len(headings)):
-        if groups[-1] and sum(widths[k] for k in groups[-1]) + widths[i] > room:
-            groups.append([])
-        groups[-1].append(i)
-    for group in groups:
-        shown = [*range(fixed), *group]
-        rich = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for i in shown:
-            rich.add_column(headings[i], justify="left" if i < fixed else "right", overflow="fold", no_wrap=i >= fixed)
-        for k, (row, texts) in enumerate(lines):
-            base = "dim" if row.baseline else ""
-            if k and lines[k - 1][0].dataset != row.dataset:
-                rich.add_row()
-            styles = ["bold green" if is_best(table, row, headings[i]) else base for i in shown]
-            rich.add_row(*(Text(texts[i], style=s) for i, s in zip(shown, styles, strict=True)))
-        console.print()
-        console.print(rich)
-    console.print()
+        terminal.line(str(path))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from rsssl.data.pack import Pack
 from rsssl.engine.files import write_atomic
 from rsssl.models.card import SensorCard
-from rsssl.report.pictures import shown_bands
+from rsssl.report.tiles import contrast, picture, png, shown_bands
 
 PAGE = 100  # tiles
 COLUMNS = 10
@@ -23,28 +22,38 @@ SIDE = 128  # pixels of a thumbnail's longer side
 GAP, EDGE = 14, 28
 LINE = 17  # pixels of a line of text
 HEAD = 58
-SHEET = "Contact sheet"  # key in a page's file
+SHEET = "Contact sheet"  # key in a page's file, with the name of the first page
 PAPER, INK, GREY, RIM = "#ffffff", "#1c2126", "#6b737c", "#d5dadf"
 
 
 def contact_sheet(pack: Pack, rows: np.ndarray, notes: Sequence[Sequence[str]], title: str, file: Path) -> list[Path]:
-    """Writes the tiles `rows` (n,) of a pack in their order, numbered from 1, 100 a page: `file`, then `<stem>-2.png` and on.
+    """Writes tiles of a pack, 100 a page: `file`, then `<stem>-2.png` and on. Further pages of an earlier call are
+    removed.
 
-    notes: for each tile the lines of text below its number. Returns the files. Plain bytes are shown as they are, other
-    numbers are stretched alike in all tiles, so that tiles can be compared. Further pages that an earlier call left are removed.
+    Plain bytes are shown as they are, other numbers are stretched alike in all tiles, so that tiles can be compared.
+
+    Args:
+        pack: of the tiles.
+        rows: (n,) the tiles in their order; they are numbered from 1.
+        notes: for each tile the lines of text below its number.
+        title: stands on each page.
+        file: the first page, a PNG.
+
+    Returns:
+        The files.
     """
     bands = shown_bands(pack.card.bands)
     low, high = stretch(pack, rows, bands)
-    pages = range(0, len(rows), PAGE)
-    files = [page_file(file, i + 1) for i in range(len(pages))]
-    for start, place in zip(tqdm(pages, desc="pages", unit="page", leave=False, disable=None), files, strict=True):
+    files: list[Path] = []
+    for start in tqdm(range(0, len(rows), PAGE), desc="pages", unit="page", leave=False, disable=None):
         part = rows[start : start + PAGE]
-        tiles = [thumbnail(x, low, high) for x in visible(pack.read(part), pack.card, bands)]
-        where = f"{start + 1} to {start + len(part)} of {len(rows)}"
-        content = io.BytesIO()
-        sheet = page(tiles, notes[start : start + PAGE], start + 1, title, where)
-        sheet.save(content, format="PNG", optimize=True, pnginfo=page_of(file))
-        write_atomic(place, content.getvalue())
+        tiles = [thumbnail(picture(x, low, high)) for x in visible(pack.read(part), pack.card, bands)]
+        place = f"{start + 1} to {start + len(part)} of {len(rows)}"
+        sheet = page(tiles, notes[start : start + PAGE], start + 1, title, place)
+        belongs_to = PngInfo()
+        belongs_to.add_itxt(SHEET, printable(file.name))
+        files.append(page_file(file, len(files) + 1))
+        write_atomic(files[-1], png(sheet, optimize=True, pnginfo=belongs_to))
     number = len(files) + 1
     while is_page_of(stale := page_file(file, number), file):
         stale.unlink()
@@ -56,84 +65,86 @@ def page_file(file: Path, number: int) -> Path:
     return file if number == 1 else file.with_name(f"{file.stem}-{number}{file.suffix}")
 
 
-def page_of(file: Path) -> PngInfo:
-    """What a page says of itself: another sheet may be called as a page would be."""
-    info = PngInfo()
-    info.add_itxt(SHEET, file.name.encode("utf-8", "replace").decode())
-    return info
-
-
 def is_page_of(place: Path, file: Path) -> bool:
+    """By what the page says of itself: another sheet may have the name that a page of this one would have."""
     try:
         with Image.open(place) as image:
-            return image.info.get(SHEET) == file.name.encode("utf-8", "replace").decode()
+            return image.info.get(SHEET) == printable(file.name)
     except OSError:
         return False
 
 
 def page(
-    tiles: Sequence[Image.Image], notes: Sequence[Sequence[str]], first: int, title: str, where: str
+    tiles: Sequence[Image.Image], notes: Sequence[Sequence[str]], first: int, title: str, place: str
 ) -> Image.Image:
-    """One page of thumbnails with their notes, under a title; `first` is the number of the first tile."""
+    """One page of thumbnails with their notes.
+
+    Args:
+        tiles: thumbnails, at most `PAGE`.
+        notes: for each the lines of text below its number.
+        first: the number of the first tile.
+        title: at the top left.
+        place: at the top right, which tiles these are.
+    """
     bold, plain, large = font(13, bold=True), font(12), font(19, bold=True)
     columns = min(COLUMNS, max(4, len(tiles)))  # a few tiles leave room for the title
-    lines = max((len(n) for n in notes), default=1)
-    cell = SIDE + GAP, SIDE + LINE * (lines + 1) + GAP
+    lines = max((len(texts) for texts in notes), default=1)
+    width, height = SIDE + GAP, SIDE + LINE * (lines + 1) + GAP
     down = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (2 * EDGE - GAP + columns * cell[0], HEAD + EDGE + down * cell[1]), PAPER)
+    sheet = Image.new("RGB", (2 * EDGE - GAP + columns * width, HEAD + EDGE + down * height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    room = sheet.width - 2 * EDGE
-    aside = plain.getlength(where)
-    draw.text((EDGE, 20), fitted(title, large, room - aside - GAP), fill=INK, font=large)
-    draw.text((sheet.width - EDGE - aside, 26), where, fill=GREY, font=plain)
-    for i, (tile, note) in enumerate(zip(tiles, notes, strict=True)):
-        x, y = EDGE + i % columns * cell[0], HEAD + i // columns * cell[1]
-        at = x + (SIDE - tile.width) // 2, y + (SIDE - tile.height) // 2
-        sheet.paste(tile, at)
-        draw.rectangle((at[0] - 1, at[1] - 1, at[0] + tile.width, at[1] + tile.height), outline=RIM)
-        draw.text((x, y + SIDE + 4), str(first + i), fill=INK, font=bold)
-        for number, text in enumerate(note, 1):
-            draw.text((x, y + SIDE + 4 + number * LINE), fitted(text, plain, SIDE), fill=GREY, font=plain)
+    aside = sheet.width - EDGE - plain.getlength(place)
+    draw.text((EDGE, 20), fitted(title, large, aside - EDGE - GAP), fill=INK, font=large)
+    draw.text((aside, 26), place, fill=GREY, font=plain)
+    for i, (tile, texts) in enumerate(zip(tiles, notes, strict=True)):
+        x, y = EDGE + i % columns * width, HEAD + i // columns * height
+        left, top = x + (SIDE - tile.width) // 2, y + (SIDE - tile.height) // 2
+        sheet.paste(tile, (left, top))
+        draw.rectangle((left - 1, top - 1, left + tile.width, top + tile.height), outline=RIM)
+        y += SIDE + 4
+        draw.text((x, y), str(first + i), fill=INK, font=bold)
+        for number, text in enumerate(texts, 1):
+            draw.text((x, y + number * LINE), fitted(text, plain, SIDE), fill=GREY, font=plain)
     return sheet
 
 
-def visible(images: np.ndarray, card: SensorCard, bands: Sequence[int]) -> np.ndarray:
+def visible(images: np.ndarray, card: SensorCard, bands: list[int]) -> np.ndarray:
     """Stored (n, C, H, W) -> three bands (n, H, W, 3) float32 in 0..1 units; nodata and NaN are 0."""
-    chosen = list(bands)
-    x = images[:, chosen].astype(np.float32)
-    low, high = (np.asarray(v, np.float32)[chosen, None, None] for v in (card.low, card.high))
+    x = images[:, bands].astype(np.float32)
+    low, high = (np.asarray(v, np.float32)[bands, None, None] for v in (card.low, card.high))
     absent = np.isnan(x) | (x == card.nodata if card.nodata is not None else False)
     return np.moveaxis(np.where(absent, 0, np.clip((x - low) / (high - low), 0, 1)), 1, 3)
 
 
-def stretch(pack: Pack, rows: np.ndarray, bands: Sequence[int]) -> tuple[float, float]:
-    """What becomes black and white, in 0..1 units: plain bytes 0 and 1, else the 2nd and 98th percentile of these tiles, of all
-    bands together, which keeps their hues."""
+def stretch(pack: Pack, rows: np.ndarray, bands: list[int]) -> tuple[float, float]:
+    """What becomes black and white, in 0..1 units: plain bytes 0 and 1, else by the contrast of some of these tiles."""
     if pack.card.dtype == "uint8":
         return 0.0, 1.0
     sample = rows[:: -(-len(rows) // PAGE)]
-    low, high = np.percentile(visible(pack.read(sample)[:, :, ::4, ::4], pack.card, bands), [2, 98])
-    return float(low), max(float(high), float(low) + 1e-3)
+    return contrast(visible(pack.read(sample)[:, :, ::4, ::4], pack.card, bands))
 
 
-def thumbnail(tile: np.ndarray, low: float, high: float) -> Image.Image:
-    """(H, W, 3) in 0..1 units -> a picture of SIDE pixels on its longer side."""
-    picture = Image.fromarray((255 * np.clip((tile - low) / (high - low), 0, 1)).round().astype(np.uint8))
-    scale = SIDE / max(picture.size)
-    size = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
-    return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+def thumbnail(image: Image.Image) -> Image.Image:
+    """The image with SIDE pixels on its longer side."""
+    scale = SIDE / max(image.size)
+    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
 
 
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib."""
-    return ImageFont.truetype(
-        str(Path(get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size
-    )
+    folder = Path(get_data_path(), "fonts", "ttf")
+    return ImageFont.truetype(str(folder / f"DejaVuSans{'-Bold' if bold else ''}.ttf"), size)
+
+
+def printable(text: str) -> str:
+    """The text with question marks for what is no Unicode: names of files may hold any bytes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def fitted(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     """The text, without its beginning where it is too wide: names of files differ in their ends."""
-    text = text.encode("utf-8", "replace").decode()
+    text = printable(text)
     if face.getlength(text) <= width:
         return text
     while text and face.getlength("…" + text) > width:

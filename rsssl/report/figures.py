@@ -16,25 +16,21 @@ import numpy as np
 
 from rsssl.errors import UserError
 from rsssl.report.results import Result, Row, ts_order
-from rsssl.report.tables import METRIC_NAMES, NONE, Table, constants, labels, mean_std
+from rsssl.report.tables import METRIC_NAMES, Table, constants, labels, mean_std
 
 # Okabe and Ito's colours that red-green colour-blind readers tell apart, without yellow (too pale on white) and black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREYS = (("#6b6b6b", (0, (5, 2))), ("#949494", (0, (2, 2))), ("#a8a8a8", (0, (6, 2, 1, 2))), ("#7d7d7d", (0, (1, 1))))
+METHOD = {"markersize": 6, "zorder": 3, "linewidth": 2, "markeredgecolor": "white", "markeredgewidth": 0.8}
+BASELINE = {"marker": ".", "zorder": 2, "linewidth": 1.4}
+ERROR_BAR = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
+POINTER = {"arrowstyle": "-", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 BLUES = ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
 INK, FAINT = "#262626", "#e6e6e6"
-SMALL: dict[str, Any] = {"fontsize": 8.5, "color": "#6b6b6b"}
 CELL_NUMBERS = 15  # classes up to which the cells of a confusion matrix hold numbers
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "text.parse_math": False,
-    "axes.edgecolor": "#8c8c8c",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+STYLE: dict[Any, Any] = {"font.size": 10, "text.parse_math": False, "axes.edgecolor": "#8c8c8c"}
+STYLE |= {f"{name}color": INK for name in ("text.", "axes.label", "axes.title", "xtick.", "ytick.")}
 
 
 @contextmanager
@@ -45,8 +41,8 @@ def canvas(width: float, height: float) -> Iterator[tuple[Any, io.BytesIO]]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        message = f"the figures need matplotlib ({error}): type pip install matplotlib or --no-figures"
-        raise UserError(message) from error
+        command = "pip install matplotlib or --no-figures"
+        raise UserError(f"the figures need matplotlib ({error}): type {command}") from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -70,82 +66,61 @@ def label_efficiency(table: Table) -> bytes:
     unit = " x 100" if table.metric == "kappa" else " (%)"
     with canvas(6.8 * across, max(4.0, 0.4 * tallest) * down) as (figure, png):
         panels = figure.subplots(down, across, squeeze=False).flat
-        for panel in list(panels)[len(by_dataset) :]:
+        for panel in panels[len(by_dataset) :]:
             panel.set_axis_off()
-        for panel, (dataset, rows) in zip(figure.axes, by_dataset.items(), strict=False):
+        for panel, (dataset, rows) in zip(panels, by_dataset.items(), strict=False):
             draw_panel(panel, table, {row: names[row] for row in rows}, coloured)
-            panel.set_title(dataset, loc="left", fontsize=11, fontweight="bold", color=INK)
+            panel.set_title(dataset, loc="left", fontsize=11, fontweight="bold")
             panel.set_ylabel(METRIC_NAMES[table.metric].split(" (")[0] + unit)
         if len({r.seed for r in table.results}) > 1:
-            figure.supxlabel("Bars: one sample standard deviation over seeds, up and down.", x=0.01, ha="left", **SMALL)
+            text = "Bars: one sample standard deviation over seeds, up and down."
+            figure.supxlabel(text, x=0.01, ha="left", fontsize=8.5, color="#6b6b6b")
     return png.getvalue()
 
 
 def points(table: Table, row: Row) -> list[tuple[float, float, float]]:
     """(labels per class, mean, std) of a row in percent, by increasing labels; std 0 for one seed."""
-    seen: dict[str, list[Result]] = defaultdict(list)
-    for r in table.results:
-        if r.row == row and not math.isnan(r.scores[table.metric]):
-            seen[str(r.ts)].append(r)
-    found = []
-    for group in seen.values():
-        mean, std = mean_std([r.scores[table.metric] for r in group])
-        found.append((mean_std([r.labels_per_class for r in group])[0], 100 * mean, 100 * (std or 0.0)))
-    return sorted(found)
+    line = []
+    for (other, _), cell in table.cells.items():
+        seeds = [r for r in cell.results if other == row and not math.isnan(r.scores[table.metric])]
+        if seeds:
+            mean, std = mean_std([r.scores[table.metric] for r in seeds])
+            line.append((mean_std([r.labels_per_class for r in seeds])[0], 100 * mean, 100 * (std or 0.0)))
+    return sorted(line)
 
 
 def draw_panel(panel: Any, table: Table, names: dict[Row, str], coloured: Sequence[str]) -> None:
     """Lines, error bars and the name of each line at its right end. `coloured` orders the methods' colours."""
-    rows = list(names)
+    lines = {row: points(table, row) for row in names}
+    baselines = [row for row, line in lines.items() if line and row.baseline]
     ends: list[tuple[float, str, str]] = []
-    greys = 0
-    used = sorted({x for row in rows for x, _, _ in points(table, row)})
-    for i, row in enumerate(rows):
-        line = points(table, row)
+    for i, (row, line) in enumerate(lines.items()):
         if not line:
             continue
-        shift = 1.012 ** (i - (len(rows) - 1) / 2)  # error bars beside each other
+        shift = 1.012 ** (i - (len(names) - 1) / 2)  # error bars beside each other
         x, y, std = zip(*line, strict=True)
         if row.baseline:
-            colour, dashes = GREYS[greys % len(GREYS)]
-            greys += 1
-            style: dict[str, Any] = {"linestyle": dashes, "linewidth": 1.4, "marker": ".", "zorder": 2}
+            colour, dashes = GREYS[baselines.index(row) % len(GREYS)]
+            style = BASELINE | {"linestyle": dashes}
         else:
             number = coloured.index(names[row])
             colour = PALETTE[number % len(PALETTE)]
-            style = {
-                "marker": MARKERS[number % len(MARKERS)],
-                "markersize": 6,
-                "zorder": 3,
-                "linewidth": 2,
-                "markeredgecolor": "white",
-                "markeredgewidth": 0.8,
-            }
-        bars = None if not any(std) else std
-        style |= {"color": colour, "capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
-        panel.errorbar([v * shift for v in x], y, yerr=bars, **style)
+            style = METHOD | {"marker": MARKERS[number % len(MARKERS)]}
+        bars = std if any(std) else None
+        panel.errorbar([v * shift for v in x], y, yerr=bars, color=colour, **style, **ERROR_BAR)
         ends.append((y[-1], names[row], "#5e5e5e" if row.baseline else colour))
-    log_axis(panel, used, {r.labels_per_class for r in table.results if r.ts == "all" and r.row in rows})
+    used = sorted({x for line in lines.values() for x, _, _ in line})
+    log_axis(panel, used, {r.labels_per_class for r in table.results if r.ts == "all" and r.row in names})
     panel.set_xlabel("Labelled images per class")
     panel.grid(axis="y", color=FAINT, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(length=3)
     low, high = panel.get_ylim()
-    places = spread([end for end, _, _ in ends], (high - low) / 18)
-    for (end, name, colour), at in zip(ends, places, strict=True):
-        pointer = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
-        panel.annotate(
-            name,
-            xy=(1, end),
-            xytext=(1.04, at),
-            xycoords=("axes fraction", "data"),
-            textcoords=("axes fraction", "data"),
-            va="center",
-            fontsize=9.5,
-            color=colour,
-            arrowprops=pointer if abs(at - end) > (high - low) / 60 else None,
-        )
+    name_style = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9.5}
+    for (end, name, colour), at in zip(ends, spread([end for end, _, _ in ends], (high - low) / 18), strict=True):
+        pointer = POINTER | {"color": colour} if abs(at - end) > (high - low) / 60 else None
+        panel.annotate(name, (1, end), (1.04, at), color=colour, arrowprops=pointer, **name_style)
 
 
 def log_axis(panel: Any, used: Sequence[float], whole: set[float]) -> None:
@@ -165,59 +140,50 @@ def log_axis(panel: Any, used: Sequence[float], whole: set[float]) -> None:
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Positions as near to the wanted ones as can be, at least `gap` apart (pools that overlap share their centre)."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    pools: list[list[int]] = []
-    centre: list[float] = []
-    for i in order:
-        pools.append([i])
-        centre.append(wanted[i])
-        while len(pools) > 1 and centre[-1] - centre[-2] < gap * (len(pools[-1]) + len(pools[-2])) / 2:
-            pools[-2:] = [pools[-2] + pools[-1]]
-            centre[-2:] = [sum(wanted[j] for j in pools[-1]) / len(pools[-1])]
-    placed = [0.0] * len(wanted)
-    for pool, middle in zip(pools, centre, strict=True):
-        for k, i in enumerate(pool):
-            placed[i] = middle + gap * (k - (len(pool) - 1) / 2)
-    return placed
+    """Positions as near to the wanted ones as can be, at least `gap` apart, in the same order.
+
+    With k gaps taken off the k-th, the positions need only not to decrease: neighbours that would share their mean
+    (isotonic regression by pooling adjacent violators).
+    """
+    order = np.argsort(wanted, kind="stable")
+    pools: list[np.ndarray] = []
+    for k, i in enumerate(order):
+        pools.append(np.array([wanted[i] - gap * k]))
+        while len(pools) > 1 and pools[-1].mean() < pools[-2].mean():
+            pools[-2:] = [np.concatenate(pools[-2:])]
+    placed = np.zeros(len(wanted))
+    placed[order] = [pool.mean() for pool in pools for _ in pool] + gap * np.arange(len(wanted))
+    return placed.tolist()
 
 
 def panel_names(rows: Sequence[Row]) -> dict[Row, str]:
     """The label of each line: its method, and the fields that are not the same for the whole panel."""
-    fixed, method = constants(rows), labels(rows)
+    same, method = constants(rows), labels(rows)
+    differ = [field for field in ("backbone", "evaluate", "protocol") if field not in same]
     names = {}
     for row in rows:
-        parts = [getattr(row, f) or NONE for f in ("backbone", "evaluate", "protocol") if f not in fixed]
-        parts = [p for p in parts if p != NONE] + (["TTA"] if row.tta and "tta" not in fixed else [])
-        names[row] = ", ".join([method[row], *parts])
+        parts = [getattr(row, field) for field in differ] + ["TTA" if row.tta and "tta" not in same else ""]
+        names[row] = ", ".join([method[row], *filter(None, parts)])
     return names
 
 
 def best_at_largest(table: Table, dataset: str) -> list[Result]:
     """The results (one per seed) of the dataset's best method row at its largest train scale, baselines apart."""
-    mine = [r for r in table.results if r.row.dataset == dataset and not r.row.baseline]
-    if not mine:
+    results = [r for r in table.results if r.row.dataset == dataset and not r.row.baseline]
+    if not results:
         return []
-    largest = max(mine, key=lambda r: (r.labels_per_class, ts_order(str(r.ts))))
-    at = [r for r in mine if str(r.ts) == str(largest.ts)]
-
-    def mean(row: Row) -> float:
-        value = table.cells[row, str(largest.ts)].mean
-        return -math.inf if math.isnan(value) else value
-
-    best = max(sorted({r.row for r in at}), key=mean)
-    of_best = [r for r in at if r.row == best]
-    newest = max(of_best, key=lambda r: r.finished)
-    return [r for r in of_best if r.classes == newest.classes]
+    ts = max(results, key=lambda r: (r.labels_per_class, ts_order(r.ts))).ts
+    cells = [table.cells[row, ts] for row in sorted({r.row for r in results if r.ts == ts})]
+    best = max(cells, key=lambda cell: -math.inf if math.isnan(cell.mean) else cell.mean)
+    newest = max(best.results, key=lambda r: r.finished)
+    return [r for r in best.results if r.classes == newest.classes]
 
 
 def mean_confusion(results: Sequence[Result]) -> np.ndarray:
     """Percent (n, n): each row divided by its number of test images, then the mean over results; nan without images."""
     counts = np.asarray([r.confusion for r in results], dtype=np.float64)  # (seeds, n, n)
-    totals = counts.sum(2, keepdims=True)
-    shares = np.divide(100 * counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    seen = (totals > 0).sum(0)
-    return np.divide(np.nansum(shares, 0), seen, out=np.full(counts.shape[1:], np.nan), where=seen > 0)
+    totals = np.ma.masked_equal(counts.sum(2, keepdims=True), 0)
+    return (100 * counts / totals).mean(0).filled(np.nan)
 
 
 def confusion(results: Sequence[Result], title: str) -> bytes:
@@ -249,21 +215,11 @@ def confusion(results: Sequence[Result], title: str) -> bytes:
         panel.spines[:].set_color(FAINT)
         panel.set_xlabel("Predicted class")
         panel.set_ylabel("True class")
-        panel.set_title(title, loc="left", fontsize=10.5, color=INK, pad=10)
-        for i, j in np.ndindex(n, n) if n <= CELL_NUMBERS else ():
-            value = share[i, j]
-            if value >= 0.5:
-                shade = "white" if value > 35 else INK
-                panel.text(
-                    j,
-                    i,
-                    f"{math.floor(value + 0.5)}",
-                    ha="center",
-                    va="center",
-                    fontsize=8.5,
-                    color=shade,
-                    fontweight="bold" if i == j else "normal",
-                )
+        panel.set_title(title, loc="left", fontsize=10.5, pad=10)
+        for i, j in np.argwhere(share >= 0.5) if n <= CELL_NUMBERS else ():
+            shade = "white" if share[i, j] > 35 else INK
+            number = panel.text(j, i, f"{math.floor(share[i, j] + 0.5)}", color=shade, fontsize=8.5)
+            number.set(ha="center", va="center", fontweight="bold" if i == j else "normal")
         bar = figure.colorbar(image, ax=panel, shrink=0.7, aspect=28, pad=0.02, ticks=[0, 5, 20, 50, 100])
         bar.set_label("Share of the true class (%)", fontsize=9)
         bar.ax.tick_params(labelsize=8, length=2)

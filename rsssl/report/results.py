@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -12,22 +13,9 @@ from typing import Any, NamedTuple
 
 METRICS = ("oa", "aa", "kappa")
 BASELINES = {"random_init": "random init", "image_statistics": "image statistics"}
-REQUIRED = (
-    "dataset",
-    "ssl",
-    "backbone",
-    "evaluate",
-    "ts",
-    "seed",
-    "protocol",
-    "n_classes",
-    "n_train",
-    "n_test",
-    "split_hash",
-    *METRICS,
-    "per_class",
-    "confusion",
-)
+WHOLE_NUMBERS = ("seed", "n_train", "n_test", "n_classes")
+SETTINGS = ("dataset", "ssl", "backbone", "evaluate", "ts", "seed", "protocol")
+REQUIRED = (*SETTINGS, "n_classes", "n_train", "n_test", "split_hash", *METRICS, "per_class", "confusion")
 
 
 class Row(NamedTuple):
@@ -51,7 +39,8 @@ class Result:
     """The scores of one row at one train scale and one seed; fractions in 0..1 (kappa -1..1, or nan)."""
 
     row: Row
-    ts: int | float | str
+    ts: str
+    labels_per_class: float  # also where `ts` is a fraction or "all": then the mean over the classes
     seed: int
     scores: dict[str, float]
     classes: tuple[str, ...]
@@ -64,11 +53,6 @@ class Result:
     pretrain_seconds: float | None
     path: Path
 
-    @property
-    def labels_per_class(self) -> float:
-        """Labelled images per class, also where `ts` is a fraction or "all" (then the mean over the classes)."""
-        return self.ts if isinstance(self.ts, int) else self.n_train / len(self.classes)
-
 
 def ts_order(ts: str) -> tuple[int, float]:
     """Sort key of a train scale written as text: labels per class, then fractions, then "all"."""
@@ -77,23 +61,22 @@ def ts_order(ts: str) -> tuple[int, float]:
 
 def find(folders: Iterable[Path]) -> tuple[list[Path], list[str]]:
     """results.json files under the folders, each once, and warnings: folders not readable, runs without results."""
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}  # by the place that links lead to
     unfinished: dict[Path, Path] = {}
-    warnings: list[str] = []
+    unreadable: list[OSError] = []
     for folder in folders:
-        refused: list[OSError] = []
-        for where, subfolders, files in os.walk(folder, onerror=refused.append):
+        for place, subfolders, names in os.walk(folder, onerror=unreadable.append):
             subfolders.sort()
-            here = Path(where)
-            if "results.json" in files:
-                found.setdefault((here / "results.json").resolve(), here / "results.json")
+            here = Path(place)
+            if "results.json" in names:
+                files.setdefault((here / "results.json").resolve(), here / "results.json")
             elif ".hydra" in subfolders:
                 unfinished.setdefault(here.resolve(), here)
-        warnings += [f"{error.filename} cannot be read ({error.strerror}); skipped" for error in refused]
+    warnings = [f"{error.filename} cannot be read ({error.strerror}); skipped" for error in unreadable]
     if unfinished:
         some = ", ".join(map(str, list(unfinished.values())[:5])) + (", ..." if len(unfinished) > 5 else "")
         warnings.append(f"runs without results.json (unfinished, failed, or another task): {len(unfinished)}, {some}")
-    return list(found.values()), warnings
+    return list(files.values()), warnings
 
 
 def read(path: Path) -> tuple[list[Result], list[str]]:
@@ -113,59 +96,62 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
         raise ValueError("holds no JSON object")
     if "oa" not in content and content.get("task") in ("pack", "pretrain"):
         raise ValueError(f"is of task={content['task']}, which has no scores")
-    missing = [key for key in REQUIRED if key not in content]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
-    own = result(content, path, modified)
-    results, warnings = [own], []
+    need(content, REQUIRED)
+    results, warnings = [result(content, path, modified)], []
     for key, entry in (content.get("baselines") or {}).items():
         if entry is None:
             continue
         try:
-            results.append(baseline(own, key, entry))
+            results.append(baseline(results[0], key, entry))
         except ValueError as error:
             warnings.append(f"{path}: the baseline {key} {error}; left out")
     return results, warnings
 
 
+def need(entry: dict[str, Any], keys: Iterable[str]) -> None:
+    missing = [key for key in keys if key not in entry]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}")
+
+
 def result(content: dict[str, Any], path: Path, modified: float) -> Result:
     """Checks one file's content and gives it types. Raises ValueError as `read` does."""
     ts, pretrain = content["ts"], content.get("pretrain") or {}
-    whole = isinstance(ts, int) and not isinstance(ts, bool) and ts >= 1
+    whole = type(ts) is int and ts >= 1  # not True
     if not (whole or ts == "all" or (isinstance(ts, float) and 0 < ts <= 1)):
         raise ValueError(f"has ts={ts!r}, which is no train scale (5, 0.1 or all)")
-    for key in ("seed", "n_train", "n_test", "n_classes"):
-        if not isinstance(content[key], int) or isinstance(content[key], bool):
+    for key in WHOLE_NUMBERS:
+        if type(content[key]) is not int:
             raise ValueError(f"has {key}={content[key]!r}, not a whole number")
     if not isinstance(pretrain, dict):
         raise ValueError(f"has pretrain={pretrain!r}, not an object or null")
-    source = pretrain.get("dataset") or ""
+    source, seconds = pretrain.get("dataset") or "", pretrain.get("seconds")
+    texts: dict[str, Any] = {key: str(content[key]) for key in ("dataset", "protocol", "evaluate", "backbone")}
     row = Row(
-        dataset=str(content["dataset"]),
-        protocol=str(content["protocol"]),
-        evaluate=str(content["evaluate"]),
+        **texts,
         tta=bool(content.get("tta", False)),
         baseline=False,
-        backbone=str(content["backbone"]),
         method=str(content["ssl"] or "none"),
         pretrain_dataset="+".join(map(str, source)) if isinstance(source, list) else str(source),
         pretrain_images=int(pretrain.get("images") or 0),
         pretrain_epochs=int(pretrain.get("epochs") or 0),
         artifact=str(pretrain.get("artifact") or ""),
     )
-    classes, confusion = matrix(content, None)
+    if not isinstance(content["per_class"], dict) or not content["per_class"]:
+        raise ValueError("has a per_class that is not {class: recall}")
+    classes = tuple(map(str, content["per_class"]))
+    confusion = checked_confusion(content, len(classes))
     if len(classes) != content["n_classes"]:
         raise ValueError(f"has n_classes={content['n_classes']} and {len(classes)} classes in per_class")
-    seconds = pretrain.get("seconds")
+    numbers = {key: content[key] for key in ("seed", "n_train", "n_test")}
     return Result(
+        **numbers,
         row=row,
-        ts=ts,
-        seed=content["seed"],
+        ts=str(ts),
+        labels_per_class=ts if whole else content["n_train"] / len(classes),
         scores=checked_scores(content),
         classes=classes,
         confusion=confusion,
-        n_train=content["n_train"],
-        n_test=content["n_test"],
         split_hash=str(content["split_hash"]),
         config_hash=str(content.get("config_hash", "")),
         finished=float(content.get("finished") or modified),
@@ -174,32 +160,25 @@ def result(content: dict[str, Any], path: Path, modified: float) -> Result:
     )
 
 
-def baseline(own: Result, key: str, entry: Any) -> Result:
+def baseline(run: Result, key: str, entry: Any) -> Result:
     """The result of a baseline that a run measured beside itself: same labels, same test images."""
-    missing = [k for k in METRICS if k not in entry] if isinstance(entry, dict) else ["all scores"]
-    if missing:
-        raise ValueError(f"lacks {', '.join(missing)}")
+    if not isinstance(entry, dict):
+        raise ValueError("lacks all scores")
+    need(entry, METRICS)
     # Beside a network trained whole the baselines are still judged by a linear probe on frozen features.
-    judged = "linear" if own.row.evaluate in ("finetune", "scratch") else own.row.evaluate
+    probe = "linear" if run.row.evaluate in ("finetune", "scratch") else run.row.evaluate
     row = Row(
-        own.row.dataset,
-        own.row.protocol,
-        str(entry.get("evaluate", judged)),
-        own.row.tta,
+        *run.row[:2],  # dataset, protocol
+        evaluate=str(entry.get("evaluate", probe)),
+        tta=run.row.tta,
         baseline=True,
-        backbone="" if key == "image_statistics" else own.row.backbone,
+        backbone="" if key == "image_statistics" else run.row.backbone,
         method=BASELINES.get(key, key.replace("_", " ")),
     )
-    confusion = matrix(entry, own.classes)[1] if "confusion" in entry else []
-    # The run's settings are not the baseline's: without the hash, two runs' equal baselines are not told apart.
-    changes = {
-        "row": row,
-        "scores": checked_scores(entry),
-        "confusion": confusion,
-        "config_hash": "",
-        "pretrain_seconds": None,
-    }
-    return Result(**{**vars(own), **changes})
+    confusion = checked_confusion(entry, len(run.classes)) if "confusion" in entry else []
+    result = dataclasses.replace(run, row=row, scores=checked_scores(entry), confusion=confusion)
+    # The run's settings are not the baseline's: with their hash, equal baselines of two runs would count as different.
+    return dataclasses.replace(result, config_hash="", pretrain_seconds=None)
 
 
 def checked_scores(entry: dict[str, Any]) -> dict[str, float]:
@@ -217,14 +196,10 @@ def checked_scores(entry: dict[str, Any]) -> dict[str, float]:
     return scores
 
 
-def matrix(entry: dict[str, Any], classes: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[list[int]]]:
-    """Class names (keys of per_class, in order) and the square confusion matrix that goes with them."""
-    if classes is None:
-        if not isinstance(entry["per_class"], dict) or not entry["per_class"]:
-            raise ValueError("has a per_class that is not {class: recall}")
-        classes = tuple(map(str, entry["per_class"]))
-    rows, n = entry["confusion"], len(classes)
+def checked_confusion(entry: dict[str, Any], n: int) -> list[list[int]]:
+    """The confusion matrix, if it is n lists of n counts."""
+    rows = entry["confusion"]
     square = isinstance(rows, list) and len(rows) == n and all(isinstance(r, list) and len(r) == n for r in rows)
     if not square or not all(isinstance(count, int | float) and count >= 0 for r in rows for count in r):
         raise ValueError(f"has a confusion that is not {n} x {n} counts")
-    return classes, rows
+    return rows

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rsssl.report.results import METRICS, Result, Row, ts_order
 
@@ -18,14 +20,7 @@ PROTOCOLS = {
     "validation": "Protocol validation: for tuning, measured on a part of the pool; the test set was not used.",
     "paper": "Protocol paper: the epoch was chosen on test images, so these figures are optimistic.",
 }
-HEADINGS = {
-    "dataset": "Dataset",
-    "method": "Method",
-    "backbone": "Backbone",
-    "evaluate": "Evaluate",
-    "protocol": "Protocol",
-    "tta": "TTA",
-}
+FIELDS = ("dataset", "method", "backbone", "evaluate", "protocol", "tta")  # columns of words, where they differ
 NONE = "—"
 
 
@@ -33,62 +28,69 @@ NONE = "—"
 class Cell:
     """One row at one train scale: mean and sample standard deviation over the seeds, as fractions."""
 
+    results: list[Result]  # one per seed
     mean: float
     std: float | None  # None for a single seed
-    n: int
     best: bool = False
 
     def __str__(self) -> str:
-        mean = NONE if math.isnan(self.mean) else f"{100 * self.mean:.1f}"
-        std = NONE if self.std is None or math.isnan(self.std) else f"{100 * self.std:.1f}"
-        return f"{mean} ± {std} ({self.n})"
+        std = NONE if self.std is None else percent(self.std)
+        return f"{percent(self.mean)} ± {std} ({len(self.results)})"
+
+
+def percent(share: float) -> str:
+    return NONE if math.isnan(share) else f"{100 * share:.1f}"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number > 1 else ''}"
 
 
 @dataclass
 class Table:
-    """`results` hold one Result per (row, ts, seed); `cells` are keyed by (row, ts as text)."""
+    """`results` hold one Result per (row, ts, seed), sorted by these; `cells` are keyed by (row, ts)."""
 
     metric: str
     results: list[Result]
     rows: list[Row]
-    columns: list[str]  # train scales as text, increasing
+    columns: list[str]  # train scales, increasing
     cells: dict[tuple[Row, str], Cell]
     seconds: dict[Row, float]  # of pre-training, where known
-    caption: list[str]  # sentences
     notes: list[str]
 
 
 def build(results: Iterable[Result], metric: str) -> Table:
     """The table of `metric` ("oa", "aa" or "kappa")."""
-    kept, notes = newest(results)
-    values: dict[tuple[Row, str], list[float]] = defaultdict(list)
-    seconds: dict[Row, float] = {}
-    for r in kept:
-        values[r.row, str(r.ts)].append(r.scores[metric])
-        if r.pretrain_seconds:  # the longest: a run that found the artefact finished may have counted only the look-up
-            seconds[r.row] = max(seconds.get(r.row, 0.0), r.pretrain_seconds)
-    cells = {key: Cell(*mean_std(v), len(v)) for key, v in values.items()}
+    results, notes = newest(results)
+    cells = {}
+    for key, group in itertools.groupby(results, key=lambda r: (r.row, r.ts)):
+        seeds = list(group)
+        cells[key] = Cell(seeds, *mean_std([r.scores[metric] for r in seeds]))
     mark_best(cells)
-    rows = sorted({r.row for r in kept})
-    columns = sorted({str(r.ts) for r in kept}, key=ts_order)
-    return Table(metric, kept, rows, columns, cells, seconds, caption(kept, metric), notes + comparability(kept))
+    columns = sorted({r.ts for r in results}, key=ts_order)
+    # The longest time: a run that found the pre-training finished may have counted only the look-up.
+    times = [(r.pretrain_seconds, r.row) for r in results if r.pretrain_seconds]
+    seconds = {row: time for time, row in sorted(times)}
+    return Table(
+        metric, results, sorted({r.row for r in results}), columns, cells, seconds, notes + comparability(cells)
+    )
 
 
 def newest(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
     """Of several results for one (row, ts, seed) the one that finished last, and notes that say so."""
-    kept: dict[tuple[Row, str, int], Result] = {}
+    chosen: dict[tuple[Row, str, int], Result] = {}
     repeated: dict[str, int] = defaultdict(int)
     for r in sorted(results, key=lambda r: (r.finished, str(r.path))):
-        old = kept.get((r.row, str(r.ts), r.seed))
+        old = chosen.get((r.row, r.ts, r.seed))
         # Every run measures the baselines anew: that they agree is no news.
         if old and not (r.row.baseline and all(f"{r.scores[m]:.5f}" == f"{old.scores[m]:.5f}" for m in METRICS)):
             settings = "" if old.config_hash == r.config_hash else ", with other settings (config_hash)"
             repeated[f"{r.row.method} on {r.row.dataset} ({r.row.evaluate}){settings}"] += 1
-        kept[r.row, str(r.ts), r.seed] = r
-    order = sorted(kept.values(), key=lambda r: (r.row, ts_order(str(r.ts)), r.seed))
+        chosen[r.row, r.ts, r.seed] = r
+    order = sorted(chosen.values(), key=lambda r: (r.row, ts_order(r.ts), r.seed))
     return order, [
-        f"{what}: {times} result{'s' if times > 1 else ''} repeated for the same ts and seed; the newest counts."
-        for what, times in sorted(repeated.items())
+        f"{results_of}: {plural(times, 'result')} repeated for the same ts and seed; the newest counts."
+        for results_of, times in sorted(repeated.items())
     ]
 
 
@@ -111,103 +113,98 @@ def mark_best(cells: dict[tuple[Row, str], Cell]) -> None:
             cell.best = round(100 * cell.mean, 1) == top
 
 
-def caption(results: Sequence[Result], metric: str) -> list[str]:
-    """Sentences: what the numbers are, over how many seeds, what the test set was used for, how large it was."""
-    rows = {r.row for r in results}
-    seeds: dict[tuple[Row, str], int] = defaultdict(int)
+def caption(table: Table) -> str:
+    """What the numbers are, over how many seeds, what the test set was used for, how large it was."""
     sizes: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    for r in results:
-        seeds[r.row, str(r.ts)] += 1
+    for r in table.results:
         sizes[r.row.dataset].add((len(r.classes), r.n_test))
-    low, high = min(seeds.values()), max(seeds.values())
-    count = f"{low} seed{'s' if low > 1 else ''}" if low == high else f"{low} to {high} seeds"
-    unit = "times 100" if metric == "kappa" else "in percent"
+    seeds = [len(cell.results) for cell in table.cells.values()]
+    count = plural(seeds[0], "seed") if len(set(seeds)) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
+    unit = "times 100" if table.metric == "kappa" else "in percent"
     sentences = [
-        f"{METRIC_NAMES[metric]} {unit}: mean ± sample standard deviation over {count} (their number in brackets).",
+        f"{METRIC_NAMES[table.metric]} {unit}: mean ± sample standard deviation over {count} (their number in "
+        f"brackets).",
         "ts is the number of labelled images per class, a fraction of the pool, or all of it.",
     ]
-    fixed = [f"{name} {next(iter(v))}" for name, v in constants(rows).items() if name != "tta"]
-    if constants(rows).get("tta") == {True}:
-        fixed.append("test-time augmentation")
-    if fixed:
-        sentences.append(f"All rows: {', '.join(fixed)}.")
-    sentences += [PROTOCOLS.get(p, f"Protocol {p}.") for p in sorted({row.protocol for row in rows})]
-    for dataset, found in sorted(sizes.items()):
-        each = " or ".join(f"{c} classes, {n:,} test images" for c, n in sorted(found))
+    same = constants(table.rows)
+    settings = [f"{name} {value}" for name, value in same.items() if name != "tta"]
+    settings += ["test-time augmentation"] if same.get("tta") else []
+    if settings:
+        sentences.append(f"All rows: {', '.join(settings)}.")
+    sentences += [PROTOCOLS.get(p, f"Protocol {p}.") for p in sorted({row.protocol for row in table.rows})]
+    for dataset, different in sorted(sizes.items()):
+        each = " or ".join(f"{c} classes, {n:,} test images" for c, n in sorted(different))
         sentences.append(f"{dataset}: {each}.")
-    return sentences
+    return " ".join(sentences)
 
 
-def comparability(results: Sequence[Result]) -> list[str]:
+def comparability(cells: dict[tuple[Row, str], Cell]) -> list[str]:
     """Warnings: different test sets within a dataset, different seeds within a column."""
     splits: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    seeds: dict[tuple[str, str], dict[Row, set[int]]] = defaultdict(lambda: defaultdict(set))
-    for r in results:
-        splits[r.row.dataset][r.split_hash].add(r.row.method)
-        seeds[r.row.dataset, str(r.ts)][r.row].add(r.seed)
+    columns: dict[tuple, set[frozenset[int]]] = defaultdict(set)
+    for (row, ts), cell in cells.items():
+        columns[row.dataset, ts_order(ts), ts].add(frozenset(r.seed for r in cell.results))
+        for r in cell.results:
+            splits[row.dataset][r.split_hash].add(row.method)
     notes = []
     for dataset, hashes in sorted(splits.items()):
         if len(hashes) > 1:
             each = "; ".join(f"{h[:8]}: {', '.join(sorted(m))}" for h, m in sorted(hashes.items()))
             notes.append(f"Warning: {dataset} was split in different ways (split_hash {each}): not comparable.")
-    for (dataset, ts), rows in sorted(seeds.items(), key=lambda item: (item[0][0], ts_order(item[0][1]))):
-        if len({frozenset(s) for s in rows.values()}) > 1:
+    for (dataset, _, ts), seeds in sorted(columns.items()):
+        if len(seeds) > 1:
             notes.append(f"{dataset}, ts={ts}: the rows have different seeds, hence different labelled images.")
     return notes
 
 
-def constants(rows: Iterable[Row]) -> dict[str, set]:
+def constants(rows: Iterable[Row]) -> dict[str, str | bool]:
     """Fields of one value over all rows: they stand in the caption, not in a column."""
     rows = list(rows)
-    values = {name: {getattr(row, name) for row in rows} - {""} for name in HEADINGS if name != "method"}
-    return {name: v for name, v in values.items() if len(v) == 1}
+    values = {name: {getattr(row, name) for row in rows} - {""} for name in FIELDS if name != "method"}
+    return {name: v.pop() for name, v in values.items() if len(v) == 1}
 
 
 def labels(rows: Iterable[Row]) -> dict[Row, str]:
     """Each row's method, with the pre-training's data, images, epochs or hash where rows would else be equal."""
-    groups: dict[tuple, list[Row]] = defaultdict(list)
+    rows, names = list(rows), {}
     for row in rows:
-        groups[row[:7]].append(row)
-    found = {}
-    for group in groups.values():
-        for row in group:
-            parts = [
-                text
-                for name, text in (
-                    ("pretrain_dataset", f"on {row.pretrain_dataset or 'unknown data'}"),
-                    ("pretrain_images", f"{row.pretrain_images:,} images" if row.pretrain_images else "images unknown"),
-                    ("pretrain_epochs", f"{row.pretrain_epochs} epochs" if row.pretrain_epochs else "epochs unknown"),
-                )
-                if len({getattr(other, name) for other in group}) > 1
-            ]
-            if any(other != row and other[7:10] == row[7:10] for other in group):
-                parts.append(row.artifact[:8] or "no artifact")
-            found[row] = row.method + (f" ({', '.join(parts)})" if parts else "")
-    return found
+        group = [other for other in rows if other[:7] == row[:7]]
+        texts = {
+            "pretrain_dataset": f"on {row.pretrain_dataset or 'unknown data'}",
+            "pretrain_images": f"{row.pretrain_images:,} images" if row.pretrain_images else "images unknown",
+            "pretrain_epochs": f"{row.pretrain_epochs} epochs" if row.pretrain_epochs else "epochs unknown",
+        }
+        parts = [text for name, text in texts.items() if len({getattr(other, name) for other in group}) > 1]
+        if any(other != row and other[7:10] == row[7:10] for other in group):
+            parts.append(row.artifact[:8] or "no artifact")
+        names[row] = row.method + (f" ({', '.join(parts)})" if parts else "")
+    return names
 
 
-def grid(table: Table) -> tuple[list[str], list[tuple[Row, list[str]]]]:
-    """The table as text: headings, then per row its fields, cells and pre-training time."""
-    fixed, names = constants(table.rows), labels(table.rows)
-    fields = [name for name in HEADINGS if name not in fixed]
-    headings = [HEADINGS[name] for name in fields] + [f"ts={ts}" for ts in table.columns]
-    if table.seconds:
-        headings.append("Pre-training")
+class Line(NamedTuple):
+    """A row as it is printed: for each column a text, and whether it is the best of its column."""
+
+    row: Row
+    cells: list[tuple[str, bool]]
+
+
+def grid(table: Table) -> tuple[list[str], int, list[Line]]:
+    """The table as text: its headings; how many columns of words come before those of numbers; a line for each row."""
+    same, names = constants(table.rows), labels(table.rows)
+    fields = [name for name in FIELDS if name not in same]
+    headings = ["TTA" if name == "tta" else name.capitalize() for name in fields]
+    headings += [f"ts={ts}" for ts in table.columns] + (["Pre-training"] if table.seconds else [])
     lines = []
     for row in table.rows:
-        words = {"method": names[row], "backbone": row.backbone or NONE, "tta": "yes" if row.tta else "no"}
-        shown = row._asdict() | words
-        line = [str(shown[name]) for name in fields]
-        line += [str(table.cells.get((row, ts), "")) for ts in table.columns]
+        words = row._asdict() | {"method": names[row], "backbone": row.backbone or NONE}
+        words["tta"] = "yes" if row.tta else "no"
+        line = Line(row, [(words[name], False) for name in fields])
+        for cell in (table.cells.get((row, ts)) for ts in table.columns):
+            line.cells.append(("", False) if cell is None else (str(cell), cell.best))
         if table.seconds:
-            line.append(duration(table.seconds.get(row)))
-        lines.append((row, line))
-    return headings, lines
-
-
-def is_best(table: Table, row: Row, heading: str) -> bool:
-    cell = table.cells.get((row, heading.removeprefix("ts=")))
-    return heading.startswith("ts=") and cell is not None and cell.best
+            line.cells.append((duration(table.seconds.get(row)), False))
+        lines.append(line)
+    return headings, len(fields), lines
 
 
 def duration(seconds: float | None) -> str:
@@ -221,70 +218,43 @@ def duration(seconds: float | None) -> str:
 
 def markdown(table: Table, figures: Sequence[str] = ()) -> str:
     """The whole report: table, caption, notes, and the figures by file name."""
-    headings, lines = grid(table)
-
-    def line(texts: Iterable[str]) -> str:
-        return "| " + " | ".join(texts) + " |"
-
-    out = ["# Few-label scene classification", "", line(headings)]
-    out.append(line("---:" if h.startswith("ts=") or h == "Pre-training" else "---" for h in headings))
-    for row, texts in lines:
-        safe = [re.sub(r"([\\|<*`])", r"\\\1", text).replace("\n", " ") for text in texts]
-        out.append(line(f"**{t}**" if is_best(table, row, h) else t for h, t in zip(headings, safe, strict=True)))
-    out += ["", " ".join(table.caption), ""]
-    out += [f"- {note}" for note in table.notes]
-    out += ["", *(f"![{name.removesuffix('.png')}]({name})\n" for name in figures)] if figures else []
+    headings, words, lines = grid(table)
+    rules = ["---"] * words + ["---:"] * (len(headings) - words)
+    rows = [headings, rules]
+    for line in lines:
+        cells = [(re.sub(r"([\\|<*`])", r"\\\1", text).replace("\n", " "), best) for text, best in line.cells]
+        rows.append([f"**{text}**" if best else text for text, best in cells])
+    out = ["# Few-label scene classification", "", *(f"| {' | '.join(row)} |" for row in rows)]
+    out += ["", caption(table), "", *(f"- {note}" for note in table.notes)]
+    out += ["", *(f"![{name.removesuffix('.png')}]({name})\n" for name in figures)]
     return "\n".join(out).rstrip() + "\n"
 
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "[": "{[}",
-    "*": "{*}",
-    "—": "---",
-    "±": r"$\pm$",
-    "\n": " ",
-}
-
-
-def tex_escape(text: str) -> str:
-    """Text as LaTeX prints it, with any font encoding."""
-    return "".join(LATEX.get(c, c) for c in text)
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "[": "{[}", "*": "{*}"}
+    | {"—": "---", "±": r"$\pm$", "\n": " "}
+)
 
 
 def latex(table: Table) -> str:
     r"""A table environment for \input; the document needs the package booktabs."""
-    headings, lines = grid(table)
-    right = [h.startswith("ts=") or h == "Pre-training" for h in headings]
+    headings, words, lines = grid(table)
     out = [
         r"% Written by rsssl-report. In the preamble: \usepackage{booktabs}; in the text: \input{report.tex}",
         r"\begin{table}[t]",
         r"\centering",
-        rf"\caption{{{tex_escape(' '.join(table.caption))}}}",
-        rf"\begin{{tabular}}{{@{{}}{''.join('r' if r else 'l' for r in right)}@{{}}}}",
+        rf"\caption{{{caption(table).translate(LATEX)}}}",
+        rf"\begin{{tabular}}{{@{{}}{'l' * words}{'r' * (len(headings) - words)}@{{}}}}",
         r"\toprule",
-        " & ".join(map(tex_escape, headings)) + r" \\",
+        " & ".join(heading.translate(LATEX) for heading in headings) + r" \\",
     ]
-    above: str | None = None
-    for row, texts in lines:
-        out += [r"\midrule"] if row.dataset != above else []
-        above = row.dataset
-        safe = [
-            rf"\textbf{{{tex_escape(t)}}}" if is_best(table, row, h) else tex_escape(t)
-            for h, t in zip(headings, texts, strict=True)
-        ]
-        out.append(" & ".join(safe) + r" \\")
+    for _, group in itertools.groupby(lines, key=lambda line: line.row.dataset):
+        out.append(r"\midrule")
+        for line in group:
+            cells = [(text.translate(LATEX), best) for text, best in line.cells]
+            out.append(" & ".join(rf"\textbf{{{text}}}" if best else text for text, best in cells) + r" \\")
     out += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     out += [f"% {' '.join(note.splitlines())}" for note in table.notes]
     return "\n".join(out) + "\n"
@@ -293,52 +263,24 @@ def latex(table: Table) -> str:
 def long_csv(table: Table) -> str:
     """One line per row x ts x seed x metric; values as in results.json (fractions)."""
     lines = [
-        [
-            *r.row,
-            str(r.ts),
-            f"{r.labels_per_class:g}",
-            r.seed,
-            m,
-            r.scores[m],
-            r.n_train,
-            r.n_test,
-            len(r.classes),
-            r.pretrain_seconds or "",
-            r.split_hash,
-            r.path,
-        ]
+        r.row._asdict()
+        | {"ts": r.ts, "labels_per_class": f"{r.labels_per_class:g}", "seed": r.seed, "metric": m, "value": r.scores[m]}
+        | {"n_train": r.n_train, "n_test": r.n_test, "n_classes": len(r.classes)}
+        | {"pretrain_seconds": r.pretrain_seconds or "", "split_hash": r.split_hash, "file": r.path}
         for r in table.results
         for m in METRICS
     ]
-    return to_csv(
-        [
-            *Row._fields,
-            "ts",
-            "labels_per_class",
-            "seed",
-            "metric",
-            "value",
-            "n_train",
-            "n_test",
-            "n_classes",
-            "pretrain_seconds",
-            "split_hash",
-            "file",
-        ],
-        lines,
-    )
+    return to_csv(list(lines[0]), [list(line.values()) for line in lines])
 
 
 def summary_csv(table: Table) -> str:
     """One line per row x ts x metric: mean, sample standard deviation (empty for one seed), number of seeds."""
-    values: dict[tuple[Row, str, str], list[float]] = defaultdict(list)
-    for r in table.results:
-        for m in METRICS:
-            values[r.row, str(r.ts), m].append(r.scores[m])
     lines: list[list] = []
-    for (row, ts, metric), v in values.items():
-        mean, std = mean_std(v)
-        lines.append([*row, ts, metric, mean, "" if std is None else std, len(v), table.seconds.get(row, "")])
+    for (row, ts), cell in table.cells.items():
+        for metric in METRICS:
+            mean, std = mean_std([r.scores[metric] for r in cell.results])
+            n, seconds = len(cell.results), table.seconds.get(row, "")
+            lines.append([*row, ts, metric, mean, "" if std is None else std, n, seconds])
     return to_csv([*Row._fields, "ts", "metric", "mean", "std", "n", "pretrain_seconds"], lines)
 
 

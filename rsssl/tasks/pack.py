@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-import numpy as np
-from omegaconf import DictConfig
+from dataclasses import dataclass
+from typing import Any
 
-from rsssl.data.prepared import load
-from rsssl.engine.store import Store
-from rsssl.tasks.common import plain
+from rsssl.data.dataset import Dataset
+from rsssl.engine.run import Run
 
 
-def run(cfg: DictConfig) -> None:
-    """Packs the dataset (unless the store has it) and prints its sensor card, classes and skipped files, its pixels checked
-    against their checksum."""
-    data = load(plain(cfg.dataset), Store(cfg.paths.store), cfg.workers)
-    pack, card = data.pack, data.pack.card
-    pack.verify()
-    print(
-        f"\n{card.name}: {len(pack.images)} images of {card.size[0]} x {card.size[1]} pixels, {card.n_bands} bands, {card.dtype}"
-    )
-    print(
-        f"  {len(data.split.pool)} in the pool, {len(data.split.test)} in the test set (split {data.split.hash[:16]})"
-    )
-    print(
-        f"  {'band':<12} {'low':>9} {'high':>9} {'mean':>7} {'std':>7}   (mean and std of the pool in units of 0 to 1)"
-    )
-    for band, low, high, mean, std in zip(card.bands, card.low, card.high, data.mean, data.std, strict=True):
-        print(f"  {band:<12} {low:>9g} {high:>9g} {mean:>7.4f} {std:>7.4f}")
-    for label, name in enumerate(card.classes):
-        print(f"  {name:<24} {int(np.sum(pack.labels == label)):>7} images")
-    for path, reason in pack.skipped.items():
-        print(f"  left out: {path}: {reason}")
+@dataclass
+class PackImages:
+    """Packs a dataset, unless the store has it, and prints its sensor card, classes and the files left out.
+
+    Args:
+        dataset: the images.
+    """
+
+    dataset: Dataset
+
+    def check(self) -> None:
+        """Refuses impossible values, before any data is read."""
+        self.dataset.check()
+
+    def run(self, run: Run) -> dict[str, Any]:
+        """Packs, and checks the pixels against their checksum.
+
+        Returns:
+            {"folder": of the pack, "card": the sensor card, "pool": images in the pool, "test": images in the test
+            set}.
+        """
+        from rsssl.data.prepared import load
+
+        data = load(self.dataset, run.store, run.workers)
+        pack, card = data.pack, data.pack.card
+        pack.verify()
+        height, width = card.size
+        print(
+            f"\n{card.name}: {len(pack)} images of {height} x {width} pixels, {card.n_bands} bands, {card.dtype}\n"
+            f"  {len(data.split.pool)} in the pool, {len(data.split.test)} in the test set (split "
+            f"{data.split.hash[:16]})"
+        )
+        print(f"  {'band':<12} {'low':>9} {'high':>9} {'mean':>7} {'std':>7}   (mean and std of the pool, 0 to 1)")
+        for band, low, high, mean, std in zip(card.bands, card.low, card.high, data.mean, data.std, strict=True):
+            print(f"  {band:<12} {low:>9g} {high:>9g} {mean:>7.4f} {std:>7.4f}")
+        for label, name in enumerate(card.classes):
+            print(f"  {name:<24} {int((pack.labels == label).sum()):>7} images")
+        for path, reason in pack.skipped.items():
+            print(f"  left out: {path}: {reason}")
+        counts = {"pool": len(data.split.pool), "test": len(data.split.test)}
+        return {"folder": str(pack.folder), "card": card.to_dict()} | counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,20 @@ from rsssl.augment import BandGain, Blur, Colour, Grayscale, Policy, RandomAreaC
 from rsssl.augment.colour import hue_rotated
 from rsssl.augment.ops import Operation, Params
 from rsssl.errors import UserError
+from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # standardisation that does nothing
 SIZE = 48
+
+
+def pre(x: Tensor, size: int, mean: Any, std: Any) -> Preprocess:
+    """Bytes are n / 255, floats lie in 0 to 1 already."""
+    n, high = x.shape[1], 255.0 if x.dtype == torch.uint8 else 1.0
+    dtype = "uint8" if x.dtype == torch.uint8 else "float32"
+    bands = tuple(f"b{i}" for i in range(n))
+    card = SensorCard("t", bands, dtype, (0.0,) * n, (high,) * n, None, (0.5,) * n, (0.2,) * n, (), (size, size))
+    return Preprocess(card, size, mean, std)
 
 
 def images(b: int = 24, size: int = 64, bands: int = 3) -> Tensor:
@@ -37,8 +49,11 @@ def compare(op: Operation, size: int, reference: Callable[[Tensor, Params], Tens
     policy = Policy([op])
     params = next(iter(policy.draw(7, ids, 3, 64, 64, size).values()))
     expected = torch.stack([reference(x[i] / 255, {k: v[i] for k, v in params.items()}) for i in range(len(x))])
-    plain = policy.plain(x / 255, ids, 7, size, ZERO, ONE)
-    fused, from_bytes = policy(x / 255, ids, 7, size, ZERO, ONE), policy(x, ids, 7, size, ZERO, ONE)
+    plain = policy.plain(x / 255, ids, 7, pre(x / 255, size, ZERO, ONE))
+    fused, from_bytes = (
+        policy(x / 255, ids, 7, pre(x / 255, size, ZERO, ONE)),
+        policy(x, ids, 7, pre(x, size, ZERO, ONE)),
+    )
     for got in (plain, fused, from_bytes):
         assert got.shape == expected.shape
         assert (got - expected).abs().max() < 1e-4
@@ -84,7 +99,7 @@ def test_colour_together() -> None:
     policy = Policy([Colour(0.2, 0.2, 0.2, 0.5)])
     params = policy.draw(3, ids, 3, 64, 64, 64)["Colour"]
     expected = torch.stack([reference(x[i], {k: v[i] for k, v in params.items()}) for i in range(len(x))])
-    assert (policy(x, ids, 3, 64, ZERO, ONE) - expected).abs().max() < 1e-4
+    assert (policy(x, ids, 3, pre(x, 64, ZERO, ONE)) - expected).abs().max() < 1e-4
 
 
 def test_hue_of_every_colour() -> None:
@@ -124,7 +139,7 @@ def test_other_numbers_of_bands(bands: int) -> None:
     def views(op: Operation) -> tuple[Tensor, Params]:
         policy = Policy([op])
         params = next(iter(policy.draw(1, ids, bands, 32, 32, 32).values()))
-        return policy(x, ids, 1, 32, mean, std).double(), params
+        return policy(x, ids, 1, pre(x, 32, mean, std)).double(), params
 
     got, d = views(Colour(0.3, 0.3, 0.3, 0.2))
     for i, y in enumerate(x.double()):
@@ -180,11 +195,11 @@ def test_crop_draws_what_it_says() -> None:
 
 def test_symmetry_reaches_the_group_equally() -> None:
     x = torch.arange(4.0).reshape(1, 1, 2, 2).repeat(8000, 1, 1, 1) / 4
-    y = Policy([Symmetry()])(x, torch.arange(8000), 0, 2, (0.0,), (1.0,))
+    y = Policy([Symmetry()])(x, torch.arange(8000), 0, pre(x, 2, (0.0,), (1.0,)))
     kinds, counts = y.flatten(1).unique(dim=0, return_counts=True)
     assert len(kinds) == 8
     assert bool(((counts - 1000).abs() < 4.5 * math.sqrt(8000 * 7 / 64)).all())
-    y = Policy([Symmetry(flips="horizontal", quarter_turns=False)])(x, torch.arange(8000), 0, 2, (0.0,), (1.0,))
+    y = Policy([Symmetry(flips="horizontal", quarter_turns=False)])(x, torch.arange(8000), 0, pre(x, 2, (0.0,), (1.0,)))
     assert y.flatten(1).unique(dim=0).tolist() == [[0.0, 0.25, 0.5, 0.75], [0.25, 0.0, 0.75, 0.5]]
 
 

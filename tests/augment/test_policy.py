@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,18 @@ from torch import Tensor
 from rsssl.augment import BandGain, Blur, Colour, Grayscale, PixelOperation, Policy, RandomAreaCrop, Resize, Symmetry
 from rsssl.augment import policy as policy_module
 from rsssl.augment.ops import Params
+from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
 from rsssl.rng import uniform
+
+
+def pre(x: Tensor, size: int, mean: Any, std: Any) -> Preprocess:
+    """Bytes are n / 255, floats lie in 0 to 1 already."""
+    n, high = x.shape[1], 255.0 if x.dtype == torch.uint8 else 1.0
+    dtype = "uint8" if x.dtype == torch.uint8 else "float32"
+    bands = tuple(f"b{i}" for i in range(n))
+    card = SensorCard("t", bands, dtype, (0.0,) * n, (high,) * n, None, (0.5,) * n, (0.2,) * n, (), (size, size))
+    return Preprocess(card, size, mean, std)
 
 
 def everything(resize: bool = False) -> Policy:
@@ -47,8 +60,8 @@ def test_fused_equals_plain(bands: int, height: int, width: int, size: int, resi
     mean, std = bands_of(bands)
     policy = everything(resize)
     keep = x.clone()
-    fused = policy(x, ids, 11, size, mean, std)
-    torch.testing.assert_close(fused, policy.plain(x, ids, 11, size, mean, std), atol=5e-5, rtol=0)
+    fused = policy(x, ids, 11, pre(x, size, mean, std))
+    torch.testing.assert_close(fused, policy.plain(x, ids, 11, pre(x, size, mean, std)), atol=5e-5, rtol=0)
     assert torch.equal(x, keep)
 
 
@@ -57,7 +70,10 @@ def test_bytes_equal_floats(size: int) -> None:
     x = (noise(6, 3, 64, 64) * 255).round().to(torch.uint8)
     policy, ids, (mean, std) = everything(), torch.arange(6), bands_of(3)
     torch.testing.assert_close(
-        policy(x, ids, 5, size, mean, std), policy(x / 255, ids, 5, size, mean, std), atol=2e-5, rtol=0
+        policy(x, ids, 5, pre(x, size, mean, std)),
+        policy(x / 255, ids, 5, pre(x / 255, size, mean, std)),
+        atol=2e-5,
+        rtol=0,
     )
 
 
@@ -71,9 +87,14 @@ def test_a_sample_does_not_see_its_batch(ids: list[int], shape: tuple[int, int, 
     bands, side, size = shape
     policy, (mean, std) = everything(), bands_of(bands)
     x = torch.stack([torch.rand(bands, side, side, generator=torch.Generator().manual_seed(i)) for i in ids])
-    whole = policy(x, torch.tensor(ids), key, size, mean, std)
-    backwards = policy(x.flip(0), torch.tensor(ids).flip(0), key, size, mean, std).flip(0)
-    alone = torch.cat([policy(x[i : i + 1], torch.tensor(ids[i : i + 1]), key, size, mean, std) for i in range(len(x))])
+    whole = policy(x, torch.tensor(ids), key, pre(x, size, mean, std))
+    backwards = policy(x.flip(0), torch.tensor(ids).flip(0), key, pre(x.flip(0), size, mean, std)).flip(0)
+    alone = torch.cat(
+        [
+            policy(x[i : i + 1], torch.tensor(ids[i : i + 1]), key, pre(x[i : i + 1], size, mean, std))
+            for i in range(len(x))
+        ]
+    )
     torch.testing.assert_close(backwards, whole, atol=2e-6, rtol=0)
     torch.testing.assert_close(alone, whole, atol=2e-6, rtol=0)
 
@@ -82,7 +103,7 @@ def test_a_sample_does_not_see_its_batch(ids: list[int], shape: tuple[int, int, 
 @settings(max_examples=25, deadline=None)
 def test_finite_and_in_range(bands: int, height: int, width: int, size: int, resize: bool) -> None:
     x = noise(4, bands, height, width)
-    y = everything(resize)(x, torch.arange(4), 0, size, (0.0,) * bands, (1.0,) * bands)
+    y = everything(resize)(x, torch.arange(4), 0, pre(x, size, (0.0,) * bands, (1.0,) * bands))
     assert y.shape == (4, bands, size, size) and y.dtype == torch.float32
     assert bool(y.isfinite().all())
     assert float(y.min()) >= 0.0 and float(y.max()) <= 1.0
@@ -93,19 +114,19 @@ def test_parts_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_module, "PART", 4 << 20)
     policy, (mean, std) = everything(), bands_of(3)
     x, ids = noise(100, 3, 64, 64), torch.arange(100)
-    whole = policy(x, ids, 2, 64, mean, std)
+    whole = policy(x, ids, 2, pre(x, 64, mean, std))
     for i in (0, 41, 42, 43, 99):
-        alone = policy(x[i : i + 1], ids[i : i + 1], 2, 64, mean, std)[0]
+        alone = policy(x[i : i + 1], ids[i : i + 1], 2, pre(x[i : i + 1], 64, mean, std))[0]
         torch.testing.assert_close(alone, whole[i], atol=2e-6, rtol=0)
-    assert policy(x[:0], ids[:0], 2, 64, mean, std).shape == (0, 3, 64, 64)
+    assert policy(x[:0], ids[:0], 2, pre(x[:0], 64, mean, std)).shape == (0, 3, 64, 64)
 
 
 def test_views_made_together_are_those_made_alone() -> None:
     policy, (mean, std) = everything(), bands_of(3)
     x, ids = noise(30, 3, 40, 40), torch.arange(30)
-    together = policy.views(x, ids, [5, 6, 7], 64, mean, std)
+    together = policy.views(x, ids, [5, 6, 7], pre(x, 64, mean, std))
     for view, key in zip(together, (5, 6, 7), strict=True):
-        torch.testing.assert_close(view, policy(x, ids, key, 64, mean, std), atol=2e-6, rtol=0)
+        torch.testing.assert_close(view, policy(x, ids, key, pre(x, 64, mean, std)), atol=2e-6, rtol=0)
     assert not torch.equal(together[0], together[1])
 
 
@@ -113,9 +134,9 @@ def test_views_made_together_are_those_made_alone() -> None:
 def test_threads_do_not_show(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, (mean, std) = everything(), bands_of(3)
     x, ids = noise(7, 3, 32, 32), torch.arange(7)
-    expected = policy(x, ids, 3, 32, mean, std)
+    expected = policy(x, ids, 3, pre(x, 32, mean, std))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert torch.equal(policy(x, ids, 3, 32, mean, std), expected)
+    assert torch.equal(policy(x, ids, 3, pre(x, 32, mean, std)), expected)
 
 
 def test_an_operation_does_not_change_the_draws_of_others() -> None:
@@ -130,9 +151,9 @@ def test_an_operation_does_not_change_the_draws_of_others() -> None:
 
 def test_autocast_does_not_touch_it() -> None:
     x, ids, (mean, std) = noise(4, 3, 64, 64), torch.arange(4), bands_of(3)
-    expected = everything()(x, ids, 2, 48, mean, std)
+    expected = everything()(x, ids, 2, pre(x, 48, mean, std))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(everything()(x, ids, 2, 48, mean, std), expected)
+        assert torch.equal(everything()(x, ids, 2, pre(x, 48, mean, std)), expected)
 
 
 class Invert(PixelOperation):
@@ -151,5 +172,8 @@ def test_a_users_own_operation() -> None:
     ids, (mean, std) = torch.arange(8), bands_of(3)
     assert 0 < int(policy.draw(1, ids, 3, 32, 32, 32)["Invert"]["on"].sum()) < 8
     torch.testing.assert_close(
-        policy(x, ids, 1, 32, mean, std), policy.plain(x / 255, ids, 1, 32, mean, std), atol=1e-5, rtol=0
+        policy(x, ids, 1, pre(x, 32, mean, std)),
+        policy.plain(x / 255, ids, 1, pre(x / 255, 32, mean, std)),
+        atol=1e-5,
+        rtol=0,
     )

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from rsssl.augment import Colour, Policy
 from rsssl.batch import Batch
-from rsssl.data.loader import Pool, PoolBatches, Source
+from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack
+from rsssl.data.pool import Pool, Source
 from rsssl.methods.base import Method
+from rsssl.models.preprocess import Preprocess
 from rsssl.rng import fold
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "augment"
@@ -56,13 +58,8 @@ class Drawn:
                     Pool([Source(self.pack, np.arange(12))]),
                     policy,
                     VIEWS,
-                    batch_size,
-                    EPOCHS,
-                    lambda step, total: 24,
-                    (0.5,) * 3,
-                    (0.25,) * 3,
-                    seed,
-                    "order",
+                    Preprocess(self.pack.card, 24, (0.5,) * 3, (0.25,) * 3),
+                    Sampling(batch_size, EPOCHS, seed, "order"),
                 )
                 for cursor in range(EPOCHS * 12 // batch_size):
                     epoch, ids = batches.ids(cursor)
@@ -122,7 +119,7 @@ def test_a_methods_own_draws_follow_the_same_rule() -> None:
     """Masks, orders of patches: one row for each (epoch, view, sample), however the batch is cut."""
     backbone = torch.nn.Identity()
     backbone.num_features = 1  # type: ignore[assignment]
-    method, seen = Hiding(backbone), set()
+    method, seen = Hiding(backbone, views=2), set()
     for epoch in range(2):
         views = torch.zeros(2, 8, 1, 4, 4)
         rows = method(Batch(torch.arange(8), epoch, views, key=epoch + 7))["draws"].unflatten(0, (2, 8))

@@ -14,6 +14,7 @@ from torch import Tensor
 from rsssl.augment import Grayscale, RandomAreaCrop, Resize, Symmetry, Views, prepare, symmetries, to_unit
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
 from rsssl.rng import fold
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "augment"
@@ -78,10 +79,10 @@ def test_prepare(bands: int, dtype: type, low: float, high: float, nodata: float
     mean, std = torch.linspace(0.1, 0.4, bands), torch.linspace(0.3, 0.5, bands)
     y = torch.nn.functional.interpolate(to_unit(x, c), (size, size), mode="bilinear", antialias=True)
     expected = (y - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(prepare(x, c, size, mean, std), expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(prepare(x, Preprocess(c, size, mean, std)), expected, atol=2e-5, rtol=0)
     views = Views(operations={})
-    same = views.render(x, torch.arange(6), c, seed=0, epoch=0, views=1, size=size, mean=tuple(mean), std=tuple(std))
-    assert torch.equal(same[0], prepare(x, c, size, mean, std))
+    same = views.render(x, torch.arange(6), Preprocess(c, size, mean, std), seed=0, epoch=0, views=1)
+    assert torch.equal(same[0], prepare(x, Preprocess(c, size, mean, std)))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -100,13 +101,10 @@ def test_configs(name: str, bands: int, dtype: type, low: float, high: float, no
         return views.render(
             x[rows],
             torch.arange(6)[rows],
-            c,
+            Preprocess(c, 32, (0.0,) * bands, (1.0,) * bands),
             seed=seed,
             epoch=epoch,
             views=view + 1,
-            size=32,
-            mean=(0.0,) * bands,
-            std=(1.0,) * bands,
         )[view]
 
     first = render()
@@ -127,7 +125,7 @@ def test_view_v_takes_policy_v() -> None:
     x, c = torch.from_numpy(stored(*CASES[1])), card(3, "uint8", 0, 255)
     assert [len(p.operations) for p in views.policies] == [2, 5]
     gray = Views(views=[{"crop": RandomAreaCrop()}, {"gray": Grayscale()}])
-    made = gray.render(x, torch.arange(6), c, seed=0, epoch=0, views=4, size=40, mean=(0,) * 3, std=(1,) * 3)
+    made = gray.render(x, torch.arange(6), Preprocess(c, 40, (0,) * 3, (1,) * 3), seed=0, epoch=0, views=4)
     for view, y in enumerate(made):
         assert torch.allclose(y[:, 0], y[:, 1]) == (view % 2 == 1)
 
@@ -136,7 +134,7 @@ def test_resize_comes_before_the_crop() -> None:
     """S6's meaning: the box is drawn in the resized image, and the detail lost there stays lost."""
     views = Views(operations=[Resize(8), RandomAreaCrop(area=(0.2, 0.5))])
     x, c = torch.from_numpy(stored(*CASES[1], size=160)), card(3, "uint8", 0, 255)
-    got = views.render(x, torch.arange(6), c, seed=0, epoch=0, views=1, size=32, mean=(0,) * 3, std=(1,) * 3)[0]
+    got = views.render(x, torch.arange(6), Preprocess(c, 32, (0,) * 3, (1,) * 3), seed=0, epoch=0, views=1)[0]
     small = torch.nn.functional.interpolate(x / 255, (40, 40), mode="bilinear", antialias=True)
     boxes = views.policies[0].draw(fold(0, 0, 0), torch.arange(6), 3, 160, 160, 32)
     for i in range(6):
@@ -163,7 +161,7 @@ def test_symmetries_are_the_group() -> None:
 def test_d4_moves_pixels_and_changes_none() -> None:
     x, c = torch.from_numpy(stored(*CASES[1])), card(3, "uint8", 0, 255)
     y = Views(operations=[Symmetry()]).render(
-        x, torch.arange(6), c, seed=3, epoch=0, views=1, size=40, mean=(0,) * 3, std=(1,) * 3
+        x, torch.arange(6), Preprocess(c, 40, (0,) * 3, (1,) * 3), seed=3, epoch=0, views=1
     )[0]
     for i in range(6):
         assert sum(torch.equal((y[i] * 255).round(), s[0].float()) for s in symmetries(x[i : i + 1])) == 1
@@ -175,6 +173,6 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(UserError, match="either"):
         Views(operations={}, views=[{}])
     with pytest.raises(ValueError, match="13 bands, the card made has 3"):
-        prepare(torch.zeros(1, 13, 8, 8), card(3, "float32", 0, 1), 8, (0,) * 13, (1,) * 13)
+        prepare(torch.zeros(1, 13, 8, 8), Preprocess(card(3, "float32", 0, 1), 8, (0,) * 3, (1,) * 3))
     with pytest.raises(ValueError, match="3 bands need"):
-        prepare(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), card(3, "uint8", 0, 255), 8, (0.5,), (0.5,))
+        Preprocess(card(3, "uint8", 0, 255), 8, (0.5,), (0.5,))

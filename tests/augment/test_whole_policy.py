@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rsssl.augment import Blur, Colour, Views
 from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
 from rsssl.rng import fold
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "augment"
@@ -72,7 +73,7 @@ def test_a_whole_policy_is_torchvisions(name: str) -> None:
     blur.kernel = 3
     x = torch.randint(115, 140, (32, 3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     ids = torch.arange(32) + 5
-    made = views.render(x, ids, card(3, "uint8", 255), seed=4, epoch=2, views=2, size=SIZE, mean=MEAN, std=STD)
+    made = views.render(x, ids, Preprocess(card(3, "uint8", 255), SIZE, MEAN, STD), seed=4, epoch=2, views=2)
     for v, view in enumerate(made):
         drawn = views.policies[0].draw(fold(4, 2, v), ids, 3, 64, 64, SIZE)
         happened = [int(drawn["gray"]["on"].sum()), int(drawn["blur"]["on"].sum()), int(drawn["flip"]["flip_h"].sum())]
@@ -98,13 +99,10 @@ def test_values_stay_in_range_and_are_standardised_last(name: str, bands: int, h
         made = views_of(name).render(
             torch.from_numpy(pixels),
             torch.arange(8),
-            card(bands, dtype, high, nodata),
+            Preprocess(card(bands, dtype, high, nodata), 32, mean, std),
             seed=0,
             epoch=0,
             views=2,
-            size=32,
-            mean=mean,
-            std=std,
         )
         return made.double()
 

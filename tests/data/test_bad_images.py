@@ -17,8 +17,9 @@ from rsssl.augment import prepare
 from rsssl.data.pack import Pack
 from rsssl.data.raster import BadImage, read, write_geotiff
 from rsssl.errors import UserError
-from rsssl.evaluation.ridge import RidgeProbe
 from rsssl.evaluation.statistics import image_statistics
+from rsssl.jobs import configured
+from rsssl.models.preprocess import Preprocess
 from rsssl.rng import permutation
 
 Packed = Callable[..., Pack]
@@ -197,10 +198,13 @@ def test_images_without_any_contrast_divide_by_nothing(packed: Packed, tiffs: Ti
     whole = packed(tiffs([np.full((3, 16, 16), 51, np.uint8)] * 4))
     assert whole.card.std == (1.0,) * 3 and whole.card.mean == pytest.approx((0.2,) * 3)
     stored = np.array(whole.images)
-    assert prepare(torch.from_numpy(stored), whole.card, 24, whole.card.mean, whole.card.std).abs().max() < 1e-6
+    assert (
+        prepare(torch.from_numpy(stored), Preprocess(whole.card, 24, whole.card.mean, whole.card.std)).abs().max()
+        < 1e-6
+    )
     features = torch.from_numpy(image_statistics(stored, whole.card))
     assert bool(torch.isfinite(features).all())
-    probe = RidgeProbe().fit(features, torch.tensor([0, 0, 1, 1]), 2, seed=0)
+    probe = configured("evaluate", "ridge").fit(features, torch.tensor([0, 0, 1, 1]), 2, seed=0)
     assert probe.scores(features).tolist() == [[0.5, 0.5]] * 4  # nothing to tell them by
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rsssl
 from rsssl.data.catalog import scan, source_listing
-from rsssl.data.dataset import Dataset
 from rsssl.errors import UserError
 
 
@@ -83,7 +83,7 @@ def test_the_order_is_that_of_the_bytes_whatever_the_file_system_says(tmp_path: 
 
 
 def test_a_missing_root_says_where_to_put_what_and_what_to_type(tmp_path: Path) -> None:
-    dataset = Dataset(
+    dataset = rsssl.dataset(
         "aid", root=str(tmp_path / "AID"), classes=["Airport", "Beach"], homepage="https://example.org/aid"
     )
     with pytest.raises(UserError) as error:

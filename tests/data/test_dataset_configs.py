@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import rsssl
 from rsssl.data.catalog import key
-from rsssl.data.dataset import Dataset
 from rsssl.data.synthetic import CLASSES
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
@@ -42,8 +42,8 @@ def test_short_commented_and_typed(name: str) -> None:
         assert values["defaults"][0] == "nwpu_resisc45"
         return
     assert values.pop("_target_") == "rsssl.data.dataset.Dataset" and values["name"] == name
-    assert set(values) <= {f.name for f in dataclasses.fields(Dataset)}
-    Dataset(**values)
+    assert set(values) <= {f.name for f in dataclasses.fields(rsssl.data.dataset.Dataset)}
+    rsssl.dataset(**values)
 
 
 @pytest.mark.parametrize("name", sorted(N_CLASSES))

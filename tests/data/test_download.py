@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rsssl.data.dataset import Dataset
+import rsssl
 from rsssl.data.download import extract, fetch
 from rsssl.errors import UserError
 
@@ -119,7 +119,7 @@ def test_a_missing_file_and_a_dead_server(server: Server, tmp_path: Path) -> Non
 
 def test_a_dataset_fetches_itself_only_when_asked(server: Server, tmp_path: Path) -> None:
     make = partial(
-        Dataset,
+        rsssl.dataset,
         "tiles",
         root=str(tmp_path / "data" / "Tiles"),
         classes=["Forest", "River"],
@@ -132,7 +132,7 @@ def test_a_dataset_fetches_itself_only_when_asked(server: Server, tmp_path: Path
     assert len(catalog) == 6 and catalog.classes == ("Forest", "River") and len(server.requests) == 1
     assert len(make(download=True).catalog()) == 6 and len(server.requests) == 1
     with pytest.raises(UserError, match="no download"):
-        Dataset("aid", root=str(tmp_path / "none"), download=True).catalog()
+        rsssl.dataset("aid", root=str(tmp_path / "none"), download=True).catalog()
 
 
 def tar_of(path: Path, *members: tuple[str, bytes, dict[str, object]]) -> Path:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+import rsssl
 from rsssl.data.catalog import scan
-from rsssl.data.pack import Pack
+from rsssl.data.pack import Pack, pack
 from rsssl.data.split import labelled_subset, split
 from rsssl.errors import UserError
 from rsssl.evaluation.metrics import confusion, scores
-from rsssl.evaluation.ridge import RidgeProbe
+from rsssl.jobs import configured
 
 Packed = Callable[..., Pack]
 NAMES = [
@@ -50,17 +51,15 @@ def picture(path: Path, value: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_name_is_packed_under_its_own_name(
-    packed: Packed, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rsssl.data.chunks.CHUNK_BYTES", 8 * 8 * 3 * 4)  # several chunks: some are a worker's
+def test_any_name_is_packed_under_its_own_name(tmp_path: Path, workers: int) -> None:
     value: dict[str, int] = {}
     for folder in ("été ", "\U0001f6f0 & ruины"):
         (tmp_path / "tiles" / folder).mkdir(parents=True)
         for name in NAMES:
             value[f"{folder}/{name}"] = len(value)
             picture(tmp_path / "tiles" / folder / name, value[f"{folder}/{name}"])
-    packed(tmp_path / "tiles", workers=workers)
+    several = 8 * 8 * 3 * 4  # bytes of a chunk: there are many, and some are a worker's
+    pack(rsssl.dataset("folder", str(tmp_path / "tiles")), tmp_path / "pack", workers, chunk_bytes=several)
     whole = Pack.open(tmp_path / "pack")  # what the disk holds, not what memory does
     assert set(whole.paths) == set(value) and whole.card.classes == ("été ", "\U0001f6f0 & ruины")
     for path, label, image in zip(whole.paths, whole.labels, whole.images, strict=True):
@@ -138,7 +137,7 @@ def test_no_class_is_tested_that_is_not_trained(packed: Packed, root: Path) -> N
     assert whole.card.classes == ("field", "rare", "ruined", "water")
     assert set(whole.labels[parts.test]) == {0, 3} and set(whole.labels[used]) == {0, 1, 3}
     features = torch.randn(len(whole), 6, generator=torch.Generator().manual_seed(0))
-    probe = RidgeProbe().fit(features[used], torch.from_numpy(whole.labels[used]), 4, seed=0)
+    probe = configured("evaluate", "ridge").fit(features[used], torch.from_numpy(whole.labels[used]), 4, seed=0)
     predicted = probe.scores(features).argmax(1).numpy()
     assert 2 not in predicted
     found = scores(confusion(whole.labels[parts.test], predicted[parts.test], 4))

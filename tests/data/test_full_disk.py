@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsssl.data.dataset import Dataset
+import rsssl
 from rsssl.data.pack import Pack, pack
 from rsssl.errors import UserError
 
 RUN = """
 import os, resource, sys
-from rsssl.data.dataset import Dataset
+import rsssl
 from rsssl.data.pack import pack
 from rsssl.errors import UserError
+dataset = rsssl.dataset("folder", sys.argv[1])
 {before}
 try:
-    pack(Dataset("folder", sys.argv[1]), sys.argv[2], workers={workers}, progress=False)
+    pack(dataset, sys.argv[2], workers={workers}, progress=False, chunk_bytes=200_000)
 except UserError as error:
     print(error)
     sys.exit(3)
@@ -50,7 +51,7 @@ def big_root(tmp_path: Path, random: np.random.Generator) -> Path:
 def test_a_place_below_a_file(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written.*paths\.store="):
-        pack(Dataset("folder", str(root)), tmp_path / "file" / "pack", workers=1)
+        pack(rsssl.dataset("folder", str(root)), tmp_path / "file" / "pack", workers=1)
 
 
 def test_no_write_permission(root: Path, tmp_path: Path) -> None:
@@ -76,7 +77,10 @@ def test_a_limit_on_file_size_is_a_full_disk(big_root: Path, tmp_path: Path) -> 
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))"
     result = run(big_root, target, limit)
     assert result.returncode == 3, result.stderr
-    assert f"No room for the pack in {target}: it takes 2.0 MB" in result.stdout and "paths.store=" in result.stdout
+    assert (
+        f"no space left to write {target} (" in result.stdout and "1.9 MiB needed" in result.stdout
+    )  # 1,966,080 bytes
+    assert "paths.store=" in result.stdout
     assert list(target.iterdir()) == []
     assert run(big_root, target).returncode == 0 and len(Pack.open(target)) == 40
 
@@ -101,7 +105,7 @@ def test_a_full_disk(big_root: Path, tiny_disk: Path, ballast: int) -> None:
         (tiny_disk / "more").write_bytes(b"\1" * 163_840)
     result = run(big_root, tiny_disk / "pack")
     assert result.returncode == 3, result.stdout + result.stderr
-    assert "No room for the pack" in result.stdout and "MB are free" in result.stdout
+    assert "no space left to write" in result.stdout and "MiB free, 1.9 MiB needed" in result.stdout
     assert not (tiny_disk / "pack" / "card.json").exists()
     (tiny_disk / "ballast").unlink()
     assert run(big_root, tiny_disk / "pack").returncode == 0
@@ -111,11 +115,10 @@ def test_a_full_disk(big_root: Path, tiny_disk: Path, ballast: int) -> None:
 def test_a_disk_that_fills_up_while_workers_write(big_root: Path, tmp_path: Path) -> None:
     """A file system that does not keep the space it promised: the workers' error reaches the user."""
     before = (
-        "import rsssl.data.chunks as c, rsssl.data.pack as p\n"
-        "c.CHUNK_BYTES = 200_000\n"
-        "p._allocate = lambda path, size: open(path, 'wb').close()\n"
+        "import rsssl.data.decode as decode\n"
+        "decode.allocate = lambda path, size: open(path, 'wb').close()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
     )
     result = run(big_root, tmp_path / "pack", before, workers=2)
     assert result.returncode == 3, result.stderr
-    assert "No room for the pack" in result.stdout
+    assert "no space left to write" in result.stdout

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsssl.data.dataset import Dataset
+import rsssl
 from rsssl.data.pack import Pack, pack
 from rsssl.errors import UserError
 
@@ -24,10 +24,9 @@ CHUNK = 4 * 16 * 16 * 3
 KILLED = """
 import json, os, signal, sys, time
 import rsssl.data.chunks as chunks, rsssl.data.worker as worker
-from rsssl.data.dataset import Dataset
+import rsssl
 from rsssl.data.pack import pack
 
-chunks.CHUNK_BYTES = {chunk}
 start, count = worker.Worker.__init__, dict(conform=0, dumps=0, replace=0, unlink=0)
 
 def tell(self, plan):
@@ -47,7 +46,7 @@ worker.Worker.__init__ = tell
 chunks.conform = dying("conform", chunks.conform)
 json.dumps = dying("dumps", json.dumps)
 os.replace, os.unlink = dying("replace", os.replace), dying("unlink", os.unlink)
-pack(Dataset("folder", sys.argv[1], on_error="skip"), sys.argv[2], workers=2, progress=False)
+pack(rsssl.dataset("folder", sys.argv[1], on_error="skip"), sys.argv[2], workers=2, progress=False, chunk_bytes={chunk})
 """
 
 
@@ -78,9 +77,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("name", "number"), [("conform", 2), ("dumps", 8), ("replace", 1), ("replace", 2), ("replace", 3), ("unlink", 5)]
 )
-def test_killed_at_any_moment_and_run_again(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
-) -> None:
+def test_killed_at_any_moment_and_run_again(pictures: Path, tmp_path: Path, name: str, number: int) -> None:
     """SIGKILL within a chunk, before the fifth of ten is noted down, before each rename, before the clean-up: the next run
     ends with the same bytes."""
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
@@ -99,10 +96,9 @@ def test_killed_at_any_moment_and_run_again(
         with pytest.raises(FileNotFoundError):
             Pack.open(tmp_path / "killed")
 
-    monkeypatch.setattr("rsssl.data.chunks.CHUNK_BYTES", CHUNK)
-    dataset = Dataset("folder", str(pictures), on_error="skip")
-    again = pack(dataset, tmp_path / "killed", workers=1, progress=False)
-    pack(dataset, tmp_path / "whole", workers=1, progress=False)
+    dataset = rsssl.dataset("folder", str(pictures), on_error="skip")
+    again = pack(dataset, tmp_path / "killed", workers=1, progress=False, chunk_bytes=CHUNK)
+    pack(dataset, tmp_path / "whole", workers=1, progress=False, chunk_bytes=CHUNK)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert len(again) == 39 and len(again.skipped) == 1
     again.verify()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rsssl
 from rsssl.data import chunks, parallel
-from rsssl.data.dataset import Dataset
 from rsssl.data.pack import pack
 from rsssl.data.worker import Worker
 
@@ -31,9 +31,9 @@ def test_a_worker_killed_with_a_chunk_in_hand(
         Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
             tmp_path / "tiles" / "a" / f"{i}.png"
         )
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 16 * 16 * 3)
-    dataset = Dataset("folder", str(tmp_path / "tiles"))
-    alone = pack(dataset, tmp_path / "alone", workers=1, progress=False)
+    size = 4 * 16 * 16 * 3  # bytes of a chunk
+    dataset = rsssl.dataset("folder", str(tmp_path / "tiles"))
+    alone = pack(dataset, tmp_path / "alone", workers=1, progress=False, chunk_bytes=size)
     frozen, victims, held = threading.Event(), [], []
 
     class Doomed(Worker):
@@ -60,7 +60,7 @@ def test_a_worker_killed_with_a_chunk_in_hand(
     monkeypatch.setattr(parallel, "Worker", Doomed)
     monkeypatch.setattr(parallel, "do_chunk", main_process)
     found: list = []
-    packing = lambda: found.append(pack(dataset, tmp_path / "two", workers=2, progress=False))  # noqa: E731
+    packing = lambda: found.append(pack(dataset, tmp_path / "two", workers=2, progress=False, chunk_bytes=size))  # noqa: E731
     thread = threading.Thread(target=packing, daemon=True)  # else a hang here would be one of the tests
     thread.start()
     thread.join(60)
@@ -75,7 +75,7 @@ def test_a_worker_ends_with_its_packing(tmp_path: Path, random: np.random.Genera
     form_of = tmp_path / "tiles" / "a"
     form_of.mkdir(parents=True)
     Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(form_of / "a.png")
-    whole = pack(Dataset("folder", str(tmp_path / "tiles")), tmp_path / "pack", workers=1, progress=False)
+    whole = pack(rsssl.dataset("folder", str(tmp_path / "tiles")), tmp_path / "pack", workers=1, progress=False)
     assert len(whole) == 1
     worker = Worker(chunks.Plan("", (), None, "", ""))  # type: ignore[arg-type]
     os.kill(worker._process.pid, signal.SIGSTOP)

@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+import rsssl
 from rsssl.augment import Symmetry, Views, prepare
-from rsssl.data.dataset import Dataset
-from rsssl.data.loader import Pool, PoolBatches, Source, prefetched, signed, widened
+from rsssl.data.loader import PoolBatches, Sampling, prefetched
 from rsssl.data.pack import Pack, pack
+from rsssl.data.pool import Pool, Source, signed, widened
 from rsssl.errors import UserError
+from rsssl.models.preprocess import Preprocess
 
 
 def packed(folder: Path, n: int, size: int, bands: str = "RGB", seed: int = 0) -> Pack:
@@ -22,25 +24,18 @@ def packed(folder: Path, n: int, size: int, bands: str = "RGB", seed: int = 0) -
     for i in range(n):
         pixels = rng.integers(0, 256, (size, size, 3) if bands == "RGB" else (size, size), np.uint8)
         Image.fromarray(pixels).save(folder / "images" / "a" / f"{i:03}.png")
-    dataset = Dataset(
+    dataset = rsssl.dataset(
         name=folder.name, root=str(folder / "images"), bands=["r", "g", "b"] if bands == "RGB" else ["pan"]
     )
     pack(dataset, folder / "pack", workers=1)
     return Pack.open(folder / "pack")
 
 
-def batches(pool: Pool, **changes: object) -> PoolBatches:
-    arguments: dict = {
-        "n_views": 2,
-        "batch_size": 4,
-        "epochs": 3,
-        "size_at": lambda step, total: 16,
-        "mean": (0.5,) * 3,
-        "std": (0.25,) * 3,
-        "seed": 0,
-        "order_key": "split",
-    }
-    return PoolBatches(pool, Views(operations=[Symmetry()]), **(arguments | changes))
+def batches(pool: Pool, device: str = "cpu", size: int = 16, **changes: object) -> PoolBatches:
+    arguments: dict = {"batch_size": 4, "epochs": 3, "seed": 0, "key": "split"}
+    preprocess = Preprocess(pool.sources[0].pack.card, size, (0.5,) * 3, (0.25,) * 3)
+    sampling = Sampling(**(arguments | changes))
+    return PoolBatches(pool, Views(operations=[Symmetry()]), 2, preprocess, sampling, device)
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +68,20 @@ def test_the_order_depends_on_seed_and_split(one: Pack) -> None:
     first = next(batches(pool).start(0)).ids.tolist()
     assert first == next(batches(pool).start(0)).ids.tolist()
     assert first != next(batches(pool, seed=1).start(0)).ids.tolist()
-    assert first != next(batches(pool, order_key="other").start(0)).ids.tolist()
+    assert first != next(batches(pool, key="other").start(0)).ids.tolist()
 
 
 def test_joined_sources_of_different_sizes_keep_their_images(one: Pack, two: Pack) -> None:
     """With no augmentation, sample i of a joined pool is exactly the image it stands for, resized."""
     pool = Pool([Source(one, np.array([2, 5, 7])), Source(two, np.array([0, 4]))])
     assert len(pool) == 5
-    half, quarter = (0.5,) * 3, (0.25,) * 3
-    loader = PoolBatches(
-        pool, Views(operations=[Symmetry(p=0.0)]), 1, 5, 1, lambda step, total: 16, half, quarter, 0, "k"
-    )
+    preprocess = Preprocess(one.card, 16, (0.5,) * 3, (0.25,) * 3)
+    loader = PoolBatches(pool, Views(operations=[Symmetry(p=0.0)]), 1, preprocess, Sampling(5, 1, 0, "k"))
     batch = next(loader.start(0))
     where = [(one, 2), (one, 5), (one, 7), (two, 0), (two, 4)]
     for i, view in zip(batch.ids.tolist(), batch.views[0], strict=True):
         source, row = where[i]
-        expected = prepare(torch.from_numpy(source.images[[row]]), source.card, 16, (0.5,) * 3, (0.25,) * 3)[0]
+        expected = prepare(torch.from_numpy(source.images[[row]]), preprocess.of(source.card))[0]
         torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
 
 

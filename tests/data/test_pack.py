@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rsssl
 from rsssl.data import chunks, disk
-from rsssl.data.chunks import Digest, Plan, moments
+from rsssl.data.chunks import Plan, moments
 from rsssl.data.conform import Form, resize
-from rsssl.data.dataset import Dataset
+from rsssl.data.decode import Digest
 from rsssl.data.pack import Pack, mean_std, pack
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
@@ -36,7 +37,7 @@ def brute_force(images: np.ndarray, card: SensorCard) -> tuple[np.ndarray, np.nd
 
 def test_pixels_labels_paths_and_statistics(pictures: Callable[..., Path], tmp_path: Path) -> None:
     root = pictures(5)
-    packed = pack(Dataset("folder", str(root)), tmp_path / "pack", workers=1)
+    packed = pack(rsssl.dataset("folder", str(root)), tmp_path / "pack", workers=1)
     assert packed.paths == tuple(f"{c}/{i:04d}.png" for c in ("field", "water") for i in range(5))
     assert packed.labels.tolist() == [0] * 5 + [1] * 5 and packed.card.classes == ("field", "water")
     for i, path in enumerate(packed.paths):
@@ -57,7 +58,7 @@ def test_statistics_leave_nodata_out(rasters: Callable[..., Path], tmp_path: Pat
     for i, array in enumerate(arrays):
         array[:, : 2 * i] = -9999
     packed = pack(
-        Dataset("folder", str(rasters(arrays, nodata=-9999)), valid_range=[0, 2500]), tmp_path / "p", workers=1
+        rsssl.dataset("folder", str(rasters(arrays, nodata=-9999)), valid_range=[0, 2500]), tmp_path / "p", workers=1
     )
     assert packed.card.nodata == -9999 and packed.card.dtype == "int16"
     mean, std = brute_force(packed.images, packed.card)
@@ -68,8 +69,8 @@ def test_statistics_leave_nodata_out(rasters: Callable[..., Path], tmp_path: Pat
 @pytest.mark.parametrize(
     ("dtype", "nodata"), [("uint8", None), ("uint8", 0), ("uint16", None), ("int16", -9999), ("float32", 5)]
 )
-def test_moments_are_those_of_each_band_alone_to_the_last_bit(dtype: str, nodata: float | None, monkeypatch) -> None:
-    """A fingerprint holds them: neither the images decoded together nor the cache's size may show in them."""
+def test_moments_are_those_of_each_band_alone_to_the_last_bit(dtype: str, nodata: float | None) -> None:
+    """A fingerprint holds them: neither the images decoded together nor how many bands are worked on at once may show."""
     images = np.random.default_rng(2).integers(0, 250, (5, 3, 24, 20)).astype(dtype)
     images[1, 2] = images[2, :, :9] = images[0, 0, 0, 0] if nodata is None else nodata
     form = Form(("a", "b", "c"), 3, (0, 1, 2), dtype, (24, 20), nodata, (0.0, 3.7, 10.0), (255.0, 201.3, 99.0))
@@ -83,9 +84,8 @@ def test_moments_are_those_of_each_band_alone_to_the_last_bit(dtype: str, nodata
         else:
             unit = np.clip((values.astype(np.float64) - form.low[b]) / (form.high[b] - form.low[b]), 0, 1)
             expected[i, b] = unit.size, unit.sum(), unit @ unit
-    for cached in (1, 2 * 24 * 20, 1 << 16):
-        monkeypatch.setattr("rsssl.data.chunks.CACHED", cached)
-        assert np.array_equal(moments(images, form), expected)
+    for numbers in (1, 2 * 24 * 20, 1 << 16):
+        assert np.array_equal(moments(images, form, numbers), expected)
 
 
 def test_the_digest_is_the_files_in_whatever_order_its_chunks_come(tmp_path: Path) -> None:
@@ -111,15 +111,14 @@ def test_a_disk_error_while_packing_is_not_lost(pictures: Callable[..., Path], t
     monkeypatch.setattr(disk, "sync", failing)
     monkeypatch.setattr(chunks, "conform", lambda path, form: (time.sleep(0.03), slow(path, form))[1])
     with pytest.raises(UserError, match="Input/output error"):
-        pack(Dataset("folder", str(pictures())), tmp_path / "p", workers=1)
+        pack(rsssl.dataset("folder", str(pictures())), tmp_path / "p", workers=1)
     assert calls == [tmp_path / "p" / "images.part"] and not (tmp_path / "p" / "card.json").exists()
 
 
-def test_processes_give_the_same_bytes_as_one(pictures: Callable[..., Path], tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("rsssl.data.chunks.CHUNK_BYTES", 3 * 16 * 16 * 4)
-    root = pictures(20)
-    one = pack(Dataset("folder", str(root)), tmp_path / "one", workers=1)
-    two = pack(Dataset("folder", str(root)), tmp_path / "two", workers=2)
+def test_processes_give_the_same_bytes_as_one(pictures: Callable[..., Path], tmp_path: Path) -> None:
+    dataset, size = rsssl.dataset("folder", str(pictures(20))), 3 * 16 * 16 * 4
+    one = pack(dataset, tmp_path / "one", workers=1, chunk_bytes=size)
+    two = pack(dataset, tmp_path / "two", workers=2, chunk_bytes=size)
     assert one.sha256 == two.sha256 and one.fingerprint == two.fingerprint and one.card == two.card
 
 
@@ -127,29 +126,29 @@ def test_a_current_pack_is_opened_and_a_changed_source_packed_again(
     pictures: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = pictures()
-    first = pack(Dataset("folder", str(root)), tmp_path / "p", workers=1)
+    first = pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1)
     stamp = (first.folder / "card.json").stat().st_mtime_ns
-    again = pack(Dataset("folder", str(root)), tmp_path / "p", workers=1)
+    again = pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1)
     assert (again.folder / "card.json").stat().st_mtime_ns == stamp
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(root / "field" / "0000.png")
     with caplog.at_level(logging.WARNING):
-        changed = pack(Dataset("folder", str(root)), tmp_path / "p", workers=1)
+        changed = pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1)
     assert "changed" in caplog.text and changed.fingerprint != first.fingerprint
     assert changed.images[0].max() == 0
 
 
 def test_the_fingerprint_is_of_the_content_not_of_the_place(pictures: Callable[..., Path], tmp_path: Path) -> None:
     root = pictures()
-    first = pack(Dataset("folder", str(root)), tmp_path / "a", workers=1)
+    first = pack(rsssl.dataset("folder", str(root)), tmp_path / "a", workers=1)
     for path in root.rglob("*.png"):
         os.utime(path, (1, 1))
     moved = root.rename(tmp_path / "elsewhere")
-    second = pack(Dataset("folder", str(moved)), tmp_path / "b", workers=1)
+    second = pack(rsssl.dataset("folder", str(moved)), tmp_path / "b", workers=1)
     assert first.fingerprint == second.fingerprint and first.source != second.source
 
 
 def test_a_damaged_pack_is_not_opened(pictures: Callable[..., Path], tmp_path: Path) -> None:
-    packed = pack(Dataset("folder", str(pictures())), tmp_path / "p", workers=1)
+    packed = pack(rsssl.dataset("folder", str(pictures())), tmp_path / "p", workers=1)
     images = packed.folder / "images.bin"
     content = bytearray(images.read_bytes())
     content[5] ^= 1
@@ -164,7 +163,7 @@ def test_a_damaged_pack_is_not_opened(pictures: Callable[..., Path], tmp_path: P
 def test_a_band_selection_in_its_own_order(rasters: Callable[..., Path], tmp_path: Path) -> None:
     array = np.stack([np.full((8, 8), v, np.uint16) for v in (10, 20, 30)])
     names = ["B02", "B03", "B04"]
-    dataset = Dataset(
+    dataset = rsssl.dataset(
         "x", str(rasters([array, array + 1], names=names)), select=["B04", "B02"], valid_range=[[0, 100], [0, 50]]
     )
     packed = pack(dataset, tmp_path / "p", workers=1)
@@ -176,7 +175,7 @@ def test_images_of_other_sizes_are_resized_as_pillow_does(pictures: Callable[...
     root = pictures(3)
     big = np.random.default_rng(3).integers(0, 256, (40, 31, 3), dtype=np.uint8)
     Image.fromarray(big).save(root / "field" / "big.png")
-    packed = pack(Dataset("folder", str(root)), tmp_path / "p", workers=1)
+    packed = pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1)
     assert packed.card.size == (16, 16) and packed.done == {"resized": 1}
     expected = np.asarray(Image.fromarray(big).resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
     got = packed.images[packed.paths.index("field/big.png")].transpose(1, 2, 0).astype(int)
@@ -186,8 +185,8 @@ def test_images_of_other_sizes_are_resized_as_pillow_does(pictures: Callable[...
 def test_native_size_settles_mixed_sizes_and_size_settles_all(pictures: Callable[..., Path], tmp_path: Path) -> None:
     root = pictures(3)
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(root / "field" / "big.png")
-    assert pack(Dataset("x", str(root), native_size=20), tmp_path / "a", workers=1).card.size == (20, 20)
-    assert pack(Dataset("x", str(root), native_size=20, size=12), tmp_path / "b", workers=1).card.size == (12, 12)
+    assert pack(rsssl.dataset("x", str(root), native_size=20), tmp_path / "a", workers=1).card.size == (20, 20)
+    assert pack(rsssl.dataset("x", str(root), native_size=20, size=12), tmp_path / "b", workers=1).card.size == (12, 12)
 
 
 def test_resizing_does_not_smear_nodata() -> None:
@@ -205,16 +204,15 @@ def test_killed_and_run_again_gives_the_same_pack(pictures: Callable[..., Path],
     script.write_text(
         "import sys, time\n"
         "import rsssl.data.chunks as chunks, rsssl.data.conform as conform\n"
-        "from rsssl.data.dataset import Dataset\n"
+        "import rsssl\n"
         "from rsssl.data.pack import pack\n"
-        "chunks.CHUNK_BYTES = 10 * 32 * 32 * 3\n"
         "read, n = chunks.conform, [0]\n"
         "def slow(path, form):\n"
         "    n[0] += 1\n"
         "    time.sleep(float(sys.argv[3]))\n"
         "    return read(path, form)\n"
         "chunks.conform = slow\n"
-        "packed = pack(Dataset('folder', sys.argv[1]), sys.argv[2], workers=1)\n"
+        "packed = pack(rsssl.dataset('folder', sys.argv[1]), sys.argv[2], workers=1, chunk_bytes=10 * 32 * 32 * 3)\n"
         "print(n[0], packed.sha256, packed.fingerprint)\n"
     )
 
@@ -250,11 +248,10 @@ def test_killed_and_run_again_gives_the_same_pack(pictures: Callable[..., Path],
 
 
 def test_a_dead_worker_is_made_up_for(pictures: Callable[..., Path], tmp_path: Path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("rsssl.data.chunks.CHUNK_BYTES", 4 * 16 * 16 * 3)
-    root = pictures(20)
-    expected = pack(Dataset("folder", str(root)), tmp_path / "one", workers=1)
+    dataset, size = rsssl.dataset("folder", str(pictures(20))), 4 * 16 * 16 * 3
+    expected = pack(dataset, tmp_path / "one", workers=1, chunk_bytes=size)
     monkeypatch.setattr("sys.executable", "/bin/false")
-    packed = pack(Dataset("folder", str(root)), tmp_path / "two", workers=2)
+    packed = pack(dataset, tmp_path / "two", workers=2, chunk_bytes=size)
     assert packed.sha256 == expected.sha256 and "died" in caplog.text
 
 
@@ -285,7 +282,7 @@ def test_the_real_folders_pack(
 
     config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "dataset" / f"{option}.yaml")
     fields = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("_target_", "root")}  # type: ignore[union-attr]
-    packed = pack(Dataset(root=str(shared_data / name), **fields), tmp_path / "p", workers=2, progress=False)
+    packed = pack(rsssl.dataset(root=str(shared_data / name), **fields), tmp_path / "p", workers=2, progress=False)
     assert packed.images.shape == shape and packed.card.dtype == dtype and len(packed.card.classes) == classes
     assert not packed.skipped
     mean, std = brute_force(packed.images[::7], packed.card)
@@ -296,7 +293,7 @@ def test_the_real_folders_pack(
 def test_scenes_of_many_shapes_are_refused_with_a_way_out(shared_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("osgeo.gdal")
     with pytest.raises(UserError) as error:
-        pack(Dataset("folder", str(shared_data / "scenes")), tmp_path / "p", workers=1)
+        pack(rsssl.dataset("folder", str(shared_data / "scenes")), tmp_path / "p", workers=1)
     assert "dataset." in str(error.value)
 
 
@@ -306,6 +303,6 @@ def test_a_range_for_each_band_of_the_files_goes_with_the_bands_selected(
     """The cards of published datasets have one; whoever selects bands need not type it again."""
     ranges = [[0, 10], [0, 20], [0, 30]]
     root = rasters([np.full((3, 16, 16), 5, np.uint16)])
-    dataset = Dataset("t", str(root), classes=[], bands=["a", "b", "c"], select=["c", "a"], valid_range=ranges)
+    dataset = rsssl.dataset("t", str(root), classes=[], bands=["a", "b", "c"], select=["c", "a"], valid_range=ranges)
     card = pack(dataset, tmp_path / "pack", progress=False).card
     assert (card.bands, card.high) == (("c", "a"), (30.0, 10.0))

@@ -10,14 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rsssl
 from rsssl import rng
 from rsssl.augment import Local, RandomAreaCrop, Symmetry, Views
-from rsssl.data.dataset import Dataset
-from rsssl.data.loader import Pool, PoolBatches, Source
+from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack, pack
 from rsssl.data.places import Partners, class_folders, place_names
+from rsssl.data.pool import Pool, Source
 from rsssl.data.raster import write_geotiff
 from rsssl.errors import UserError
+from rsssl.models.preprocess import Preprocess
 
 
 def test_places_are_read_from_folders_or_names() -> None:
@@ -62,16 +64,19 @@ def brightness(tmp_path_factory: pytest.TempPathFactory) -> Pack:
         for date in range(2):
             pixels = np.full((2, 16, 16), 1000 * place + 500 * date + 100, np.uint16)
             write_geotiff(root / f"{place:02}" / f"{date}.tif", pixels)
-    pack(Dataset(name="places", root=str(root), classes=[], valid_range=[0, 20000], bands=["a", "b"]), root / "pack", 1)
+    pack(
+        rsssl.dataset(name="places", root=str(root), classes=[], valid_range=[0, 20000], bands=["a", "b"]),
+        root / "pack",
+        1,
+    )
     return Pack.open(root / "pack")
 
 
 def batches(packed: Pack, views: Views, together: bool, **options: object) -> PoolBatches:
-    pool = Pool([Source(packed, np.arange(len(packed.paths)))])
     partners = Partners(place_names(packed.paths, "folder"), "") if together else None
-    return PoolBatches(
-        pool, views, 4, 8, 3, lambda step, total: 16, (0, 0), (1, 1), 0, "key", partners=partners, **options
-    )  # type: ignore[arg-type]
+    pool = Pool([Source(packed, np.arange(len(packed.paths)))], partners=partners)
+    preprocess = Preprocess(packed.card, 16, (0, 0), (1, 1))
+    return PoolBatches(pool, views, 4, preprocess, Sampling(8, 3, 0, "key"), **options)  # type: ignore[arg-type]
 
 
 def test_odd_views_show_the_partner(brightness: Pack) -> None:

@@ -62,7 +62,7 @@ def test_what_gdal_writes_is_read_without_gdal(tmp_path: Path, dtype: str, optio
 
 def test_a_round_trip_without_gdal(tmp_path: Path) -> None:
     array = noise((13, 64, 64), "uint16")
-    geotiff.write(tmp_path / "a.tif", array, CORNER, 32632, None, [f"B{i}" for i in range(13)])
+    geotiff.write(tmp_path / "a.tif", array, CORNER, "EPSG:32632", None, [f"B{i}" for i in range(13)])
     image = geotiff.read(tmp_path / "a.tif")
     assert np.array_equal(image.pixels, array)
     assert image.geotransform == CORNER and image.epsg == 32632 and image.names[12] == "B12"

@@ -9,11 +9,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+import rsssl
 from rsssl.data import geotiff
-from rsssl.data.dataset import Dataset
 from rsssl.data.pack import pack
 from rsssl.data.synthetic import BANDS, CLASSES, ensure, scene, tiles
 from rsssl.errors import UserError
+
+# What conf/dataset/synthetic.yaml says of them, with fewer and smaller tiles.
+FEW = rsssl.dataset("synthetic").generate | {"per_class": 2, "size": 16, "scene_size": 64}
 
 
 def test_a_tile_depends_on_its_number_and_seed_only() -> None:
@@ -32,8 +35,8 @@ def test_thirteen_bands_are_the_same_ground_in_more_colours() -> None:
 
 
 def test_the_folder_is_made_once_and_packs(tmp_path: Path) -> None:
-    generate = {"per_class": 3, "size": 32, "scene_size": 128}
-    dataset = Dataset("synthetic", str(tmp_path), classes=list(CLASSES), generate=generate)
+    generate = FEW | {"per_class": 3, "size": 32, "scene_size": 128}
+    dataset = rsssl.dataset("synthetic", str(tmp_path), classes=list(CLASSES), generate=generate)
     packed = pack(dataset, tmp_path / "pack", workers=1, progress=False)
     assert packed.images.shape == (30, 3, 32, 32) and packed.card.bands == ("red", "green", "blue")
     assert packed.card.classes == tuple(CLASSES) and np.bincount(packed.labels).tolist() == [3] * 10
@@ -53,13 +56,13 @@ def test_an_interrupted_making_is_not_taken_for_whole(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "scene", broken)
         with pytest.raises(KeyboardInterrupt):
-            ensure(tmp_path, per_class=2, size=16, scene_size=64)
-    folder = ensure(tmp_path, per_class=2, size=16, scene_size=64)
+            ensure(tmp_path, **FEW)
+    folder = ensure(tmp_path, **FEW)
     assert len(list(folder.rglob("*.tif"))) == 20 and (folder.parent / "scene.tif").is_file()
 
 
 def test_the_scene_is_georeferenced_and_holds_every_class(tmp_path: Path) -> None:
-    folder = ensure(tmp_path, per_class=2, size=16, scene_size=512, bands=13).parent
+    folder = ensure(tmp_path, **FEW | {"scene_size": 512, "bands": 13}).parent
     image, truth = geotiff.read(folder / "scene.tif"), geotiff.read(folder / "scene_classes.tif")
     assert image.pixels.shape == (13, 512, 512) and image.names == BANDS and image.epsg == 32632
     assert image.geotransform == truth.geotransform and image.geotransform is not None and image.geotransform[1] == 10.0
@@ -84,4 +87,4 @@ def test_colour_alone_does_not_solve_it() -> None:
 @pytest.mark.parametrize("wrong", [{"bands": 4}, {"size": 4}, {"per_class": 1}])
 def test_impossible_requests(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match=r"dataset\.generate"):
-        ensure(tmp_path, **wrong)
+        ensure(tmp_path, **FEW | wrong)

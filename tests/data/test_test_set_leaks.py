@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rsssl.compose import Composer, composed
-from rsssl.data import prepared as data
-from rsssl.data.prepared import load, pretraining_configs
+from rsssl.compose import Composer, composed, option, task_of
+from rsssl.data.prepared import load
 from rsssl.engine.store import Store
+from rsssl.networks.plan import datasets
 
 
 @pytest.mark.parametrize("way", ["itself", "a link", "a relative path", "twice", "another folder"])
@@ -18,7 +19,6 @@ def test_the_test_set_stays_out_of_the_pre_training(
     root: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "_open", {})
     (tmp_path / "link").symlink_to(root)
     (tmp_path / "other").mkdir()
     for i, file in enumerate(sorted(root.rglob("*.jpg"))):
@@ -35,10 +35,11 @@ def test_the_test_set_stays_out_of_the_pre_training(
         cfg.dataset.root, cfg.dataset.classes, cfg.pretrain.root = str(root), ["field", "water"], ways[way]
         cfg.dataset.split_seed, cfg.dataset.test_fraction = 5, 0.34  # what the other name knows nothing of
         cfg.pretrain.dataset = ["folder"] * 2 if way == "twice" else "folder"
-        configs = pretraining_configs(cfg)
+        task, run = task_of(cfg, "pipeline"), SimpleNamespace(option=lambda group, name: option(group, name, {}))
+        chosen = datasets(task, task.dataset, run)  # type: ignore[arg-type]
         store = Store(tmp_path / "store")
-        evaluated = load(data.plain(cfg.dataset), store, 1)
-        trained_on = [load(config, store, 1) for config in configs]
+        evaluated = load(task.dataset, store, 1)
+        trained_on = [load(config, store, 1) for config in chosen]
     tested = {evaluated.pack.images[i].tobytes() for i in evaluated.split.test}
     seen = {part.pack.images[i].tobytes() for part in trained_on for i in part.split.pool}
     assert len(tested) == 4 and len(trained_on) == (2 if way == "twice" else 1)

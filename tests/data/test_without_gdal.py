@@ -6,15 +6,14 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rsssl.data.dataset import Dataset
-from rsssl.data.pack import Pack, pack
+import rsssl
+from rsssl.data.pack import pack
 from rsssl.data.raster import write_geotiff
 
 RSSSL = Path(__file__).resolve().parents[2] / "rsssl"
@@ -27,7 +26,7 @@ class Refuse:
             raise ImportError(f"{{name}} is not here")
 
 sys.meta_path.insert(0, Refuse())
-from rsssl.data.dataset import Dataset
+import rsssl
 from rsssl.data.pack import pack
 from rsssl.data.split import labelled_subset, split
 from rsssl.data.synthetic import generate
@@ -35,7 +34,7 @@ from rsssl.errors import UserError
 
 for root in sys.argv[2:]:
     try:
-        found = pack(Dataset("folder", root), sys.argv[1] + "/" + root.rsplit("/", 1)[1], workers=1, progress=False)
+        found = pack(rsssl.dataset("folder", root), sys.argv[1] + "/" + root.rsplit("/", 1)[1], workers=1, progress=False)
         parts = split(found.paths, found.labels, 0)
         print("packed", found.fingerprint, len(labelled_subset(found.labels, found.paths, parts.pool, 1, 0)))
     except UserError as error:
@@ -91,7 +90,9 @@ def test_all_but_what_only_gdal_reads_works_without_it(folders: dict[str, Path],
             assert "can only be read with GDAL, which is not installed" in text
             assert "apt-get install" in text and "gdal==$(gdal-config --version)" in text
         else:
-            here = pack(Dataset("folder", str(folders[kind])), tmp_path / f"here-{kind}", workers=1, progress=False)
+            here = pack(
+                rsssl.dataset("folder", str(folders[kind])), tmp_path / f"here-{kind}", workers=1, progress=False
+            )
             assert (what, text) == ("packed", f"{here.fingerprint} 2"), kind
 
 
@@ -100,25 +101,24 @@ def test_gdals_numpy_part_is_not_needed(folders: dict[str, Path], tmp_path: Path
     pytest.importorskip("osgeo.gdal")
     parts = ("osgeo._gdal_array", "osgeo.gdal_array", "osgeo.gdalnumeric", "_gdal_array")
     ((what, text),) = run(parts, tmp_path / "half", folders["lzw.tif"])
-    here = pack(Dataset("folder", str(folders["lzw.tif"])), tmp_path / "here", workers=1, progress=False)
+    here = pack(rsssl.dataset("folder", str(folders["lzw.tif"])), tmp_path / "here", workers=1, progress=False)
     assert (what, text) == ("packed", f"{here.fingerprint} 2")
 
 
 def test_processes_open_their_own_gdal_files(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: Callable[..., Pack]
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Handles of a forked process share their position in the file with the parent's: nothing is forked."""
     pytest.importorskip("osgeo.gdal")
-    monkeypatch.setattr("rsssl.data.chunks.CHUNK_BYTES", 16 * 16 * 3)
-    one = pack(
-        Dataset("folder", str(folders["lzw.tif"])), tmp_path / "one", workers=1, progress=False
-    )  # GDAL is in use here
+    dataset = rsssl.dataset("folder", str(folders["lzw.tif"]))
+    one = pack(dataset, tmp_path / "one", workers=1, progress=False)  # GDAL is in use here
 
     def never() -> int:
         raise AssertionError("a process is forked while GDAL is loaded")
 
     monkeypatch.setattr(os, "fork", never)
-    assert packed(folders["lzw.tif"], workers=3).fingerprint == one.fingerprint
+    three = pack(dataset, tmp_path / "three", workers=3, progress=False, chunk_bytes=16 * 16 * 3)
+    assert three.fingerprint == one.fingerprint
 
 
 def test_one_file_imports_gdal() -> None:

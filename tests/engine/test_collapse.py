@@ -55,7 +55,7 @@ def losses_and_reports(negatives: bool, caplog: pytest.LogCaptureFixture) -> tup
     before = model(ends[0])["loss"].item()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     with caplog.at_level(logging.WARNING, "rsssl"):
-        Fit(model, Noisy(), optimizer, Constant(), torch.device("cpu"), monitor=CollapseMonitor()).run()
+        Fit(model, Noisy(), optimizer, Constant(0.0), torch.device("cpu"), monitor=CollapseMonitor()).run()
     return before, model(ends[1])["loss"].item(), [m for m in caplog.messages if "COLLAPSE" in m]
 
 

@@ -70,7 +70,7 @@ def test_killed_while_saving_the_one_before_loads(phase: str, workshop, tmp_path
     names = sorted(f.name for f in (tmp_path / "c").iterdir())
     before = 3 if written else 2
     assert names == sorted(f"checkpoint-{s:09d}.{e}" for s in (before, 4) for e in ("json", "pt")), (
-        "litter, or a lost one"
+        "a file is left behind, or lost"
     )
 
 
@@ -116,7 +116,7 @@ def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_reader_never_finds_half_of_one(workshop, tmp_path: Path) -> None:
-    """Another process reads as fast as it can while this one writes and purges: it finds a whole one, or that it is gone."""
+    """Another process writes and purges while this one reads as fast as it can: it finds a whole one, or none."""
     writer = workshop.start(tmp_path, code=SAVE.replace("STEPS", "range(1, 60)"))
     seen = set()
     while not (tmp_path / "c" / "checkpoint-000000059.json").exists():

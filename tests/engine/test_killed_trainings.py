@@ -61,5 +61,5 @@ def test_killed_ten_times_and_resumed_is_bit_equal_to_uninterrupted(
     assert kills == KILLS
     a, b = (torch.load(f / "final.pt", weights_only=True) for f in (whole, killed))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    assert numbers(whole) == numbers(killed), "13: metrics are lost or stand twice"
+    assert numbers(whole) == numbers(killed), "rows of metrics are lost or stand twice"
     assert [r[0] for r in numbers(killed) if r[2] == "loss"] == [str(s + 1) for s in range(STEPS)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rsssl.batch import Batch
 from rsssl.engine.checkpoint import Checkpoints
-from rsssl.engine.loop import Fit, pick_device
+from rsssl.engine.loop import Fit
 from rsssl.engine.tracking import Tracker, read_metrics
 from rsssl.errors import UserError
 from rsssl.optim import AdamW, Cosine, parameter_groups
@@ -49,12 +49,12 @@ class Toy(nn.Module):
 
 def fit(folder: Path, batches: Numbers, model: nn.Module | None = None, **kwargs: object) -> tuple[nn.Module, Fit]:
     model = model or Toy()
-    optimizer = AdamW(parameter_groups(model), lr=1e-2)
+    optimizer = AdamW(parameter_groups(model), lr=1e-2, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     run = Fit(
         model,
         batches,
         optimizer,
-        Cosine(warmup=0.1),
+        Cosine(warmup=0.1, final=0.0),
         torch.device("cpu"),
         tracker=Tracker(tensorboard=False),
         checkpoints=Checkpoints(folder),
@@ -88,7 +88,7 @@ def test_it_learns_and_follows_the_schedule(tmp_path: Path) -> None:
     losses = [float(r["value"]) for r in rows if r["name"] == "loss"]
     assert sum(losses[-20:]) < 0.3 * sum(losses[:20])
     factors = [float(r["value"]) for r in rows if r["name"] == "lr_factor"]
-    schedule = Cosine(warmup=0.1)
+    schedule = Cosine(warmup=0.1, final=0.0)
     assert factors == pytest.approx([schedule(s, 200) for s in range(200)], rel=1e-4)
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * schedule(199, 200))
 
@@ -138,11 +138,16 @@ def test_accumulated_batches_are_one_step_with_their_mean_gradient(tmp_path: Pat
     for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name
     rows = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("one", "two")]
-    losses = [[float(r["value"]) for r in found if r["name"] == "loss"] for found in rows]
+    losses = [[float(r["value"]) for r in metrics if r["name"] == "loss"] for metrics in rows]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[1]) == 12
 
 
-def test_an_unknown_device_is_named() -> None:
-    with pytest.raises(UserError, match="device=cpu"):
-        pick_device("abacus")
-    assert pick_device("cpu") == torch.device("cpu")
+def test_a_call_each_epoch_may_return_nothing_and_leaves_the_model_in_training_mode(tmp_path: Path) -> None:
+    model, steps = Toy(), []
+
+    def look(step: int) -> None:
+        model.eval()
+        steps.append((step, model.calls))
+
+    fit(tmp_path, Numbers(12), model, meanwhile=[(3, look)])
+    assert steps == [(4, 4), (8, 8), (12, 12)] and model.training

@@ -1,4 +1,4 @@
-"""A rank that dies or hangs ends the others, who say which it was; torchrun starts them again, on one machine or two."""
+"""A rank that dies or hangs ends the others, which name it; torchrun starts them again, on one machine or two."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_killed_or_hung_rank_ends_the_others_and_is_named(
     time.sleep(2.5)  # all have given a sign of life
     os.kill(pids[1], how)
     begin = time.monotonic()
-    if how == signal.SIGSTOP:  # it is not there to end itself: the others end by themselves
+    if how == signal.SIGSTOP:  # it cannot end itself: the others end by themselves
         until(lambda: workshop.log.read_text().count("rank 1 (host") >= 1)
         os.kill(pids[1], signal.SIGKILL)
     codes = workshop.wait()
@@ -113,7 +113,7 @@ def test_torchrun_restarts_after_a_killed_rank_and_ends_with_the_same_weights(
 
 @pytest.fixture
 def hosts() -> Iterator[list[str]]:
-    """Two network namespaces with an address each, 10.77.0.1 and 10.77.0.2, joined by a cable; skips where none may be made."""
+    """Two network namespaces joined by a cable, addresses 10.77.0.1 and 10.77.0.2; skips where none may be made."""
     names = [f"rsssl-{os.getpid()}-{i}" for i in (1, 2)]
 
     def ip(*arguments: str) -> None:
@@ -153,13 +153,13 @@ def test_two_hosts_train_together_and_survive_the_loss_of_one(
 
     def host(i: int) -> subprocess.Popen[str]:
         # as these machines have no names, torchrun is told which of them keeps the rendezvous, and where
-        own = [
+        address = [
             f"--local-addr=10.77.0.{i + 1}",
             f"--rdzv-conf=is_host={1 - i},keep_alive_interval=1,keep_alive_max_attempt=3",
         ]
         return torchrun(
             *command,
-            options=[*options, *own],
+            options=[*options, *address],
             cwd=tmp_path / "cut",
             prefix=["ip", "netns", "exec", hosts[i]],
             GLOO_SOCKET_IFNAME=f"veth{i + 1}",

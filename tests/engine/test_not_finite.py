@@ -38,16 +38,16 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize(("what", "name"), [("a loss", "moco_v2"), ("a gradient", "dino")])
+@pytest.mark.parametrize(("damage", "name"), [("a loss", "moco_v2"), ("a gradient", "dino")])
 def test_stops_within_the_step_with_the_state_before_it(
-    what: str, name: str, workshop, pack_of_tiles: Path, tmp_path: Path
+    damage: str, name: str, workshop, pack_of_tiles: Path, tmp_path: Path
 ) -> None:
-    code = BREAK.format(name=name, pack=str(pack_of_tiles), where="True", damage=DAMAGE[what])
+    code = BREAK.format(name=name, pack=str(pack_of_tiles), where="True", damage=DAMAGE[damage])
     text = workshop.run(tmp_path, warm=[name, str(pack_of_tiles)], code=code, exits=1)
     assert "at step 3 of 20: type something" in text, text[-2000:]
     record = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
     assert record["step"] == 3 and len(record["ids"][0]) == 8 and len(record["keys"]) == 1
-    if what == "a gradient":
+    if damage == "a gradient":
         assert record["gradients"], "the parameters are not named"
     newest = Checkpoints(tmp_path / "run").newest()
     assert newest is not None and newest.step == 3
@@ -79,7 +79,7 @@ def test_replay_names_the_images_and_the_layer(workshop, tiles: Path, tmp_path: 
         "        return torch.where(x.amax() > 2.4, x / 0, x)\n"
         "class Fragile(SimCLR):\n"
         "    def __init__(self, backbone, views=2):\n"
-        "        super().__init__(backbone, views)\n"
+        "        super().__init__(backbone, views, 0.2, 512, 128, 2, False)\n"
         "        self.projector.insert(1, Weak())\n"
     )
     command = [
@@ -101,7 +101,7 @@ def test_replay_names_the_images_and_the_layer(workshop, tiles: Path, tmp_path: 
     text = workshop.run(tmp_path, *command, "task=pretrain", exits=2)
     assert "task=replay" in text and "pretrain.resume=" in text
     text = workshop.run(tmp_path, *command, "task=replay")
-    found = json.loads((tmp_path / "run" / "replay.json").read_text())
-    assert found["reproduced"] and found["first_layer"] == "projector.1 (Weak)" and "projector.1 (Weak)" in text
-    assert len(found["paths"]) == 16 and all(Path(p).is_file() for p in found["paths"])
+    replayed = json.loads((tmp_path / "run" / "replay.json").read_text())
+    assert replayed["reproduced"] and replayed["first_layer"] == "projector.1 (Weak)" and "projector.1 (Weak)" in text
+    assert len(replayed["paths"]) == 16 and all(Path(p).is_file() for p in replayed["paths"])
     workshop.run(tmp_path / "other", *command[2:], "ssl=simclr", "task=replay", exits=2)

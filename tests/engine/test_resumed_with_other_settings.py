@@ -40,10 +40,10 @@ def trained(workshop, tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def artefact(folder: Path, steps: int) -> Path:
-    (found,) = [
+    (training,) = [
         f.parent for f in folder.glob("store/pretrain/*/training.json") if json.loads(f.read_text())["steps"] == steps
     ]
-    return found
+    return training
 
 
 def test_more_epochs_plan_the_schedule_anew_and_take_the_images_in_their_order(workshop, trained) -> None:

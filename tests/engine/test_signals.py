@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rsssl.data.loader import PoolBatches
+from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.tracking import read_metrics
 
@@ -37,14 +37,14 @@ TRAIN = [
 
 def losses(folder: Path) -> list[float]:
     rows = [r for r in read_metrics(folder / "metrics.csv") if r["name"] == "loss"]
-    assert [int(r["step"]) for r in rows] == list(range(1, len(rows) + 1)), "13: steps are missing or stand twice"
+    assert [int(r["step"]) for r in rows] == list(range(1, len(rows) + 1)), "steps are missing or stand twice"
     return [float(r["value"]) for r in rows]
 
 
 def test_sigterm_to_torchrun_is_one_checkpoint_that_one_process_and_then_two_go_on_from(
     workshop, torchrun, until, tiles: Path, tmp_path: Path
 ) -> None:
-    """Also 5 (what ranks wrote, one process reads, and the reverse) and 11 (2 ranks, then 1, then 2)."""
+    """What ranks wrote, one process reads, and the reverse: 2 ranks, then 1, then 2."""
     command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=30"]  # 3 steps each
     workshop.run(tmp_path / "whole", *command)
     process = torchrun(*command, options=["--standalone", "--nproc-per-node=2"], cwd=tmp_path / "cut")
@@ -158,8 +158,8 @@ def test_a_finished_training_and_an_interrupted_evaluation(workshop, until, tile
     os.kill(pid, signal.SIGKILL)
     workshop.wait()
     workshop.run(tmp_path / "cut", *command)
-    found = [json.loads((tmp_path / f / "run" / "results.json").read_text()) for f in ("whole", "cut")]
-    assert all(found[0][k] == found[1][k] for k in ("oa", "aa", "kappa", "confusion", "split_hash", "config_hash"))
+    whole, cut = [json.loads((tmp_path / f / "run" / "results.json").read_text()) for f in ("whole", "cut")]
+    assert all(whole[k] == cut[k] for k in ("oa", "aa", "kappa", "confusion", "split_hash", "config_hash"))
     train = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=1"]
     workshop.run(tmp_path, *train)
     assert "reused on" in workshop.run(tmp_path, *train)
@@ -171,19 +171,17 @@ def test_the_order_is_the_same_on_any_number_of_ranks(
 ) -> None:
     def order(ranks: int) -> list[list[int]]:
         monkeypatch.setenv("WORLD_SIZE", str(ranks))
-        found: list[list[int]] = []
+        batches_of_all: list[list[int]] = []
         for rank in range(ranks):
             monkeypatch.setenv("RANK", str(rank))
-            batches = PoolBatches(
-                Sized(images), None, 2, batch, 3, lambda s, t: 8, (), (), 0, "k", accumulate=accumulate
-            )  # type: ignore[arg-type]
+            batches = PoolBatches(Sized(images), None, 2, None, Sampling(batch, 3, 0, "k", accumulate=accumulate))  # type: ignore[arg-type]
             for number in range(batches.total_steps * accumulate):
                 ids = batches.ids(number)[1].tolist()
                 if rank == 0:
-                    found.append(ids)
+                    batches_of_all.append(ids)
                 else:
-                    found[number] += ids
-        return found
+                    batches_of_all[number] += ids
+        return batches_of_all
 
     one = order(1)
     assert order(2) == order(4) == one

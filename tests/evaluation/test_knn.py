@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from rsssl.evaluation import knn
 from rsssl.evaluation.knn import KNN
+from rsssl.jobs import configured
+
+new_knn = partial(configured, "evaluate", "knn")  # as conf/evaluate/knn.yaml has it, but for arguments
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -30,7 +34,7 @@ def by_hand(bank: np.ndarray, labels: np.ndarray, new: np.ndarray, classes: int,
 def test_equals_brute_force(make: Make, weighted: bool, k: int) -> None:
     x, y = make(6, 10, classes=4, seed=1)
     new, _ = make(10, 10, classes=4, seed=1, draw=1)
-    got = KNN(k=k, weighted=weighted).fit(x, y, 5, seed=0).scores(new)  # class 4 has no labels
+    got = new_knn(k=k, weighted=weighted).fit(x, y, 5, seed=0).scores(new)  # class 4 has no labels
     want = by_hand(x.double().numpy(), y.numpy(), new.double().numpy(), 5, k, 0.07 if weighted else None)
     np.testing.assert_allclose(got, want, atol=2e-5)
     assert (got[:, 4] == 0).all()
@@ -40,7 +44,7 @@ def test_majority_equals_scikit_learn(make: Make) -> None:
     x, y = make(30, 16, classes=5, seed=2)
     new, _ = make(50, 16, classes=5, seed=2, draw=1)
     theirs = KNeighborsClassifier(9, metric="cosine", algorithm="brute").fit(x.numpy(), y.numpy())
-    ours = KNN(k=9, weighted=False).fit(x, y, 5, seed=0).scores(new)
+    ours = new_knn(k=9, weighted=False).fit(x, y, 5, seed=0).scores(new)
     np.testing.assert_array_equal(ours.argmax(1), theirs.predict(new.numpy()))
     np.testing.assert_allclose(ours, theirs.predict_proba(new.numpy()), atol=1e-6)
 
@@ -48,16 +52,16 @@ def test_majority_equals_scikit_learn(make: Make) -> None:
 def test_ties_go_to_the_first_given() -> None:
     bank = torch.tensor([[1.0, 0.0]] * 6 + [[0.0, 1.0]])
     labels = torch.tensor([2, 2, 0, 1, 1, 1, 0])
-    scores = KNN(k=3, weighted=False).fit(bank, labels, 3, seed=0).scores(torch.tensor([[2.0, 0.0], [0.5, 0.0]]))
+    scores = new_knn(k=3, weighted=False).fit(bank, labels, 3, seed=0).scores(torch.tensor([[2.0, 0.0], [0.5, 0.0]]))
     torch.testing.assert_close(scores, torch.tensor([[1 / 3, 0, 2 / 3]] * 2))
-    even = KNN(k=4, weighted=False).fit(bank[:4], torch.tensor([2, 2, 1, 1]), 3, seed=0).scores(bank[:1])
+    even = new_knn(k=4, weighted=False).fit(bank[:4], torch.tensor([2, 2, 1, 1]), 3, seed=0).scores(bank[:1])
     assert int(even.argmax()) == 1  # two votes each: the lower class
 
 
 def test_blocks_make_no_difference(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = make(20, 16, classes=3, seed=3)
     new, _ = make(20, 16, classes=3, seed=3, draw=1)
-    model = KNN().fit(x, y, 3, seed=0)
+    model = new_knn().fit(x, y, 3, seed=0)
     whole = model.scores(new)
     monkeypatch.setattr(knn, "BLOCK", 7 * len(x))
     torch.testing.assert_close(model.scores(new), whole)
@@ -66,11 +70,11 @@ def test_blocks_make_no_difference(make: Make, monkeypatch: pytest.MonkeyPatch) 
 def test_centred_votes_ignore_a_common_offset(make: Make) -> None:
     x, y = make(20, 32, classes=5, seed=4)
     new, _ = make(100, 32, classes=5, seed=4, draw=1)
-    centred = KNN(centre=True).fit(x + 100, y, 5, 0).scores(new + 100)
-    torch.testing.assert_close(centred, KNN(centre=True).fit(x, y, 5, 0).scores(new), atol=2e-3, rtol=0)
-    assert not torch.allclose(centred, KNN().fit(x + 100, y, 5, 0).scores(new + 100), atol=0.05)
+    centred = new_knn(centre=True).fit(x + 100, y, 5, 0).scores(new + 100)
+    torch.testing.assert_close(centred, new_knn(centre=True).fit(x, y, 5, 0).scores(new), atol=2e-3, rtol=0)
+    assert not torch.allclose(centred, new_knn().fit(x + 100, y, 5, 0).scores(new + 100), atol=0.05)
 
 
 def test_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="k must be"):
-        KNN(k=0)
+        KNN(0, True, 0.07, False)

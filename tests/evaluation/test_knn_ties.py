@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from rsssl.evaluation import knn
-from rsssl.evaluation.knn import KNN
 from rsssl.evaluation.metrics import confusion, scores
+from rsssl.jobs import configured
+
+new_knn = partial(configured, "evaluate", "knn")  # as conf/evaluate/knn.yaml has it, but for arguments
 
 N, M, D, CLASSES = 40, 29, 24, 5
 
@@ -35,7 +39,7 @@ def test_chunks_and_ties_do_not_show(rows: int, k: int, monkeypatch: pytest.Monk
     bank = torch.cat([base, base])[torch.from_numpy(np.random.default_rng(2).permutation(2 * N))]
     labels = torch.arange(2 * N) % 3  # classes 3 and 4 have no label
     monkeypatch.setattr(knn, "BLOCK", rows * len(bank))
-    model = KNN(k=k).fit(bank, labels, CLASSES, seed=0)
+    model = new_knn(k=k).fit(bank, labels, CLASSES, seed=0)
     got = model.scores(new)
     np.testing.assert_allclose(
         got, by_all_pairs(bank.double().numpy(), labels.numpy(), new.double().numpy(), k), atol=1e-4
@@ -49,7 +53,7 @@ def test_classes_absent_from_the_test_or_from_the_labels() -> None:
     centres = 5 * features(CLASSES, 3)
     train = torch.tensor([0, 1, 2, 4]).repeat_interleave(6)
     test = torch.tensor([0, 1, 2, 3]).repeat_interleave(4)
-    model = KNN(k=5).fit(centres[train] + features(24, 4), train, CLASSES, seed=0)
+    model = new_knn(k=5).fit(centres[train] + features(24, 4), train, CLASSES, seed=0)
     predicted = model.scores(centres[test] + features(16, 5)).argmax(1)
     assert predicted[:12].tolist() == test[:12].tolist() and 3 not in predicted.tolist()
     found = scores(confusion(test.numpy(), predicted.numpy(), CLASSES))

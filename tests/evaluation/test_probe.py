@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from rsssl.errors import UserError
 from rsssl.evaluation.probe import LinearProbe, deal_folds
 from rsssl.evaluation.standardise import Standardise
+from rsssl.jobs import configured
+
+new_linear = partial(configured, "evaluate", "linear")  # as conf/evaluate/linear.yaml has it, but for arguments
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -24,7 +28,7 @@ def test_as_accurate_as_scikit_learn(make: Make, per_class: int) -> None:
     """Standardised features and the probe's strength in scikit-learn: within 0.5 points of overall accuracy."""
     x, y = make(per_class, 96, classes=10, seed=1)
     new, truth = make(200, 96, classes=10, seed=1, draw=1)
-    probe = LinearProbe(standardise="zscore").fit(x, y, 10, seed=0)
+    probe = new_linear(standardise="zscore").fit(x, y, 10, seed=0)
     ours = float((probe.scores(new).argmax(1) == truth).double().mean())
     scaled = make_pipeline(
         StandardScaler(), LogisticRegression(C=probe.details["strength"] / 96, tol=1e-8, max_iter=9999)
@@ -37,7 +41,7 @@ def test_as_accurate_as_scikit_learn(make: Make, per_class: int) -> None:
 def test_chosen_strength_is_as_good_as_scikit_learns_grid_search(make: Make) -> None:
     x, y = make(100, 64, classes=6, seed=2)
     new, truth = make(300, 64, classes=6, seed=2, draw=1)
-    probe = LinearProbe(standardise="zscore").fit(x, y, 6, seed=0)
+    probe = new_linear(standardise="zscore").fit(x, y, 6, seed=0)
     grid = {"logisticregression__C": [s / 64 for s in probe.strengths]}
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     search = GridSearchCV(model, grid, cv=StratifiedKFold(5, shuffle=True, random_state=0))
@@ -47,17 +51,17 @@ def test_chosen_strength_is_as_good_as_scikit_learns_grid_search(make: Make) -> 
 
 def test_details_and_determinism(make: Make) -> None:
     x, y = make(10, 32, classes=4, seed=3)
-    a, b = (LinearProbe().fit(x, y, 4, seed=7) for _ in range(2))
+    a, b = (new_linear().fit(x, y, 4, seed=7) for _ in range(2))
     assert torch.equal(a.scores(x), b.scores(x)) and a.details == b.details
     assert a.details["strength"] in a.strengths and a.details["chosen_by"] == "5 of 5 folds"
     torch.testing.assert_close(a.scores(x).exp().sum(1), torch.ones(40))
-    other = LinearProbe(max_cross_validated=30).fit(x, y, 4, seed=7)
+    other = new_linear(max_cross_validated=30).fit(x, y, 4, seed=7)
     assert other.details["chosen_by"] == "1 of 5 folds"
 
 
 def test_one_label_per_class_uses_the_default(make: Make) -> None:
     x, y = make(1, 32, classes=6, seed=4)
-    probe = LinearProbe(default_strength=77.0).fit(x, y, 6, seed=0)
+    probe = new_linear(default_strength=77.0).fit(x, y, 6, seed=0)
     assert probe.details["strength"] == 77.0 and probe.details["chosen_by"] == "default"
     assert torch.equal(probe.scores(x).argmax(1), y)
 
@@ -65,7 +69,7 @@ def test_one_label_per_class_uses_the_default(make: Make) -> None:
 def test_default_is_kept_where_validation_cannot_tell(make: Make) -> None:
     """Well separated classes: every strength is right on every fold."""
     x, y = make(5, 16, classes=3, seed=5, spread=0.01)
-    assert LinearProbe(default_strength=30.0).fit(x, y, 3, seed=0).details["strength"] == 30.0
+    assert new_linear(default_strength=30.0).fit(x, y, 3, seed=0).details["strength"] == 30.0
 
 
 def test_clearly_better_strength_is_taken() -> None:
@@ -74,13 +78,13 @@ def test_clearly_better_strength_is_taken() -> None:
     y = torch.arange(4).repeat(40)
     signal = torch.nn.functional.one_hot(y) + 0.3 * torch.randn(160, 4, generator=noise)
     x = torch.cat([signal, 8 * torch.randn(160, 10, generator=noise)], 1)
-    probe = LinearProbe(strengths=[1.0, 1e4], default_strength=1.0, standardise="centre").fit(x, y, 4, seed=0)
+    probe = new_linear(strengths=[1.0, 1e4], default_strength=1.0, standardise="centre").fit(x, y, 4, seed=0)
     assert probe.details["strength"] == 1e4
 
 
 def test_unlabelled_class_is_never_predicted(make: Make) -> None:
     x, y = make(8, 16, classes=3, seed=7)
-    probe = LinearProbe().fit(x, y * 2, 6, seed=0)  # classes 0, 2, 4 of 6
+    probe = new_linear().fit(x, y * 2, 6, seed=0)  # classes 0, 2, 4 of 6
     scores = probe.scores(x)
     assert scores.shape == (24, 6) and torch.isneginf(scores[:, [1, 3, 5]]).all()
     assert torch.isfinite(scores[:, [0, 2, 4]]).all()
@@ -89,8 +93,8 @@ def test_unlabelled_class_is_never_predicted(make: Make) -> None:
 def test_uneven_classes_and_a_single_class(make: Make) -> None:
     x, y = make(9, 16, classes=3, seed=8)
     few = torch.cat([torch.arange(9), torch.tensor([9, 10]), torch.tensor([18])])  # 9, 2 and 1 labels
-    assert torch.isfinite(LinearProbe().fit(x[few], y[few], 3, seed=0).scores(x)).all()
-    alone = LinearProbe().fit(x[:9], y[:9], 3, seed=0)
+    assert torch.isfinite(new_linear().fit(x[few], y[few], 3, seed=0).scores(x)).all()
+    alone = new_linear().fit(x[:9], y[:9], 3, seed=0)
     assert (alone.scores(x).argmax(1) == 0).all()
 
 
@@ -126,10 +130,10 @@ def test_standardise(make: Make) -> None:
 def test_bad_input(make: Make) -> None:
     x, y = make(3, 8, classes=2, seed=10)
     with pytest.raises(UserError, match=r"pretrain\.lr=1e-4$"):
-        LinearProbe().fit(x.index_fill(1, torch.tensor([2]), float("nan")), y, 2, 0)
+        new_linear().fit(x.index_fill(1, torch.tensor([2]), float("nan")), y, 2, 0)
     with pytest.raises(ValueError, match="labels"):
-        LinearProbe().fit(x, y, 1, 0)
+        new_linear().fit(x, y, 1, 0)
     with pytest.raises(ValueError, match="must be"):
-        LinearProbe().fit(x, y[:-1], 2, 0)
+        new_linear().fit(x, y[:-1], 2, 0)
     with pytest.raises(ValueError, match="positive"):
-        LinearProbe(strengths=[0.0])
+        LinearProbe([0.0], 1.0, 5, 100, "partial")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rsssl.evaluation.knn import KNN
-from rsssl.evaluation.probe import LinearProbe
-from rsssl.evaluation.ridge import RidgeProbe
 from rsssl.evaluation.standardise import Standardise
+from rsssl.jobs import configured
+
+new_knn = partial(configured, "evaluate", "knn")  # as conf/evaluate/knn.yaml has it, but for arguments
+new_ridge = partial(configured, "evaluate", "ridge")  # as conf/evaluate/ridge.yaml has it, but for arguments
+new_linear = partial(configured, "evaluate", "linear")  # as conf/evaluate/linear.yaml has it, but for arguments
 
 CLASSES, D = 5, 30
 
@@ -34,7 +38,7 @@ def test_equals_least_squares_with_the_penalty_as_further_samples(
     x, y, new = samples
     order = torch.from_numpy(np.random.default_rng(1).permutation(60)[:n])
     x, y = x[order], y[order]
-    probe = RidgeProbe(penalties=[penalty]).fit(x, y, CLASSES, seed=0)
+    probe = new_ridge(penalties=[penalty]).fit(x, y, CLASSES, seed=0)
     scaler = Standardise().fit(x)
     z = scaler(x).double().numpy()
     c = penalty * n
@@ -47,7 +51,13 @@ def test_equals_least_squares_with_the_penalty_as_further_samples(
 
 
 @pytest.mark.parametrize(
-    "make", [RidgeProbe, KNN, lambda: LinearProbe(strengths=[30.0])], ids=["ridge", "knn", "linear"]
+    "make",
+    [
+        new_ridge,
+        new_knn,
+        lambda: new_linear(strengths=[30.0]),
+    ],
+    ids=["ridge", "knn", "linear"],
 )
 def test_the_order_of_classes_and_samples_does_not_matter(make: type, samples: tuple[Tensor, Tensor, Tensor]) -> None:
     x, y, new = samples
@@ -61,6 +71,9 @@ def test_the_order_of_classes_and_samples_does_not_matter(make: type, samples: t
 
 def test_the_penalty_chosen_does_not_depend_on_the_order_of_classes(samples: tuple[Tensor, Tensor, Tensor]) -> None:
     x, y, _ = samples
-    one, two = RidgeProbe().fit(x, y, CLASSES, 0), RidgeProbe().fit(x, CLASSES - 1 - y, CLASSES, 0)
+    one, two = (
+        new_ridge().fit(x, y, CLASSES, 0),
+        new_ridge().fit(x, CLASSES - 1 - y, CLASSES, 0),
+    )
     assert one.details["penalty"] == two.details["penalty"]
     np.testing.assert_allclose(one.details["loo_errors"], two.details["loo_errors"], rtol=1e-9)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsssl.geo.area import Areas, write_areas
-from rsssl.geo.product import Grid
+from rsssl.geo.grid import Grid
 
 pyproj = pytest.importorskip("pyproj")
 osr = pytest.importorskip("osgeo.osr")

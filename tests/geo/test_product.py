@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from rsssl.errors import UserError
-from rsssl.geo.product import Grid, Product
+from rsssl.geo.grid import Grid
+from rsssl.geo.product import Product, Values
 
 gdal = pytest.importorskip("osgeo.gdal")
 osr = pytest.importorskip("osgeo.osr")
@@ -26,6 +27,7 @@ def wkt(code: int) -> str:
     return str(srs.ExportToWkt())
 
 
+MAP = Values("uint8", 255, ["class"])
 UTM, DEGREES = wkt(32632), wkt(4326)
 NORTH_UP = (500000.0, 10.0, 0.0, 5400000.0, 0.0, -10.0)
 GRIDS = {
@@ -54,10 +56,18 @@ def noise(grid: Grid, bands: int, dtype: str, high: int = 200) -> np.ndarray:
     return np.random.default_rng(1).integers(0, high, (bands, grid.height, grid.width)).astype(dtype)
 
 
-def write(target: Path, grid: Grid, array: np.ndarray, nodata: float, tile: int = 256, **how: Any) -> None:
+def write(
+    target: Path,
+    grid: Grid,
+    array: np.ndarray,
+    nodata: float,
+    tile: int = 256,
+    metadata: dict[str, str] | None = None,
+    **more: Any,
+) -> None:
     """In blocks of that size, from the lower right to the upper left."""
-    names = ["class"] if "classes" in how else [f"band {i}" for i in range(len(array))]
-    with Product(target, grid, array.dtype.name, nodata, names, **how) as product:
+    names = ["class"] if "classes" in more else [f"band {i}" for i in range(len(array))]
+    with Product(target, grid, Values(array.dtype.name, nodata, names, **more), metadata) as product:
         for y in reversed(range(0, grid.height, tile)):
             for x in reversed(range(0, grid.width, tile)):
                 product.write(x, y, array[:, y : y + tile, x : x + tile])
@@ -145,7 +155,7 @@ def test_probabilities_are_scaled_and_their_overviews_averaged_without_nodata(tm
 
 @pytest.mark.parametrize("nodata", [255, 0])
 def test_what_is_never_written_is_nodata(tmp_path: Path, nodata: int) -> None:
-    with Product(tmp_path / "a.tif", Grid(900, 600), "uint8", nodata, ["class"]) as product:
+    with Product(tmp_path / "a.tif", Grid(900, 600), Values("uint8", nodata, ["class"])) as product:
         product.write(100, 20, np.full((1, 30, 40), 7, np.uint8))
     expected = np.full((1, 600, 900), nodata)
     expected[:, 20:50, 100:140] = 7
@@ -188,7 +198,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     target, grid = tmp_path / "map.tif", Grid(40, 30)
     write(target, grid, noise(grid, 1, "uint8", 3), 255, classes=["a", "b", "c"])
     old = target.read_bytes()
-    with pytest.raises(ZeroDivisionError), Product(target, grid, "uint8", 255, ["class"]) as product:
+    with pytest.raises(ZeroDivisionError), Product(target, grid, MAP) as product:
         product.write(0, 0, np.zeros((1, 30, 40), np.uint8))
         assert target.read_bytes() == old
         raise ZeroDivisionError
@@ -203,11 +213,12 @@ import resource, signal, sys
 import numpy as np
 from pathlib import Path
 from rsssl.errors import UserError
-from rsssl.geo.product import Grid, Product
+from rsssl.geo.grid import Grid
+from rsssl.geo.product import Product, Values
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # as a disk with that much left
 try:
-    with Product(Path(sys.argv[1]), Grid(2048, 1024), "uint8", 255, ["x"]) as product:
+    with Product(Path(sys.argv[1]), Grid(2048, 1024), Values("uint8", 255, ["x"])) as product:
         array = np.random.default_rng(0).integers(0, 200, (1, 1024, 2048)).astype(np.uint8)
         for y in range(0, 1024, 512):
             product.write(0, y, array[:, y : y + 512])
@@ -237,18 +248,18 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, room: int) -> None:
 def test_a_folder_that_is_not_yours(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"map\.tif cannot be written .*type out="):
-        Product(tmp_path / "file" / "map.tif", Grid(4, 4), "uint8", 255, ["class"])
+        Product(tmp_path / "file" / "map.tif", Grid(4, 4), MAP)
     folder = tmp_path / "read-only"
     folder.mkdir()
     folder.chmod(0o500)
     if os.access(folder, os.W_OK):
         pytest.skip("this user may write anywhere")
     with pytest.raises(UserError, match=r"map\.tif cannot be written .*type out="):
-        Product(folder / "map.tif", Grid(4, 4), "uint8", 255, ["class"])
+        Product(folder / "map.tif", Grid(4, 4), MAP)
 
 
 def test_blocks_outside_the_grid_and_of_another_type(tmp_path: Path) -> None:
-    product = Product(tmp_path / "a.tif", Grid(10, 10), "uint8", 255, ["class"])
+    product = Product(tmp_path / "a.tif", Grid(10, 10), MAP)
     with pytest.raises(ValueError, match="uint8 is wanted"):
         product.write(0, 0, np.zeros((1, 2, 2), np.int64))
     with pytest.raises(UserError, match=r"a\.tif"):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rsssl.errors import UserError
-from rsssl.geo import class_map
 from rsssl.geo.class_map import ClassMap
-from rsssl.geo.reference import Samples, compare
+from rsssl.geo.reference import compare
+from rsssl.geo.samples import Samples
 
 gdal = pytest.importorskip("osgeo.gdal")
 from osgeo import ogr, osr  # noqa: E402
@@ -24,6 +24,10 @@ NORTH_UP = (500_000.0, 10.0, 0.0, 5_600_000.0, 0.0, -10.0)
 SOUTH_UP = (500_000.0, 10.0, 0.0, 5_600_000.0, 0.0, 10.0)
 ROTATED = (500_000.0, 9.0, 4.0, 5_600_000.0, 4.0, -9.0)
 Ring = Sequence[tuple[float, float]]
+
+
+def open_map(path: Path) -> ClassMap:
+    return ClassMap(path, block=500)  # so that these maps too are read in many blocks
 
 
 def srs_of(code: int | None) -> osr.SpatialReference | None:
@@ -120,14 +124,9 @@ def classes() -> np.ndarray:
     return values
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_map, "BLOCK", 500)  # so that these maps too are read in many
-
-
 def test_points_of_another_crs(tmp_path: Path, classes: np.ndarray, geotransform: tuple[float, ...]) -> None:
     random = np.random.default_rng(0)
-    scene = ClassMap(raster(tmp_path / "map.tif", classes, geotransform))
+    scene = open_map(raster(tmp_path / "map.tif", classes, geotransform))
     to_degrees = osr.CoordinateTransformation(srs_of(32632), srs_of(4326))
     features, expected, outside, nodata = [], np.zeros((4, 4), int), 0, 0
     for col, row in random.uniform(-3, [63, 43], (400, 2)):
@@ -148,7 +147,7 @@ def test_points_of_another_crs(tmp_path: Path, classes: np.ndarray, geotransform
 
 @pytest.mark.parametrize("driver, name", [("GPKG", "p.gpkg"), ("GeoJSON", "p.geojson"), ("ESRI Shapefile", "p.shp")])
 def test_every_file_format(tmp_path: Path, classes: np.ndarray, driver: str, name: str) -> None:
-    scene = ClassMap(raster(tmp_path / "map.tif", classes))
+    scene = open_map(raster(tmp_path / "map.tif", classes))
     places = [(10.5, 10.5), (20.5, 30.5), (59.5, 39.5)]
     features = [("POINT ({} {})".format(*at(NORTH_UP, *p)), "forest") for p in places]
     got = compare(scene, str(vector(tmp_path / name, features, 32632, driver=driver)))
@@ -163,7 +162,7 @@ def test_polygons_with_holes_and_several_parts(
 ) -> None:
     """Each is one sample: the class of most pixels whose centre is inside; counted here pixel by pixel."""
     random = np.random.default_rng(2)
-    scene = ClassMap(raster(tmp_path / "map.tif", classes, geotransform))
+    scene = open_map(raster(tmp_path / "map.tif", classes, geotransform))
     rows, cols = np.mgrid[:40, :60] + 0.5
     x, y = at(geotransform, cols, rows)
     features, expected, outside, nodata = [], np.zeros((4, 4), int), 0, 0
@@ -196,7 +195,7 @@ def test_polygons_with_holes_and_several_parts(
 
 def test_a_polygon_smaller_than_a_pixel_and_a_tie(tmp_path: Path) -> None:
     values = np.array([[3, 2, 1], [255, 1, 2]], np.uint8)
-    scene = ClassMap(raster(tmp_path / "map.tif", values))
+    scene = open_map(raster(tmp_path / "map.tif", values))
 
     def box(left: float, top: float, right: float, bottom: float) -> str:
         return "POLYGON " + polygon(
@@ -249,7 +248,7 @@ def test_a_raster_pixel_by_pixel(
     other = np.random.default_rng(3).integers(0, 4, (45, 50)).astype(np.uint8)
     other[20:24, 9:19] = 255
     expected = nearest_neighbour(classes, geotransform, 32632, other, other_gt, other_code)
-    scene = ClassMap(raster(tmp_path / "map.tif", classes, geotransform))
+    scene = open_map(raster(tmp_path / "map.tif", classes, geotransform))
     got = compare(scene, str(raster(tmp_path / "truth.tif", other, other_gt, other_code, names=None)))
     assert expected.counts.sum() > 300 and expected.outside > 30
     np.testing.assert_array_equal(got.counts, expected.counts)
@@ -263,7 +262,7 @@ def test_a_raster_by_its_category_names(tmp_path: Path, classes: np.ndarray) -> 
     other = np.full(classes.shape, -1, np.int16)
     for i, k in enumerate(order):
         other[classes == k] = i
-    scene = ClassMap(raster(tmp_path / "map.tif", classes))
+    scene = open_map(raster(tmp_path / "map.tif", classes))
     path = raster(tmp_path / "truth.tif", other, names=[NAMES[k].upper() for k in order], nodata=-1)
     np.testing.assert_array_equal(compare(scene, str(path)).counts, np.diag(np.bincount(classes[classes < 4])))
     path = raster(tmp_path / "float.tif", np.where(classes == 255, np.nan, classes).astype(np.float32), names=None)
@@ -271,7 +270,7 @@ def test_a_raster_by_its_category_names(tmp_path: Path, classes: np.ndarray) -> 
 
 
 def test_classes_by_name_and_number(tmp_path: Path, classes: np.ndarray) -> None:
-    scene = ClassMap(raster(tmp_path / "map.tif", classes))
+    scene = open_map(raster(tmp_path / "map.tif", classes))
     assert scene.names == NAMES and scene.values.tolist() == [0, 1, 2, 3]
     spelt = {
         "Annual crop": 0,
@@ -292,7 +291,7 @@ def test_classes_by_name_and_number(tmp_path: Path, classes: np.ndarray) -> None
 
 def test_a_map_without_names_has_the_classes_that_occur(tmp_path: Path) -> None:
     values = np.array([[111, 523, 111], [-7, 0, 523]], np.int16)
-    scene = ClassMap(raster(tmp_path / "map.tif", values, names=None, nodata=0))
+    scene = open_map(raster(tmp_path / "map.tif", values, names=None, nodata=0))
     assert scene.names == ["-7", "111", "523"] and scene.class_of("523", "here") == 2
     np.testing.assert_array_equal(scene.read(0, 0, 3, 2), [[1, 2, 1], [0, -1, 2]])
     area, unit = scene.areas()
@@ -303,19 +302,19 @@ def test_a_map_without_names_has_the_classes_that_occur(tmp_path: Path) -> None:
 def test_names_that_leave_numbers_out(tmp_path: Path) -> None:
     names = [""] * 31
     names[10], names[30] = "trees", "grass"
-    scene = ClassMap(raster(tmp_path / "map.tif", np.array([[10, 20]], np.uint8), names=names))
+    scene = open_map(raster(tmp_path / "map.tif", np.array([[10, 20]], np.uint8), names=names))
     assert scene.names == ["trees", "20", "grass"] and scene.values.tolist() == [10, 20, 30]
 
 
 def test_without_a_crs_coordinates_are_compared_and_it_is_said(tmp_path: Path, classes: np.ndarray) -> None:
     features = [("POINT ({} {})".format(*at(NORTH_UP, 10.5, 20.5)), "water")]
     points = str(vector(tmp_path / "points.gpkg", features, 32632))
-    nowhere = ClassMap(raster(tmp_path / "nowhere.tif", classes, code=None))
+    nowhere = open_map(raster(tmp_path / "nowhere.tif", classes, code=None))
     got = compare(nowhere, points)
     assert got.counts[classes[20, 10], 2] == 1 and "nowhere.tif has no CRS" in got.notes[0]
     assert nowhere.areas()[1] == "pixels"
     np.testing.assert_array_equal(nowhere.areas()[0], np.bincount(classes[classes < 4]))
-    scene = ClassMap(raster(tmp_path / "map.tif", classes))
+    scene = open_map(raster(tmp_path / "map.tif", classes))
     for one, other in ((nowhere, "map.tif"), (scene, "nowhere.tif")):
         got = compare(one, str(tmp_path / other))
         np.testing.assert_array_equal(got.counts, np.diag(np.bincount(classes[classes < 4])))
@@ -325,13 +324,13 @@ def test_without_a_crs_coordinates_are_compared_and_it_is_said(tmp_path: Path, c
 def test_what_has_no_class_is_counted(tmp_path: Path, classes: np.ndarray) -> None:
     place = "POINT ({} {})".format(*at(NORTH_UP, 10.5, 20.5))
     features = [(place, "water"), (place, None), (place, " "), (None, "water"), ("POINT EMPTY", "water")]
-    got = compare(ClassMap(raster(tmp_path / "map.tif", classes)), str(vector(tmp_path / "points.gpkg", features)))
+    got = compare(open_map(raster(tmp_path / "map.tif", classes)), str(vector(tmp_path / "points.gpkg", features)))
     assert got.counts.sum() == 1 and (got.unlabelled, got.unplaced) == (2, 2)
 
 
 def test_a_csv_of_points(tmp_path: Path, classes: np.ndarray) -> None:
     """By the columns' names: degrees, or the map's CRS; the sheet of a spreadsheet too."""
-    scene = ClassMap(raster(tmp_path / "map.tif", classes))
+    scene = open_map(raster(tmp_path / "map.tif", classes))
     places = [at(NORTH_UP, col + 0.5, row + 0.5) for col, row in ((10, 20), (30, 7), (59, 39))]
     expected = np.zeros((4, 4), int)
     for col, row in ((10, 20), (30, 7), (59, 39)):
@@ -369,7 +368,7 @@ def test_a_csv_of_points(tmp_path: Path, classes: np.ndarray) -> None:
 
 
 def test_fields_and_layers(tmp_path: Path, classes: np.ndarray) -> None:
-    scene = ClassMap(raster(tmp_path / "map.tif", classes))
+    scene = open_map(raster(tmp_path / "map.tif", classes))
     place = "POINT ({} {})".format(*at(NORTH_UP, 10.5, 20.5))
     path = str(vector(tmp_path / "points.gpkg", [(place, 2)], field="Label"))
     assert compare(scene, path).field == compare(scene, path, "label").field == "Label"
@@ -394,12 +393,12 @@ def test_fields_and_layers(tmp_path: Path, classes: np.ndarray) -> None:
 
 
 def test_refuses_what_cannot_be_compared(tmp_path: Path, classes: np.ndarray) -> None:
-    scene = ClassMap(raster(tmp_path / "map.tif", classes))
+    scene = open_map(raster(tmp_path / "map.tif", classes))
     place = at(NORTH_UP, 10.5, 20.5)
     with pytest.raises(UserError, match=r"reference=.*none.gpkg does not exist"):
         compare(scene, str(tmp_path / "none.gpkg"))
-    with pytest.raises(UserError, match=r"scene=.*none.tif does not exist"):
-        ClassMap(tmp_path / "none.tif")
+    with pytest.raises(UserError, match=r"class_map=.*none.tif does not exist"):
+        open_map(tmp_path / "none.tif")
     (tmp_path / "text.gpkg").write_text("no database")
     with pytest.raises(UserError, match=r"reference=.*text.gpkg cannot be opened"):
         compare(scene, str(tmp_path / "text.gpkg"))
@@ -415,8 +414,8 @@ def test_refuses_what_cannot_be_compared(tmp_path: Path, classes: np.ndarray) ->
     with pytest.raises(UserError, match="has the value 9, which no class of"):
         compare(scene, str(raster(tmp_path / "nine.tif", np.full_like(classes, 9), names=None)))
     with pytest.raises(UserError, match="holds fractions"):
-        ClassMap(raster(tmp_path / "half.tif", np.full((4, 4), 0.5, np.float32)))
+        open_map(raster(tmp_path / "half.tif", np.full((4, 4), 0.5, np.float32)))
     with pytest.raises(UserError, match="more than 1000 different values"):
-        ClassMap(raster(tmp_path / "image.tif", np.arange(2000, dtype=np.int16).reshape(40, 50), names=None))
+        open_map(raster(tmp_path / "image.tif", np.arange(2000, dtype=np.int16).reshape(40, 50), names=None))
     with pytest.raises(UserError, match="no valid pixel"):
-        ClassMap(raster(tmp_path / "empty.tif", np.full((4, 4), 255, np.uint8), names=None))
+        open_map(raster(tmp_path / "empty.tif", np.full((4, 4), 255, np.uint8), names=None))

@@ -131,9 +131,9 @@ def test_nan_and_an_alpha_band_are_outside(tmp_path: Path) -> None:
 def test_another_type_is_refused_and_cast_when_asked(tmp_path: Path) -> None:
     array = values((3, 30, 30), dtype=np.int16)
     path = scene_file(tmp_path / "s.tif", array)
-    with pytest.raises(UserError, match=r"holds int16, the classifier was trained on uint8 .*adapt=cast"):
+    with pytest.raises(UserError, match=r"holds int16, the classifier was trained on uint8 .*values=cast"):
         Scene(path, card())
-    np.testing.assert_array_equal(Scene(path, card(), adapt="cast").read(0, 0, 30, 30).values, array)
+    np.testing.assert_array_equal(Scene(path, card(), values="cast").read(0, 0, 30, 30).values, array)
 
 
 def test_values_of_another_range_are_refused_by_band_and_adapted_when_asked(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_values_of_another_range_are_refused_by_band_and_adapted_when_asked(tmp_
     with pytest.raises(UserError, match="the values of") as error:
         Scene(path, sixteen)
     assert "blue: the scene's mean is" in str(error.value) and "red" not in str(error.value)
-    adapted = Scene(path, sixteen, adapt="moments").read(0, 0, 200, 150).values
+    adapted = Scene(path, sixteen, values="moments").read(0, 0, 200, 150).values
     for band in adapted:
         assert band.mean() == pytest.approx(0.4 * 255, abs=2)
         assert band.std() == pytest.approx(0.2 * 255, abs=2)
@@ -179,7 +179,7 @@ def test_real_scenes_fit_or_are_refused(shared_data: Path) -> None:
         Scene(naip, rgb)
     assert Scene(naip, rgb, bands=[1, 2, 3]).bands == [1, 2, 3]
     coast = scenes / "sentinel2_coast_8band_uint8.tif"
-    assert Scene(coast, rgb, bands=["B04", "B03", "B02"], nodata=255, adapt="moments").bands == [4, 3, 2]
+    assert Scene(coast, rgb, bands=["B04", "B03", "B02"], nodata=255, values="moments").bands == [4, 3, 2]
     with pytest.raises(UserError, match="holds uint16, the classifier was trained on uint8"):
         Scene(scenes / "satellogic_4band_uint16_utm.tif", rgb, bands=[1, 2, 3])
     with pytest.raises(UserError, match="holds int16"):

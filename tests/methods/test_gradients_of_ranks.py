@@ -18,7 +18,7 @@ def steps(name):
     method = over_all_ranks(method_of(name)[0]).double()
     draws, method.draws = method.draws, lambda *a: draws(*a).double()
     trained = [p for m in method.trained_modules() for p in m.parameters()]
-    found = []
+    results = []
     for step in range(2):
         numbers = torch.Generator().manual_seed(step)
         n = 8 + 8 * step  # the batches are of another size
@@ -34,13 +34,13 @@ def steps(name):
         loss.backward()
         numbers = distributed.average_gradients(method, torch.stack([loss.detach()]))
         gradient = {k: p.grad.clone() for k, p in method.named_parameters() if p.grad is not None}
-        found.append((numbers[0] / distributed.world_size(), gradient))
+        results.append((numbers[0] / distributed.world_size(), gradient))
         with torch.no_grad():
             for p in trained:
                 if p.grad is not None:
                     p -= 1e-3 * p.grad / numbers[1]
         method.after_step(step, 2)
-    return found, method.state_dict()
+    return results, method.state_dict()
 
 torch.set_default_dtype(torch.double)  # rounding would move activations over the edge of a ReLU
 several, one = {}, {}
@@ -50,14 +50,14 @@ if rank() == 0:
     with alone():
         for name in METHODS:
             one[name] = steps(name)
-    torch.save((several, one), "found.pt")
+    torch.save((several, one), "results.pt")
 """
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_gradients_of_ranks_equal_those_of_one_process(ranks: int, workshop, tmp_path: Path) -> None:
     workshop.run(tmp_path, code=f"METHODS = {METHODS}\n" + CODE, methods=METHODS, ranks=ranks)
-    several, one = torch.load(tmp_path / "found.pt", weights_only=True)
+    several, one = torch.load(tmp_path / "results.pt", weights_only=True)
     for name in METHODS:
         for step, ((loss, gradient), (whole_loss, whole)) in enumerate(
             zip(several[name][0], one[name][0], strict=True)

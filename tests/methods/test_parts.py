@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -14,17 +15,14 @@ from torch import Tensor, nn
 from rsssl.batch import Batch
 from rsssl.errors import UserError
 from rsssl.methods import masks, tiles
-from rsssl.methods.dino import DINO
-from rsssl.methods.jigsaw import Jigsaw
-from rsssl.methods.marta_gan import MartaGAN
-from rsssl.methods.moco_v2 import MoCoV2
-from rsssl.methods.nnclr import NNCLR
-from rsssl.methods.permutations import generate, multiply, puzzle_orders
+from rsssl.methods.permutations import group, multiply, puzzle_orders
 from rsssl.methods.prototypes import Prototypes, sinkhorn
 from rsssl.methods.queue import Queue
 from rsssl.methods.rotation import all_turns
 from rsssl.models.backbone import build_backbone
 from rsssl.models.ema import MovingAverage
+
+FROZEN = "d54764be55b770f403ff4db6a669731ead673711a5fc56201ddb54513ffb0811"  # of the 1000 orders
 
 
 def test_a_moving_average_follows_its_source() -> None:
@@ -70,7 +68,7 @@ def test_assignments_are_sinkhorns() -> None:
     even = sinkhorn(torch.tensor(scores), 0.5, 100).numpy()
     np.testing.assert_allclose(even.sum(0), 10 / 4, atol=1e-4)
     np.testing.assert_allclose(even.sum(1), 1, atol=1e-6)
-    assert torch.isfinite(sinkhorn(torch.tensor(scores) * 1e4)).all(), "no score overflows"
+    assert torch.isfinite(sinkhorn(torch.tensor(scores) * 1e4, 0.05)).all(), "no score overflows"
 
 
 def test_prototypes_are_cosines() -> None:
@@ -84,21 +82,21 @@ def test_prototypes_are_cosines() -> None:
         np.testing.assert_allclose(prototypes(torch.tensor(z).float()).detach().numpy(), expected, atol=1e-6)
 
 
-def test_neighbours_are_the_nearest_of_the_queue() -> None:
-    method = NNCLR(build_backbone("resnet10t", 3), queue=20, out=6)
+def test_neighbours_are_the_nearest_of_the_queue(method_of) -> None:
+    method = method_of("nnclr", build_backbone("resnet10t", 3), queue=20, out=6)
     z = np.random.default_rng(0).normal(size=(5, 6))
-    own = z / np.linalg.norm(z, axis=1, keepdims=True)
-    np.testing.assert_allclose(method.neighbours(torch.tensor(z)).numpy(), own, atol=1e-6)  # until the queue is full
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    np.testing.assert_allclose(method.neighbours(torch.tensor(z)).numpy(), unit, atol=1e-6)  # until the queue is full
     rows = np.random.default_rng(1).normal(size=(20, 6))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     method.queue.push(torch.tensor(rows))
     with torch.autocast("cpu", torch.bfloat16):
-        found = method.neighbours(torch.tensor(z)).numpy()
-    np.testing.assert_allclose(found, rows[(own @ rows.T).argmax(1)], atol=1e-6)
+        nearest = method.neighbours(torch.tensor(z)).numpy()
+    np.testing.assert_allclose(nearest, rows[(unit @ rows.T).argmax(1)], atol=1e-6)
 
 
-def test_keys_of_moco_come_in_groups_in_the_order_of_the_images() -> None:
-    method = MoCoV2(build_backbone("resnet10t", 3), groups=3).eval()
+def test_keys_of_moco_come_in_groups_in_the_order_of_the_images(method_of) -> None:
+    method = method_of("moco_v2", build_backbone("resnet10t", 3), groups=3).eval()
     batch = Batch(torch.arange(7), 0, torch.randn(2, 7, 3, 32, 32), key=5)
     calls = []
     method.key.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
@@ -107,10 +105,10 @@ def test_keys_of_moco_come_in_groups_in_the_order_of_the_images() -> None:
     torch.testing.assert_close(keys, method.key(batch.views[0]))
 
 
-def test_each_network_of_a_gan_lowers_its_own_loss_alone() -> None:
+def test_each_network_of_a_gan_lowers_its_own_loss_alone(method_of) -> None:
     """The gradient of the one loss is, for each network, that of its own part of it."""
     torch.manual_seed(0)
-    method = MartaGAN(build_backbone("resnet10t", 3), size=32)
+    method = method_of("marta_gan", build_backbone("resnet10t", 3), size=32)
     method.backbone.eval()  # batch norm's statistics stay as they are from one pass to the next
     batch = Batch(torch.arange(4), 0, torch.randn(1, 4, 3, 32, 32), key=1)
     groups = {
@@ -118,17 +116,19 @@ def test_each_network_of_a_gan_lowers_its_own_loss_alone() -> None:
         "discriminator": [*method.backbone.parameters(), *method.judge.parameters()],
     }
     for name, parameters in groups.items():
-        found = torch.autograd.grad(method(batch)["loss"], parameters)
+        gradients = torch.autograd.grad(method(batch)["loss"], parameters)
         out = method(batch)
-        own = out["discriminator"] if name == "discriminator" else out["perceptual"] + method.matching * out["matching"]
-        for a, b in zip(found, torch.autograd.grad(own, parameters), strict=True):
+        part = (
+            out["discriminator"] if name == "discriminator" else out["perceptual"] + method.matching * out["matching"]
+        )
+        for a, b in zip(gradients, torch.autograd.grad(part, parameters), strict=True):
             torch.testing.assert_close(a, b)
     with pytest.raises(UserError, match=r"ssl\.size=64"):
         method.generate(Batch(torch.arange(4), 0, torch.randn(1, 4, 3, 48, 48)))
 
 
-def test_the_centre_follows_the_teachers_outputs() -> None:
-    method = DINO(build_backbone("resnet10t", 3), prototypes=8, centre_momentum=0.8)
+def test_the_centre_follows_the_teachers_outputs(method_of) -> None:
+    method = method_of("dino", build_backbone("resnet10t", 3), prototypes=8, centre_momentum=0.8)
     expected = np.zeros(8)
     for seed in range(4):
         teacher = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(seed))
@@ -153,7 +153,7 @@ def test_patches_hide_exactly_their_share(grid: int, patch: int, hidden: float, 
 @given(st.integers(8, 40), st.integers(1, 4), st.integers(0, 99))
 def test_blocks_are_rectangles_within_the_image(size: int, count: int, seed: int) -> None:
     draws = torch.rand(2, 4 * count, generator=torch.Generator().manual_seed(seed))
-    found = masks.blocks(draws, size, 0.2, 0.4)
+    mask = masks.blocks(draws, size, 0.2, 0.4)
     for n in range(2):
         expected = np.zeros((size, size), bool)
         height, width, top, left = draws[n].view(4, count).double().numpy()
@@ -162,7 +162,7 @@ def test_blocks_are_rectangles_within_the_image(size: int, count: int, seed: int
             t, l = top[k] * (1 - h), left[k] * (1 - w)  # noqa: E741
             centre = (np.arange(size) + 0.5) / size
             expected |= np.outer((centre >= t) & (centre < t + h), (centre >= l) & (centre < l + w))
-        assert (found[n, 0].numpy() != expected).mean() < 0.02, "but for rounding at an edge"
+        assert (mask[n, 0].numpy() != expected).mean() < 0.02, "except for rounding at an edge"
     central = masks.central(2, size, 0.5, torch.device("cpu"))
     assert central.float().mean().item() == pytest.approx((round(size / 2) / size) ** 2)
 
@@ -173,29 +173,29 @@ def test_tiles_are_squares_of_their_cells(n: int, grid: int, size: int, share: f
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(n, 2, size, size, generator=generator)
     draws = torch.rand(n, 2 * grid**2, generator=generator)
-    found = tiles.cut(images, grid, share, draws)
+    cut = tiles.cut(images, grid, share, draws)
     cell = size // grid
     side = max(1, round(share * cell))
     for i, row, column in np.ndindex(n, grid, grid):
         d = draws[i].view(2, grid, grid)[:, row, column]
         top, left = row * cell + int(d[0] * (cell - side + 1)), column * cell + int(d[1] * (cell - side + 1))
         assert top + side <= (row + 1) * cell and left + side <= (column + 1) * cell
-        assert torch.equal(found[(i * grid + row) * grid + column], images[i, :, top : top + side, left : left + side])
-    joined = tiles.join(found, grid)
-    assert torch.equal(joined[0, :, :side, side : 2 * side], found[1])
-    plain = tiles.normalise(found)
+        assert torch.equal(cut[(i * grid + row) * grid + column], images[i, :, top : top + side, left : left + side])
+    joined = tiles.join(cut, grid)
+    assert torch.equal(joined[0, :, :side, side : 2 * side], cut[1])
+    plain = tiles.normalise(cut)
     np.testing.assert_allclose(plain.flatten(1).mean(1).numpy(), 0, atol=1e-4)
     np.testing.assert_allclose(plain.flatten(1).std(1).numpy(), 1, atol=0.05)
 
 
 def test_the_orders_of_the_puzzles() -> None:
-    assert (
-        sorted(map(tuple, puzzle_orders(2))) == sorted(set(map(tuple, puzzle_orders(2))))
-        and len(puzzle_orders(2)) == 24
-    )
+    small = puzzle_orders(2)
+    assert small.shape == (24, 4) and len(np.unique(small, axis=0)) == 24 and (np.sort(small, 1) == np.arange(4)).all()
     orders = puzzle_orders(3)
     assert orders.shape == (1000, 9) and (np.sort(orders, 1) == np.arange(9)).all()
-    assert orders.tolist() == [list(o) for o in generate()], "the file is what its generator writes"
+    assert len(group()) == 1512
+    digits = "".join("".join(map(str, order)) + "\n" for order in orders)
+    assert hashlib.sha256(digits.encode()).hexdigest() == FROZEN, "a jigsaw that was trained before has another head"
     distance = (orders[:, None] != orders[None]).sum(2)
     np.fill_diagonal(distance, 9)
     assert distance.min() == 6, "the most that 1000 permutations of 9 can have: 7 leaves room for 9 * 8 * 7 = 504"
@@ -203,6 +203,9 @@ def test_the_orders_of_the_puzzles() -> None:
 
 
 def test_the_field_of_eight_is_a_field() -> None:
+    powers = [1, 2, 4, 3, 6, 7, 5]  # of x, modulo x^3 + x + 1
+    for i, j in np.ndindex(7, 7):
+        assert multiply(powers[i], powers[j]) == powers[(i + j) % 7]
     for a in range(1, 8):
         assert sorted(multiply(a, b) for b in range(1, 8)) == list(range(1, 8))
         for b in range(8):
@@ -211,9 +214,9 @@ def test_the_field_of_eight_is_a_field() -> None:
                 assert multiply(a, multiply(b, c)) == multiply(multiply(a, b), c)
 
 
-def test_a_puzzle_shows_the_head_what_it_shows_people() -> None:
+def test_a_puzzle_shows_the_head_what_it_shows_people(method_of) -> None:
     """A head that knows each tile's place reads the order off; put in that order, the pictures are the image."""
-    method = Jigsaw(build_backbone("resnet10t", 3), grid=3, orders=5)
+    method = method_of("jigsaw3x3", build_backbone("resnet10t", 3), orders=5)
     batch = Batch(torch.arange(4), 0, torch.rand(1, 4, 3, 36, 36), key=7)
 
     class Place(nn.Module):

@@ -11,9 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsssl.batch import Batch
-from rsssl.methods import losses
 from rsssl.methods.losses import nt_xent
-from rsssl.methods.simclr import SimCLR
 from rsssl.models.backbone import build_backbone
 
 
@@ -49,8 +47,8 @@ def test_two_views_are_the_usual_cross_entropy_with_its_gradient() -> None:
     ours = nt_xent(z, 0.3)
     assert ours.item() == pytest.approx(usual.item(), abs=1e-5)
     (expected,) = torch.autograd.grad(usual, z)
-    (found,) = torch.autograd.grad(ours, z)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(ours, z)
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
 
 
 def dense(z: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -67,23 +65,17 @@ def dense(z: torch.Tensor, temperature: float) -> torch.Tensor:
 
 @pytest.mark.parametrize(("views", "images"), [(2, 33), (4, 11), (3, 2)])
 @pytest.mark.parametrize("temperature", [0.5, 0.01])
-def test_blocks_of_rows_give_the_gradient_of_the_whole_matrix(
-    views: int, images: int, temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(losses, "_BLOCK", {"cpu": 1})
-    monkeypatch.setattr(losses, "_ROWS", 7)  # of up to 66
+def test_blocks_of_rows_give_the_gradient_of_the_whole_matrix(views: int, images: int, temperature: float) -> None:
     z = torch.randn(views, images, 12, generator=torch.Generator().manual_seed(images), requires_grad=True)
     expected = dense(z.double(), temperature)
     (gradient,) = torch.autograd.grad(expected, z)
-    found = nt_xent(z, temperature)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    (ours,) = torch.autograd.grad(3 * found, z)
+    loss = nt_xent(z, temperature, rows=7)  # of up to 66
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (ours,) = torch.autograd.grad(3 * loss, z)
     torch.testing.assert_close(ours / 3, gradient, atol=2e-5 * float(gradient.abs().max()), rtol=1e-3)
 
 
-def test_images_of_one_place_are_not_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_BLOCK", {"cpu": 1})
-    monkeypatch.setattr(losses, "_ROWS", 5)
+def test_images_of_one_place_are_not_told_apart() -> None:
     z = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
     places = torch.tensor([0, 1, 0, 2, 1, 3])
     flat = F.normalize(z.double(), dim=-1).flatten(0, 1)
@@ -94,10 +86,10 @@ def test_images_of_one_place_are_not_told_apart(monkeypatch: pytest.MonkeyPatch)
         positive = flat[a] @ flat[partner] / 0.2
         terms.append(torch.stack([positive, *others]).logsumexp(0) - positive)
     expected = torch.stack(terms).mean()
-    found = nt_xent(z, 0.2, places)
-    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    loss = nt_xent(z, 0.2, places, rows=5)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     torch.testing.assert_close(
-        torch.autograd.grad(found, z)[0], torch.autograd.grad(expected, z)[0], atol=1e-6, rtol=1e-4
+        torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0], atol=1e-6, rtol=1e-4
     )
 
 
@@ -110,12 +102,12 @@ def test_one_image_alone_has_no_loss_and_no_gradient() -> None:
 
 def test_memory_is_linear_in_the_images() -> None:
     """The largest tensor made for 8,192 embeddings is far smaller than their matrix of similarities."""
-    made = []
+    sizes = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
-            made.extend(
+            sizes.extend(
                 t.untyped_storage().nbytes()
                 for t in (out if isinstance(out, tuple) else (out,))
                 if isinstance(t, torch.Tensor)
@@ -125,12 +117,12 @@ def test_memory_is_linear_in_the_images() -> None:
     z = torch.randn(2, 4096, 8, requires_grad=True)
     with Watch():
         nt_xent(z, 0.1).backward()
-    assert 0 < max(made) <= 8192 * 8192 * 4 / 50
+    assert 0 < max(sizes) <= 8192 * 8192 * 4 / 50
 
 
-def test_the_method_learns_to_tell_images_apart() -> None:
+def test_the_method_learns_to_tell_images_apart(method_of) -> None:
     torch.manual_seed(0)
-    method = SimCLR(build_backbone("resnet10t", 3), views=3, temperature=0.2, hidden=64, out=16)
+    method = method_of("simclr", build_backbone("resnet10t", 3), views=3, temperature=0.2, hidden=64, out=16)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
     images = torch.rand(16, 3, 32, 32)
     losses = []

@@ -17,15 +17,16 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from rsssl.compose import Composer, composed
-from rsssl.data.dataset import Dataset
-from rsssl.data.loader import Pool, PoolBatches, Source
+import rsssl
+from rsssl.compose import Composer, composed, plain
+from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack, pack
+from rsssl.data.pool import Pool, Source
 from rsssl.engine.monitor import effective_rank, embedding_std
 from rsssl.groups import group_options
 from rsssl.methods.base import Method
+from rsssl.models.preprocess import Preprocess
 from rsssl.optim import parameter_groups
-from rsssl.tasks.common import plain
 
 METHODS = [
     m for m in group_options("ssl") if m not in ("none", "seasonal")
@@ -46,7 +47,7 @@ def eurosat(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack
     with Composer() as composer:
         config = plain(composed(composer, ["dataset=eurosat_ms", f"dataset.root={shared_data / 'EuroSAT_MS'}"]).dataset)
     folder = tmp_path_factory.mktemp("eurosat") / "pack"
-    pack(Dataset(**{k: v for k, v in config.items() if k != "_target_"}), folder, 1)
+    pack(rsssl.dataset(**{k: v for k, v in config.items() if k != "_target_"}), folder, 1)
     return Pack.open(folder)
 
 
@@ -71,45 +72,40 @@ def train(method: Method, cfg: Any, packed: Pack, size: int = SIZE, steps: int =
         Pool([Source(packed, np.arange(len(packed.paths)))]),
         views,
         method.n_views,
-        IMAGES,
-        epochs,
-        lambda step, total: size,
-        card.mean,
-        card.std,
-        0,
-        "order",
+        Preprocess(card, size, card.mean, card.std),
+        Sampling(IMAGES, epochs, 0, "order"),
         local=method.uses_local,
     )
     lr = cfg.pretrain.lr or cfg.optimizer.lr
     optimizer = instantiate(cfg.optimizer, params=parameter_groups(*method.trained_modules()), lr=lr, _convert_="all")
-    found = []
+    outputs = []
     for step, batch in zip(range(steps), batches.start(0), strict=False):
         out = method(batch)
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()
         method.after_step(step, steps)
-        found.append({k: v.detach() for k, v in out.items()})
-    assert len(found) == steps
-    return found
+        outputs.append({k: v.detach() for k, v in out.items()})
+    assert len(outputs) == steps
+    return outputs
 
 
-def change(found: list[dict[str, Tensor]]) -> float:
+def change(outputs: list[dict[str, Tensor]]) -> float:
     """The loss of the last steps minus that of the first; the very first see queues, centres and statistics fill."""
-    losses = torch.stack([f["loss"] for f in found])
+    losses = torch.stack([f["loss"] for f in outputs])
     return float(losses[-8:].mean() - losses[3:11].mean())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_thirty_steps_lower_the_loss_without_collapse(name: str, eurosat: Pack) -> None:
     method, cfg = build(name, *SMALL.get(name, []))
-    found = train(method, cfg, eurosat, size=64 if name == "jigsaw3x3" else SIZE)
-    assert all(torch.isfinite(f["loss"]) for f in found)
+    outputs = train(method, cfg, eurosat, size=64 if name == "jigsaw3x3" else SIZE)
+    assert all(torch.isfinite(f["loss"]) for f in outputs)
     if name == "marta_gan":  # two networks against each other: each is better than at the start against a fixed other
-        assert found[-1]["discriminator"] < found[0]["discriminator"]
+        assert outputs[-1]["discriminator"] < outputs[0]["discriminator"]
     else:
-        assert change(found) < 0
-    embedding = torch.cat([f["embedding"] for f in found[-3:]])
+        assert change(outputs) < 0
+    embedding = torch.cat([f["embedding"] for f in outputs[-3:]])
     assert embedding_std(embedding) > 0.1 and effective_rank(embedding) > 3
 
 
@@ -124,18 +120,18 @@ def mutant(cfg: Any, old: str, new: str) -> type[Method]:
     return getattr(module, cls)
 
 
-def projected(method: Method, found: list[dict[str, Tensor]]) -> Tensor:
+def projected(method: Method, outputs: list[dict[str, Tensor]]) -> Tensor:
     """What the loss compares, for the last step's features."""
     head = method.head if hasattr(method, "head") else method.projector
     with torch.no_grad():
-        return head(found[-1]["embedding"])
+        return head(outputs[-1]["embedding"])
 
 
 NEEDED = {  # what each needs, as it stands in its source, and what takes its place
     "simsiam": ("z.detach()", "z"),  # the stop-gradient
     "byol": ("self.predictor(self.projector(features))", "self.projector(features)"),  # the predictor
     "dino": ("(teacher - centre)", "teacher"),  # the centring
-    "swav": ("sinkhorn(together, epsilon)", "(together / epsilon).softmax(1)"),  # the even assignment
+    "swav": ("sinkhorn(assigned, epsilon)", "(assigned / epsilon).softmax(1)"),  # the even assignment
     "vicreg": ("variance * F.relu(1 - spread)", "0 * F.relu(1 - spread)"),  # the variance term
     "barlow_twins": ("redundancy * off", "0 * off"),  # the redundancy term
 }
@@ -152,8 +148,8 @@ def test_without_what_keeps_it_up_the_embedding_collapses(name: str, eurosat: Pa
         backbone=instantiate(cfg.backbone, in_chans=13, seed=0),
         **arguments,  # type: ignore[arg-type]
     )
-    found = [projected(m, train(m, cfg, eurosat)) for m in (sound, broken)]
-    std, rank = [embedding_std(z) for z in found], [effective_rank(z) for z in found]
+    embeddings = [projected(m, train(m, cfg, eurosat)) for m in (sound, broken)]
+    std, rank = [embedding_std(z) for z in embeddings], [effective_rank(z) for z in embeddings]
     if name == "barlow_twins":  # its dimensions still vary, but all alike
         assert rank[0] > 15 and rank[1] < 10
     else:

@@ -22,6 +22,6 @@ def test_layers_and_the_last_normalisation() -> None:
     out = head(torch.randn(256, 8) * 9 + 3)
     torch.testing.assert_close(out.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(out.std(0, unbiased=False), torch.ones(4), atol=1e-2, rtol=0)
-    assert [type(m) for m in projector(8, out=4, layers=1)] == [nn.Linear]
+    assert [type(m) for m in projector(8, 16, 4, layers=1)] == [nn.Linear]
     with pytest.raises(ValueError, match="at least one layer"):
-        projector(8, layers=0)
+        projector(8, 16, 4, layers=0)

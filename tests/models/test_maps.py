@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
 
 from rsssl.errors import UserError
 from rsssl.models.backbone import build_backbone, read_backbone, save_backbone
@@ -65,9 +66,9 @@ def test_a_decoder_gives_images_of_the_size_asked_for(name: str, size: int) -> N
     x = torch.randn(2, 3, size, size)
     for depths in (1, len(backbone_maps(model))):
         decoder = Decoder(backbone_maps(model)[-depths:], bands=7, width=8)
-        made = decoder(feature_maps(model, x)[-depths:], size)
-        assert made.shape == (2, 7, size, size)
-        made.sum().backward()
+        images = decoder(feature_maps(model, x)[-depths:], size)
+        assert images.shape == (2, 7, size, size)
+        images.sum().backward()
         assert all(p.grad is not None for p in decoder.parameters())
 
 
@@ -107,9 +108,8 @@ def test_recalibrated_statistics_are_those_of_the_images() -> None:
     assert torch.equal(before, model[1].running_mean), "nothing moves them afterwards"
 
 
-def test_layers_that_a_restoring_method_would_not_train_are_refused() -> None:
-    from rsssl.methods.inpainting import Inpainting
-
-    with pytest.raises(UserError, match=r"backbone\.depths=2"):
-        Inpainting(build_backbone("efficientnet_b0", 3))
-    Inpainting(build_backbone("efficientnet_b0", 3, depths=2))
+def test_layers_that_a_restoring_method_would_not_train_are_refused(method_of) -> None:
+    with pytest.raises(InstantiationException, match=r"backbone\.depths=2") as error:
+        method_of("inpainting", build_backbone("efficientnet_b0", 3))
+    assert isinstance(error.value.__cause__, UserError)
+    method_of("inpainting", build_backbone("efficientnet_b0", 3, depths=2))

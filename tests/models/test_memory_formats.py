@@ -8,8 +8,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from rsssl.engine.loop import on_device
-from rsssl.evaluation.knn import KNN
+from rsssl.engine.device import on_device
+from rsssl.jobs import configured
 from rsssl.models.backbone import build_backbone, save_backbone
 
 
@@ -23,7 +23,7 @@ def test_channels_last_gives_the_features_and_the_neighbours_of_contiguous_memor
     with torch.inference_mode():
         a, b = plain(images), fast(images.contiguous(memory_format=torch.channels_last))
     assert torch.allclose(a, b, atol=1e-4 * float(a.abs().max()))
-    votes = [KNN(k=5).fit(f[:30], labels[:30], 3, 0).scores(f[30:]).argmax(1) for f in (a, b)]
+    votes = [configured("evaluate", "knn", k=5).fit(f[:30], labels[:30], 3, 0).scores(f[30:]).argmax(1) for f in (a, b)]
     assert torch.equal(votes[0], votes[1])
 
 

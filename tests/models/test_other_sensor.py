@@ -1,4 +1,4 @@
-"""Weights and images of different sensors: refused, or carried over in the way that was asked for, never by accident."""
+"""Weights and images of different sensors: refused, or carried over in the way that was asked for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from rsssl.data.dataset import Dataset
-from rsssl.data.loader import Pool, Source
+import rsssl
 from rsssl.data.pack import Pack
+from rsssl.data.pool import Pool, Source
 from rsssl.data.prepared import Data
 from rsssl.data.split import split
 from rsssl.errors import UserError
 from rsssl.models.backbone import build_backbone, save_backbone
 from rsssl.models.card import SensorCard
 from rsssl.models.weights import adapt_bands
-from rsssl.tasks.weights import from_file
+from rsssl.networks.weights import from_file
 
 NAME = "resnet10t"
 MEAN, STD = (0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8)
@@ -38,19 +38,19 @@ def four_bands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def opened(found: Pack, n_bands: int) -> Data:
+def opened(pack: Pack, n_bands: int) -> Data:
     """The dataset as the tasks hold it, its card said to be of so many bands."""
     bands = tuple(f"b{i}" for i in range(n_bands))
     card = dataclasses.replace(
-        found.card,
+        pack.card,
         bands=bands,
         low=(0.0,) * n_bands,
         high=(1.0,) * n_bands,
         mean=(0.5,) * n_bands,
         std=(0.25,) * n_bands,
     )
-    whole = dataclasses.replace(found, card=card)
-    return Data(Dataset("folder", "somewhere"), whole, split(found.paths, found.labels, 0), card.mean, card.std)
+    whole = dataclasses.replace(pack, card=card)
+    return Data(rsssl.dataset("folder", "somewhere"), whole, split(pack.paths, pack.labels, 0), card.mean, card.std)
 
 
 @pytest.mark.parametrize("n_bands", [1, 3, 13])
@@ -80,7 +80,8 @@ def test_what_the_network_was_trained_with_comes_from_its_file(
 ) -> None:
     """Size and statistics of the weights, not those of the images that are evaluated."""
     weights = from_file(four_bands, opened(packed(root), 4))
-    assert (weights.size, weights.mean, weights.std) == (48, MEAN, STD)
+    preprocess = weights.preprocess
+    assert (preprocess.size, preprocess.mean, preprocess.std) == (48, MEAN, STD)
     expected = build_backbone(NAME, 4, seed=1).state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in weights.build().state_dict().items())
 
@@ -92,7 +93,7 @@ def first_convolution(model: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("adapt", ["mean", "tile", "random"])
 @pytest.mark.parametrize("n_bands", [1, 3, 13])
 def test_carried_over_as_asked(four_bands: Path, adapt: str, n_bands: int) -> None:
-    """backbone.weights= is an explicit start: `adapt` says what becomes of the first convolution, all else is the file's."""
+    """backbone.weights=: `adapt` decides what becomes of the first convolution, all else is as in the file."""
     model = build_backbone(NAME, n_bands, weights=four_bands, adapt=adapt, seed=9)
     old, new = first_convolution(build_backbone(NAME, 4, seed=1)), first_convolution(model)
     for band in range(n_bands):
@@ -114,7 +115,7 @@ def test_no_other_way_is_guessed(four_bands: Path) -> None:
 
 
 def test_datasets_of_different_bands_are_not_joined(packed: Callable[..., Pack], root: Path) -> None:
-    found = packed(root)
-    other = opened(found, 4).pack
+    pack = packed(root)
+    other = opened(pack, 4).pack
     with pytest.raises(UserError, match=r"folder has 3 bands and folder has 4"):
-        Pool([Source(found, np.arange(2)), Source(other, np.arange(2))])
+        Pool([Source(pack, np.arange(2)), Source(other, np.arange(2))])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rsssl.augment import prepare
 from rsssl.models.card import SensorCard
-from rsssl.models.preprocess import Preprocess
+from rsssl.models.preprocess import InputLayer, Preprocess
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.1, 0.3)
 FORMS: dict[str, dict[str, Any]] = {
@@ -51,8 +51,8 @@ def test_equal_to_the_path_of_evaluation(form: str, size: tuple[int, int]) -> No
     x = pixels(of)
     side = min(size)
     square = x[..., :side, :side]  # `prepare` takes squares alone
-    made = Preprocess(of, 24, MEAN, STD)
-    torch.testing.assert_close(made(square), prepare(square, of, 24, MEAN, STD), atol=2e-5, rtol=1e-4)
+    made = InputLayer(Preprocess(of, 24, MEAN, STD))
+    torch.testing.assert_close(made(square), prepare(square, Preprocess(of, 24, MEAN, STD)), atol=2e-5, rtol=1e-4)
     assert made(x).shape == (2, 3, 24, 24) and made(x).dtype == torch.float32 and bool(made(x).isfinite().all())
     assert not made.state_dict()  # nothing that a weights file would have to hold
 
@@ -60,7 +60,7 @@ def test_equal_to_the_path_of_evaluation(form: str, size: tuple[int, int]) -> No
 @pytest.mark.parametrize("form", FORMS)
 def test_the_formula_written_out(form: str) -> None:
     of = card(FORMS[form], (24, 24))
-    x, got = pixels(of), Preprocess(of, 24, MEAN, STD)(pixels(of))
+    x, got = pixels(of), InputLayer(Preprocess(of, 24, MEAN, STD))(pixels(of))
     for b in range(3):
         raw = x[:, b].double()
         value = ((raw - of.low[b]) / (of.high[b] - of.low[b])).clamp(0, 1)

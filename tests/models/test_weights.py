@@ -112,7 +112,9 @@ def test_pretrained_alexnet_and_no_network(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no route to host")
 
     monkeypatch.setattr("rsssl.models.classic.torchvision_state", offline)
-    with pytest.raises(UserError, match=r"weights of googlenet could not be had .*no route.*backbone.weights=/path"):
+    with pytest.raises(
+        UserError, match=r"weights of googlenet could not be fetched .*no route.*backbone.weights=/path"
+    ):
         build_backbone("googlenet", 3, pretrained=True)
 
 
@@ -148,7 +150,7 @@ def test_weights_of_another_model_are_refused_untouched(source: nn.Module, tmp_p
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     model = build_backbone("resnet34", 3, seed=1)
     with pytest.raises(UserError, match=r"badly: \d+ of its \d+ tensors match. Missing: layer1\.2\.\S+.* and \d+ more"):
-        load_weights(model, tmp_path / "w.safetensors", 3)
+        load_weights(model, tmp_path / "w.safetensors", 3, "mean")
     fresh = build_backbone("resnet34", 3, seed=1).state_dict()
     assert all(torch.equal(v, fresh[k]) for k, v in model.state_dict().items())
 
@@ -157,7 +159,7 @@ def test_almost_all_is_enough_and_the_rest_is_named(source: nn.Module, tmp_path:
     state = source.state_dict()
     del state["layer4.1.conv2.weight"]
     save_file(state, tmp_path / "w.safetensors")
-    match = load_weights(build_backbone("resnet18", 3), tmp_path / "w.safetensors", 3)
+    match = load_weights(build_backbone("resnet18", 3), tmp_path / "w.safetensors", 3, "mean")
     assert match.missing == ("layer4.1.conv2.weight",) and 0.98 < match.share < 1
     assert set(match.unused) == {"fc.weight", "fc.bias"}
 
@@ -189,7 +191,7 @@ def test_a_file_as_torchgeo_publishes_them_is_reported(tmp_path: Path, caplog: p
     torch.save({"epoch": 99, "state_dict": state | {"queue": torch.zeros(4, 4)}}, tmp_path / "b13.pth")
     model = build_backbone("resnet50", 13, seed=3)
     with caplog.at_level(logging.INFO):
-        match = load_weights(model, tmp_path / "b13.pth", 13)
+        match = load_weights(model, tmp_path / "b13.pth", 13, "mean")
     assert match.prefix == "module." and match.missing == ("layer4.2.bn3.bias",) and not match.adapted
     assert set(match.unused) == {"module.fc.weight", "module.fc.bias", "queue"}
     assert all(torch.equal(model.state_dict()[k], published.state_dict()[k]) for k in match.matched)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from rsssl.errors import UserError
+from rsssl.evaluation.heads import LinearHead
 from rsssl.models.backbone import build_backbone
 from rsssl.models.card import SensorCard
-from rsssl.networks.classifier import LinearHead, SceneClassifier
+from rsssl.models.preprocess import Preprocess
 from rsssl.networks.dense import DenseClassifier
+from rsssl.networks.network import SceneNetwork
 
 SIZE = 64
 CARD = SensorCard(
@@ -20,11 +22,11 @@ CARD = SensorCard(
 )
 
 
-def classifier(backbone: nn.Module, seed: int = 0) -> SceneClassifier:
+def classifier(backbone: nn.Module, seed: int = 0) -> SceneNetwork:
     generator = torch.Generator().manual_seed(seed)
     width: Any = backbone.num_features
     head = LinearHead(torch.randn(3, width, generator=generator), torch.randn(3, generator=generator))
-    return SceneClassifier(backbone, head, CARD, SIZE, CARD.mean, CARD.std)
+    return SceneNetwork(backbone, Preprocess(CARD, SIZE, CARD.mean, CARD.std), head)
 
 
 class Unpadded(nn.Module):
@@ -46,7 +48,7 @@ class Unpadded(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def by_tile(model: SceneClassifier, x: Tensor, stride: int) -> Tensor:
+def by_tile(model: SceneNetwork, x: Tensor, stride: int) -> Tensor:
     rows, cols = ((n - SIZE) // stride + 1 for n in x.shape[2:])
     tiles = [
         x[:, :, i * stride : i * stride + SIZE, j * stride : j * stride + SIZE]

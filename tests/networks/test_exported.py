@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 import rsssl
 from rsssl.errors import UserError
+from rsssl.evaluation.heads import LinearHead, NeighbourHead
 from rsssl.evaluation.knn import KNN
 from rsssl.models.backbone import build_backbone
 from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
 from rsssl.networks import exported
-from rsssl.networks.classifier import LinearHead, NeighbourHead, SceneClassifier
 from rsssl.networks.exported import write_exported
-from rsssl.networks.sensor import SceneBackbone
+from rsssl.networks.network import SceneNetwork
 
 CLASSES = ("field", "forest", "water")
 NETWORKS: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -79,7 +80,7 @@ def classifier(
     head: str = "linear",
     of: SensorCard | None = None,
     depths: int = 1,
-) -> SceneClassifier:
+) -> SceneNetwork:
     backbone = lively(build_backbone(name, bands, kwargs=kwargs, depths=depths))
     of = of or card(bands)
     with torch.no_grad():
@@ -88,11 +89,12 @@ def classifier(
     made: LinearHead | NeighbourHead
     if head == "neighbours":
         bank, labels = torch.randn(12, wide, generator=generator), torch.arange(12) % 3
-        made = NeighbourHead(*KNN(k=5).fit(bank, labels, 3, 0).state())
+        made = KNN(5, True, 0.07, False).fit(bank, labels, 3, 0).head()
     else:
         weight, bias = torch.randn(3, wide, generator=generator), torch.randn(3, generator=generator)
         made = LinearHead(weight, bias, head == "regression")
-    return SceneClassifier(backbone, made, of, 32, tuple(0.9 * m for m in of.mean), tuple(1.1 * s for s in of.std))
+    pre = Preprocess(of, 32, tuple(0.9 * m for m in of.mean), tuple(1.1 * s for s in of.std))
+    return SceneNetwork(backbone, pre, made)
 
 
 def by_hand(x: Tensor, network: Any) -> Tensor:
@@ -112,10 +114,9 @@ def test_timm_and_rsssl_load_what_was_exported(name: str, head: str | None, tmp_
     model, bands, kwargs = NETWORKS[name]
     network: Any = classifier(model, bands, kwargs, head or "linear")
     if head is None:
-        pre = network.preprocess
-        network = SceneBackbone(network.backbone, network.card, 32, pre.mean, pre.std)
+        network = SceneNetwork(network.backbone, network.preprocess)
     out = tmp_path / "out"
-    write_exported(network, out, {})
+    write_exported(network, out)
     assert sorted(p.name for p in out.iterdir()) == [
         "README.md",
         "SHA256SUMS",
@@ -144,7 +145,7 @@ def test_timm_and_rsssl_load_what_was_exported(name: str, head: str | None, tmp_
     if head:
         assert loaded.pretrained_cfg["label_names"] == list(CLASSES)
         assert torch.equal(rsssl.load_classifier(out)(x), network(x))
-        assert torch.equal(rsssl.load_backbone(out)(x), network.backbone(network.preprocess(x)))
+        assert torch.equal(rsssl.load_backbone(out)(x), network.backbone(network.input(x)))
     else:
         assert torch.equal(rsssl.load_backbone(out)(x), network(x))
         with pytest.raises(UserError, match="a backbone without a classifier"):
@@ -155,7 +156,7 @@ def test_the_transforms_of_timm_are_ours_for_bytes(tmp_path: Path) -> None:
     """RGB bytes: what timm derives from the config is all there is to do."""
     of = card(3, "uint8", low=(0.0,) * 3, high=(255.0,) * 3, nodata=None)
     network = classifier(*NETWORKS["convnext, 3 bands"], of=of)
-    write_exported(network, tmp_path / "out", {})
+    write_exported(network, tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     from PIL import Image
@@ -184,7 +185,7 @@ def test_networks_that_timm_cannot_build_load_with_rsssl(
 ) -> None:
     network = classifier(name, 4, kwargs, head, depths=depths)
     out = tmp_path / "out"
-    about = write_exported(network, out, {})
+    about = write_exported(network, out)
     x = pixels(network.card, 2)
     assert torch.equal(rsssl.load_classifier(out)(x), network(x))
     assert about["timm"] == (out / "config.json").is_file() == (head == "neighbours")
@@ -192,10 +193,10 @@ def test_networks_that_timm_cannot_build_load_with_rsssl(
     assert ("timm cannot build this network" in text) == (head != "neighbours")
     if head == "neighbours":  # timm has the features
         model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
-        torch.testing.assert_close(model(network.preprocess(x)), network.backbone(network.preprocess(x)))
+        torch.testing.assert_close(model(network.input(x)), network.backbone(network.input(x)))
         for program in ("onnx", "program"):
             with pytest.raises(UserError, match=r"nearest neighbours.*evaluate=linear"):
-                write_exported(network, tmp_path / "no", {}, **{program: True})
+                write_exported(network, tmp_path / "no", **{program: True})
         assert sorted(tmp_path.iterdir()) == [out]
 
 
@@ -221,7 +222,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "versions": {"torch": "2"},
         "baselines": {"random_init": {"oa": 0.5, "aa": 0.4, "kappa": 0.3}},
     }
-    write_exported(classifier(*NETWORKS["resnet, 4 bands"]), out, notes)
+    network = classifier(*NETWORKS["resnet, 4 bands"])
+    network.notes = notes
+    write_exported(network, out)
     return out
 
 
@@ -284,16 +287,16 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(
 ) -> None:
     network = classifier(*NETWORKS["resnet, 4 bands"])
     with pytest.raises(UserError, match=r"out=.* exists and is not empty: type out="):
-        write_exported(network, folder, {})
+        write_exported(network, folder)
     (tmp_path / "empty").mkdir()
-    write_exported(network, tmp_path / "empty", {})
+    write_exported(network, tmp_path / "empty")
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exported, "save", fail)
     with pytest.raises(UserError, match="no space left"):
-        write_exported(network, tmp_path / "full", {})
+        write_exported(network, tmp_path / "full")
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]
 
 
@@ -317,9 +320,9 @@ def test_programs_agree_at_any_batch_size(case: str, tmp_path: Path) -> None:
     model, bands, kwargs = NETWORKS[name]
     network: Any = classifier(model, bands, kwargs, head or "linear", card(bands, **form))
     if head is None:
-        network = SceneBackbone(network.backbone, network.card, 32, network.preprocess.mean, network.preprocess.std)
+        network = SceneNetwork(network.backbone, network.preprocess)
     out = tmp_path / "out"
-    about = write_exported(network, out, {}, onnx=True, program=inside, preprocessing=inside)
+    about = write_exported(network, out, onnx=True, program=inside, preprocessing=inside)
     assert (
         about["programs"] == ["model.onnx", "model.pt2"][: 1 + inside]
         and "any batch size" in (out / "README.md").read_text()
@@ -331,7 +334,7 @@ def test_programs_agree_at_any_batch_size(case: str, tmp_path: Path) -> None:
     program = torch.export.load(out / "model.pt2").module() if inside else network.standardised
     for n in (1, 3, 7):
         x = pixels(network.card, n)
-        given = x if inside else network.preprocess(x)
+        given = x if inside else network.input(x)
         for found in (torch.from_numpy(session.run(None, {"pixels": given.numpy()})[0]), program(given)):
             torch.testing.assert_close(found, network(x), atol=1e-4, rtol=1e-4)
     (out / "model.onnx").unlink()  # a copy may leave it out
@@ -341,7 +344,7 @@ def test_programs_agree_at_any_batch_size(case: str, tmp_path: Path) -> None:
 def test_onnx_without_its_packages_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'rsssl\[export\]'"):
-        write_exported(classifier(*NETWORKS["resnet, 4 bands"]), tmp_path / "out", {}, onnx=True)
+        write_exported(classifier(*NETWORKS["resnet, 4 bands"]), tmp_path / "out", onnx=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -428,4 +431,4 @@ def test_other_bands_are_carried_over_as_asked(adapt: str, bands: int, folder: P
     assert network.preprocess.mean == new.mean and not network.training
     with torch.no_grad():
         x = pixels(new, 2)
-        torch.testing.assert_close(network(x), network.backbone(network.preprocess(x)))
+        torch.testing.assert_close(network(x), network.backbone(network.input(x)))

@@ -24,7 +24,7 @@ def test_lars_equals_numpy() -> None:
     w, b, z = rng.normal(size=(4, 5)), rng.normal(size=5), np.zeros((2, 2))
     layer, bias, zero = (nn.Parameter(torch.tensor(a)) for a in (w, b, z))
     groups = [{"params": [layer, zero]}, {"params": [bias], "adapt": False, "weight_decay": 0.0}]
-    optimizer = LARS(groups, lr=lr, weight_decay=decay, momentum=momentum, trust=trust)
+    optimizer = LARS(groups, lr=lr, weight_decay=decay, momentum=momentum, trust=trust, plain=1.0)
     vw, vb, vz = np.zeros_like(w), np.zeros_like(b), np.zeros_like(z)
     for _ in range(5):
         gw, gb, gz = rng.normal(size=w.shape), rng.normal(size=b.shape), rng.normal(size=z.shape)
@@ -42,7 +42,7 @@ def test_lars_equals_numpy() -> None:
 def test_lars_survives_zero_gradients_and_resumes(tmp_path: Path) -> None:
     def fresh() -> tuple[nn.Parameter, LARS]:
         p = nn.Parameter(torch.ones(3, 3))
-        return p, LARS([p], lr=1.0)
+        return p, instantiate(OmegaConf.load(CONF / "lars.yaml"), params=[p], lr=1.0)
 
     def steps(p: nn.Parameter, optimizer: LARS, gradients: list[float]) -> None:
         for g in gradients:
@@ -110,10 +110,10 @@ def test_groups_hold_every_parameter_once() -> None:
     head = nn.Linear(192, 10)
     head.weight_again = head.weight  # type: ignore[assignment]  # shared inside one module
     frozen = nn.Linear(2, 2).requires_grad_(False)
-    decayed, plain = parameter_groups(backbone, head, nn.ModuleList([head]), frozen, weight_decay=0.3)
+    decayed, plain = parameter_groups(backbone, head, nn.ModuleList([head]), frozen)
     names = {id(p): n for m in (backbone, head, frozen) for n, p in m.named_parameters()}
     of = [sorted(names[id(p)] for p in g["params"]) for g in (decayed, plain)]
-    assert decayed["weight_decay"] == 0.3 and plain["weight_decay"] == 0.0
+    assert "weight_decay" not in decayed and plain["weight_decay"] == 0.0
     assert len(of[0] + of[1]) == len(list(backbone.parameters())) + 2
     assert len({id(p) for g in (decayed, plain) for p in g["params"]}) == len(of[0] + of[1])
     assert {"pos_embed", "cls_token", "norm.weight", "blocks.0.attn.qkv.bias", "bias"} <= set(of[1])
@@ -126,6 +126,6 @@ def test_groups_agree_with_timm() -> None:
 
     model = timm.create_model("convnext_atto", num_classes=0)
     theirs = param_groups_weight_decay(model, 0.1)  # [no decay, decay]
-    decayed, plain = parameter_groups(nn.ModuleDict({"backbone": model}), weight_decay=0.1)
+    decayed, plain = parameter_groups(nn.ModuleDict({"backbone": model}))
     assert {id(p) for p in plain["params"]} == {id(p) for p in theirs[0]["params"]}
     assert {id(p) for p in decayed["params"]} == {id(p) for p in theirs[1]["params"]}

@@ -22,8 +22,8 @@ LR, DECAY = 0.5, 0.2
 
 @pytest.fixture(scope="module")
 def composer() -> Iterator[Composer]:
-    with Composer() as found:
-        yield found
+    with Composer() as composer:
+        yield composer
 
 
 def build(composer: Composer, name: str) -> Method:
@@ -41,13 +41,13 @@ def build(composer: Composer, name: str) -> Method:
 
 def exempt_by_kind(modules: list[nn.Module]) -> set[int]:
     """The parameters of normalisation layers, all biases, and embeddings of position and class."""
-    found = set()
+    exempt = set()
     for top in modules:
         for module in top.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if isinstance(module, NORMS) or name.endswith("bias") or name in EMBEDDINGS or parameter.ndim < 2:
-                    found.add(id(parameter))
-    return found
+                    exempt.add(id(parameter))
+    return exempt
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -56,11 +56,11 @@ def test_a_step_without_gradient_shrinks_weights_alone(name: str, composer: Comp
     method = build(composer, name)
     modules = method.trained_modules()
     trained = {id(p): (n, p) for module in modules for n, p in module.named_parameters() if p.requires_grad}
-    groups = parameter_groups(*modules, weight_decay=DECAY)
+    groups = parameter_groups(*modules)
     listed = [id(p) for group in groups for p in group["params"]]
     assert len(listed) == len(set(listed)) and set(listed) == trained.keys()
     before = {key: p.detach().clone() for key, (_, p) in trained.items()}
-    optimizer = AdamW(groups, lr=LR)
+    optimizer = AdamW(groups, lr=LR, weight_decay=DECAY, betas=(0.9, 0.999), eps=1e-8)
     for _, parameter in trained.values():
         parameter.grad = torch.zeros_like(parameter)
     frozen = {n: p.detach().clone() for n, p in method.named_parameters() if not p.requires_grad}
@@ -74,10 +74,10 @@ def test_a_step_without_gradient_shrinks_weights_alone(name: str, composer: Comp
 
 
 def test_lars_adapts_what_is_decayed_and_nothing_else() -> None:
-    """With gradients of one: v = trust * |w| / |g + d w| * (g + d w) for weights, and the gradient itself for the rest."""
+    """With gradients of one: v = trust * |w| / |g + d w| * (g + d w) for weights, the gradient itself for the rest."""
     module = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
-    optimizer = LARS(parameter_groups(module, weight_decay=DECAY), lr=LR, trust=0.01)
+    optimizer = LARS(parameter_groups(module), lr=LR, weight_decay=DECAY, momentum=0.9, trust=0.01, plain=1.0)
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

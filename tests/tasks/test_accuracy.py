@@ -57,9 +57,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command(workshop, folder: Path) -> None:
-    command = ["task=accuracy", "scene=map.tif", "reference=points.gpkg", "field=cover"]
-    text = workshop.run(folder, *command, "hydra.run.dir=run")
-    got = json.loads((folder / "run" / "accuracy.json").read_text())
+    command = ["task=accuracy", "class_map=map.tif", "reference=points.gpkg", "field=cover"]
+    text = workshop.run(folder, *command)
+    got = json.loads((folder / "map_accuracy.json").read_text())
+    assert not (folder / "runs").exists(), "the record lies beside the map"
     counts = np.array([[18, 0, 2, 0], [1, 9, 0, 0], [3, 0, 7, 0], [0, 0, 0, 0]])
     assert got["confusion"] == counts.tolist() and got["classes"] == NAMES and got["n_samples"] == 40
     assert got["left_out"] == {"outside": 1, "nodata": 0, "unlabelled": 0, "unplaced": 0}
@@ -80,16 +81,16 @@ def test_the_command(workshop, folder: Path) -> None:
         assert f"{expected.areas[i]:,.1f} ± {Z95 * expected.areas_se[i]:,.1f}" in text.replace("+/-", "±")
     assert got["per_class"]["ice"]["area"] is None and "No sample lies in what is mapped as ice" in text
     assert "[water]" in text and "1 outside" in text and "OA 85.0 %" in text
-    rows = list(csv.reader((folder / "run" / "confusion.csv").open()))
+    rows = list(csv.reader((folder / "map_confusion.csv").open()))
     assert rows[0][1:] == [*NAMES, "sum"] and rows[1] == ["crop", "18", "0", "2", "0", "20"] and rows[-1][-1] == "40"
 
-    workshop.run(folder, "task=accuracy", "scene=map.tif", "reference=map.tif", "out=tables/itself.json")
+    workshop.run(folder, "task=accuracy", "class_map=map.tif", "reference=map.tif", "out=tables/itself.json")
     itself = json.loads((folder / "tables" / "itself.json").read_text())
     assert itself["of_area"]["oa"] == pytest.approx(1) and itself["kind"] == "pixels" and itself["n_samples"] == 10_000
     assert (folder / "tables" / "itself.csv").is_file()
 
     layer = """reference="points.gpkg|layername=points\""""
-    text = workshop.run(folder, "task=accuracy", "scene=map.tif", layer, "field=cower", exits=2)
+    text = workshop.run(folder, "task=accuracy", "class_map=map.tif", layer, "field=cower", exits=2)
     assert "no field 'cower'" in text and "field=cover" in text and "Traceback" not in text
 
 
@@ -98,7 +99,7 @@ def test_paths_below_home_and_a_csv(workshop, folder: Path) -> None:
     text = workshop.run(
         folder,
         "task=accuracy",
-        'scene="~/map.tif"',
+        'class_map="~/map.tif"',
         'reference="~/points.csv"',
         'out="~/home"',
         env={"HOME": str(folder)},
@@ -108,19 +109,25 @@ def test_paths_below_home_and_a_csv(workshop, folder: Path) -> None:
     assert "1 without a class, 0 without a place" in text and "map's CRS" in got["notes"][0]
     layer = """reference="~/points.gpkg|layername=points\""""
     workshop.run(
-        folder, "task=accuracy", 'scene="~/map.tif"', layer, "field=cover", 'out="~/home"', env={"HOME": str(folder)}
+        folder,
+        "task=accuracy",
+        'class_map="~/map.tif"',
+        layer,
+        "field=cover",
+        'out="~/home"',
+        env={"HOME": str(folder)},
     )
     assert json.loads((folder / "home.json").read_text())["n_samples"] == 40
 
 
 def test_two_ranks_write_once(workshop, folder: Path) -> None:
-    command = ["task=accuracy", "scene=map.tif", "reference=points.gpkg", "field=cover", "hydra.run.dir=two"]
+    command = ["task=accuracy", "class_map=map.tif", "reference=points.gpkg", "field=cover", "out=two"]
     text = workshop.run(folder, *command, ranks=2)
     assert text.count("OA 85.0 %") == 1
 
 
 def test_where_the_files_go(tmp_path: Path) -> None:
-    assert targets(None, tmp_path) == (tmp_path / "accuracy.json", tmp_path / "confusion.csv")
-    assert targets(str(tmp_path), Path("run")) == (tmp_path / "accuracy.json", tmp_path / "confusion.csv")
+    assert targets(None, "a/b.c.tif") == (Path("a/b.c_accuracy.json"), Path("a/b.c_confusion.csv"))
+    assert targets(str(tmp_path), "map.tif") == (tmp_path / "accuracy.json", tmp_path / "confusion.csv")
     for out in ("a/b.c", "a/b.c.json", "a/b.c.csv"):
-        assert targets(out, Path("run")) == (Path("a/b.c.json"), Path("a/b.c.csv"))
+        assert targets(out, "map.tif") == (Path("a/b.c.json"), Path("a/b.c.csv"))

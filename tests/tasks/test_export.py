@@ -16,7 +16,7 @@ from PIL import Image
 
 import rsssl
 from rsssl.errors import UserError
-from rsssl.networks.load import find_weights, open_classifier
+from rsssl.networks.load import find_classifier, find_weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -39,12 +39,10 @@ def made(workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pretrain.probes=0",
         "pretrain.pictures=0",
         "tracker=csv",
-        "ts=3",
-        "baselines=false",
         "device=cpu",
     ]
     workshop.run(root, "task=pretrain", *common, f"hydra.run.dir={root / 'pre'}")
-    workshop.run(root, "task=pipeline", *common, f"hydra.run.dir={root / 'eval'}")
+    workshop.run(root, "task=pipeline", *common, "ts=3", "baselines=false", f"hydra.run.dir={root / 'eval'}")
     return root
 
 
@@ -64,10 +62,10 @@ def test_a_run_becomes_a_folder_that_everything_loads(workshop, made: Path, tmp_
 
     images = torch.from_numpy(np.stack([np.asarray(Image.open(p)) for p in sorted((made / "tiles").glob("*/*.png"))]))
     x = images.permute(0, 3, 1, 2)
-    expected = open_classifier(str(made / "eval"))(x)
+    expected = find_classifier(str(made / "eval"))(x)
     assert torch.equal(rsssl.load_classifier(made / "eval")(x), expected)
     assert torch.equal(rsssl.load_classifier(out)(x), expected)
-    assert open_classifier(str(out)).fingerprint != open_classifier(str(made / "eval")).fingerprint != ""
+    assert find_classifier(str(out)).fingerprint != find_classifier(str(made / "eval")).fingerprint != ""
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     batch = torch.stack([transform(Image.fromarray(i.numpy())) for i in images])

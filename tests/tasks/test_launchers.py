@@ -211,7 +211,7 @@ def test_a_wrong_launcher_is_refused_with_what_was_meant(arguments: list[str], e
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/srun" if there else None)
     overrides, flags = split_arguments(arguments)
     with pytest.raises(UserError, match=expected):
-        precheck(overrides, None, "--multirun" in flags, data=True)
+        precheck(overrides, None, "--multirun" in flags, start=True)
 
 
 @pytest.mark.parametrize("name", ["joblib", "slurm"])

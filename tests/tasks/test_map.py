@@ -16,10 +16,12 @@ import torch
 from filelock import FileLock
 
 from rsssl.data.raster import import_gdal, write_geotiff
+from rsssl.evaluation.heads import LinearHead
 from rsssl.geo.windows import kernel
 from rsssl.models.backbone import build_backbone
 from rsssl.models.card import SensorCard
-from rsssl.networks.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
+from rsssl.models.preprocess import Preprocess
+from rsssl.networks.files import CLASSIFIER, read_classifier, write_classifier
 
 pytest.importorskip("osgeo")
 RGB = ("red", "green", "blue")
@@ -52,7 +54,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         features.std(0).mean() / 10
     )
     bias = -(weight @ features.mean(0))
-    Trained(LinearHead(weight, bias), card, WINDOW, card.mean, card.std, backbone).save(folder / CLASSIFIER, None, {})
+    preprocess = Preprocess(card, WINDOW, card.mean, card.std)
+    write_classifier(folder / CLASSIFIER, LinearHead(weight, bias), preprocess, {}, backbone)
     return folder
 
 
@@ -311,7 +314,7 @@ def test_what_is_missing_or_wrong_is_said(workshop: Any, run_folder: Path, tmp_p
         "s.tif cannot be opened": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif"),
         "holds no classifier": ("scene=s.tif", "checkpoint=empty", "out=m.tif"),
         "not the name of a GeoTIFF: type out=m.tif": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.jpg"),
-        "type adapt=cast": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "adapt=moment"),
+        "type values=cast": ("scene=s.tif", f"checkpoint={run_folder}", "out=m.tif", "values=moment"),
         "leaves gaps between windows": (
             "scene=s.tif",
             f"checkpoint={run_folder}",

@@ -15,14 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
-from rsssl.data.loader import stored
+import rsssl
+from rsssl.data.pool import stored
 from rsssl.data.prepared import load
 from rsssl.data.raster import write_geotiff
 from rsssl.engine.store import Store
+from rsssl.evaluation.heads import LinearHead
 from rsssl.evaluation.metrics import confusion
 from rsssl.models.backbone import build_backbone
 from rsssl.models.card import SensorCard
-from rsssl.networks.classifier import CLASSIFIER, LinearHead, Trained, read_classifier
+from rsssl.models.preprocess import Preprocess
+from rsssl.networks.files import CLASSIFIER, read_classifier, write_classifier
 
 CLASSES = ("field", "town, old", "water")
 
@@ -37,7 +40,7 @@ def made_classifier(folder: Path, bands: tuple[str, ...] = RGB, dtype: str = "ui
     backbone = build_backbone("resnet10t", n)
     head = LinearHead(torch.randn(3, 512, generator=generator), torch.zeros(3))
     folder.mkdir(exist_ok=True)
-    Trained(head, card, 32, card.mean, card.std, backbone).save(folder / CLASSIFIER, None, {})
+    write_classifier(folder / CLASSIFIER, head, Preprocess(card, 32, card.mean, card.std), {}, backbone)
     return folder
 
 
@@ -203,11 +206,11 @@ def test_an_error_on_one_rank_ends_the_others(workshop: Any, run_folder: Path, t
     (tiles / "list.txt").write_text("0.png\nneeds.jp2\n")
     argv = ["rsssl-run", "task=predict", f"images={tiles / 'list.txt'}", f"checkpoint={run_folder}", "out=made.csv"]
     code = f"""
-import rsssl.data.raster, rsssl.tasks.predict
+import rsssl.data.raster, rsssl.networks.predicting, rsssl.run
 from rsssl.errors import UserError
 def missing(*_):
     raise UserError("GDAL is not installed")
-rsssl.data.raster.import_gdal, rsssl.tasks.predict.PART, sys.argv = missing, 1, {argv}
+rsssl.data.raster.import_gdal, rsssl.networks.predicting.PART, sys.argv = missing, 1, {argv}
 rsssl.run.main()
 """
     text = workshop.run(tmp_path, code=code, ranks=2, exits=2)
@@ -240,11 +243,11 @@ def test_the_accuracy_said_is_the_classifiers_own(workshop: Any, tmp_path: Path,
         "baselines=false",
         "hydra.run.dir=run",
     )
-    data = load({"name": "folder", "root": str(tmp_path / "tiles")}, Store(tmp_path / "store"), 1)
+    data = load(rsssl.dataset("folder", tmp_path / "tiles"), Store(tmp_path / "store"), 1)
     classifier = read_classifier(tmp_path / "run" / CLASSIFIER)
     x = stored(data.pack, data.split.test, torch.device("cpu"))
     with torch.inference_mode():
-        found = classifier.standardised(classifier.preprocess(x), tta=True).argmax(1).numpy()
+        found = classifier.standardised(classifier.input(x), tta=True).argmax(1).numpy()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     matrix = confusion(data.pack.labels[data.split.test], found, len(CLASSES))
     assert results["confusion"] == matrix.tolist() and results["oa"] == pytest.approx(matrix.trace() / matrix.sum())

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
-from rsssl.tasks.evaluate import network_name
-from rsssl.tasks.pretrain import check_size, draw, stage_size
-from rsssl.tasks.weights import find_checkpoint
+from rsssl.networks.plan import draw
+from rsssl.networks.pretraining import check_size, stage_size
+from rsssl.networks.weights import find_checkpoint, network_name
 
 
 def parts(*pools: list[int]) -> list[Any]:
@@ -81,7 +81,8 @@ def test_a_checkpoint_is_the_file_named_or_the_only_one_there(tmp_path: Path) ->
 def test_networks_that_differ_have_names_that_differ() -> None:
     def name(size: int, native: int, **spec: Any) -> str:
         network = {"name": "resnet18", "kwargs": {}} | spec
-        return network_name(SimpleNamespace(backbone=network, size=size), native)  # type: ignore[arg-type]
+        weights = SimpleNamespace(spec=network, preprocess=SimpleNamespace(size=size))
+        return network_name(weights, native)  # type: ignore[arg-type]
 
     assert name(64, 64) == name(64, 64, depths=1) == name(224, 600) == "resnet18"
     assert name(64, 64, depths=3) == "resnet18 depths=3"

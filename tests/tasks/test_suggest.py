@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rsssl
 from rsssl.data.pack import Pack
 from rsssl.data.prepared import load
 from rsssl.engine.store import Store
-from rsssl.errors import UserError
+from rsssl.errors import UserError, typed
 from rsssl.models.card import SensorCard
+from rsssl.networks.bank import refuse_other_sensor
 from rsssl.report.contact_sheet import COLUMNS, EDGE, GAP, HEAD, LINE, PAGE, SIDE, contact_sheet
-from rsssl.tasks.suggest import refuse_other_sensor, typed
 
 NETWORK = ["ssl=none", "backbone=resnet18", "backbone.name=resnet10t", "pretrain.image_size=32"]
 HUES = {"red": (210, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 220)}
@@ -126,7 +127,7 @@ def test_class_folders_and_a_classifier(suggest: Callable[..., str], workshop, t
 
     # The fixed test set is never suggested: 48 of the 60 are all there are.
     suggest(tmp_path, tiles, "suggest.n=48")
-    packed = load({"name": "folder", "root": str(tiles)}, Store(tmp_path / "store"), 1)
+    packed = load(rsssl.dataset("folder", tiles), Store(tmp_path / "store"), 1)
     pool = {packed.pack.paths[i] for i in packed.split.pool}
     assert {r["path"] for r in table(tmp_path / "run" / "suggest.csv")} == pool
     text = suggest(tmp_path, tiles, "suggest.n=49", code=2)
@@ -173,7 +174,7 @@ def test_another_sensor_is_refused() -> None:
 
 
 def test_pages_of_an_earlier_run_go(tiles: Path, tmp_path: Path) -> None:
-    packed = load({"name": "x", "root": str(tiles)}, Store(tmp_path / "store"), 1).pack
+    packed = load(rsssl.dataset("x", tiles), Store(tmp_path / "store"), 1).pack
     for n, left in ((2 * PAGE + 1, ["a-2.png", "a-3.png", "a.png"]), (PAGE, ["a.png"])):
         contact_sheet(packed, np.arange(n) % 60, [["x"]] * n, "title", tmp_path / "a.png")
         assert sorted(f.name for f in tmp_path.glob("*.png")) == left
@@ -214,7 +215,7 @@ def test_a_sheet_has_pages_and_shows_numbers_of_any_range(tiles: Path, tmp_path:
         write_geotiff(tmp_path / "scenes" / f"{i}.tif", values)
     bands = ["B02", "B03", "B04", "B08"]
     packed: Pack = load(
-        {"name": "x", "root": str(tmp_path / "scenes"), "bands": bands, "valid_range": [0, 10000]},
+        rsssl.dataset("x", tmp_path / "scenes", bands=bands, valid_range=[0, 10000]),
         Store(tmp_path / "store"),
         1,
     ).pack

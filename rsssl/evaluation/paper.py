@@ -1,19 +1,21 @@
-"""The paper's classifier on frozen features: a linear layer trained by Adam, to compare with its published tables."""
+"""The paper's classifier on frozen features, and its protocol, to compare with its published tables."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rsssl.evaluation.heads import LinearHead, Probe
+from rsssl.evaluation.job import Job
 from rsssl.evaluation.standardise import check_training_set
 from rsssl.rng import fold, permutation, uniform
 
 
-class PaperHead:
+class PaperHead(Probe):
     """A linear layer on cached, unscaled features (Tao et al. 2020, arXiv 2010.00882, and its published code).
 
     Adam (betas 0.9, 0.99), learning rate 4e-4 along a cosine that moves once an epoch, 200 epochs, batches of 64, no
@@ -87,3 +89,40 @@ class PaperHead:
     def layer(self) -> tuple[Tensor, Tensor]:
         """Weight (K, D) and bias (K,) of the linear layer, whose softmax are the probabilities."""
         return self.weight, self.bias
+
+    def head(self) -> LinearHead:
+        return LinearHead(*self.layer())
+
+
+class BestEpoch:
+    """protocol=paper: the predictions and the state of the epoch that did best on half of the test images.
+
+    Args:
+        job: names the half and its classes.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.half, self.truth = job.selection_half(), job.labels(job.test)
+        self.oa, self.epoch, self.predicted = -1.0, 0, torch.empty(0)
+        self.state: Any = None
+
+    def see(self, epoch: int, probabilities: Tensor, state: Callable[[], Any]) -> None:
+        """Keeps the epoch when it is the best so far; probabilities (m, n_classes) of all test images."""
+        predicted = probabilities.argmax(1)
+        oa = float((predicted[self.half] == self.truth[self.half]).float().mean())
+        if oa > self.oa:
+            self.oa, self.epoch, self.predicted, self.state = oa, epoch, predicted, state()
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "epoch_chosen_on_test_images": True}
+
+
+def paper_probe(job: Job, x: Tensor, y: Tensor, tests: list[Tensor]) -> tuple[dict[str, Any], LinearHead]:
+    """The linear layer's epoch is the best on half of the test images, which are then reported too."""
+    head, best = PaperHead(), BestEpoch(job)
+    for epoch, state in enumerate(head.fit_epochs(x, y, job.n_classes, job.seed), 1):
+        shares = torch.stack([head.load(*state).scores(t).softmax(1) for t in tests]).mean(0)
+        best.see(epoch, shares, lambda state=state: state)  # type: ignore[misc]
+    head.load(*best.state)
+    return job.figures(best.predicted) | {"details": {"solver": "adam"} | best.details}, head.head()

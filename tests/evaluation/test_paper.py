@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from rsssl.evaluation.paper_head import PaperHead
+from rsssl.evaluation.paper import PaperHead
 from rsssl.rng import fold, permutation
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]

@@ -1,0 +1,45 @@
+"""Checks of values that several tasks share. Nothing here imports torch: wrong values are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rsssl.errors import UserError
+
+
+def positive(**values: Any) -> None:
+    """Stops when a number is not above zero (None passes). A key of a group is written with two underscores.
+
+    Raises:
+        UserError: naming the key and what to type.
+    """
+    for name, value in values.items():
+        key = name.replace("__", ".")
+        if value is not None and value <= 0:
+            raise UserError(f"{key}={value} must be above zero: type for example {key}=1")
+
+
+def one_of(key: str, value: Any, known: Sequence[str]) -> None:
+    """Stops when a value is none of those known (None passes).
+
+    Raises:
+        UserError: naming the key and what to type.
+    """
+    if value is not None and value not in known:
+        raise UserError(f"{key}={value} is unknown: type {key}={f' or {key}='.join(known)}")
+
+
+def train_scale(ts: Any) -> int | float | str:
+    """`ts` as the rest of the code takes it: an int is labels per class, a float in (0, 1] a fraction, "all" the pool.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if ts == "all" or (isinstance(ts, int) and not isinstance(ts, bool) and ts >= 1):
+        return ts
+    if isinstance(ts, float) and 0 < ts <= 1:
+        return ts
+    raise UserError(
+        f"ts={ts} is not a train scale: type ts=5 (labels per class), ts=0.1 (a fraction of the pool) or ts=all"
+    )

@@ -1,0 +1,125 @@
+"""The images that a training draws from: rows of one pack or of several, on disk or in an accelerator's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsssl.data.pack import Pack
+from rsssl.data.places import Partners
+from rsssl.errors import UserError
+
+SHARE = 0.5  # of an accelerator's free memory that images may take
+SLAB = 64 << 20  # bytes copied to it at a time
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of one pack that take part."""
+
+    pack: Pack
+    indices: np.ndarray  # (n,) int64 rows of the pack, sorted
+
+
+Part = tuple[np.ndarray, Source, Tensor]  # positions in the batch, where from, the images (n, C, H, W) as stored
+
+
+class Pool:
+    """Images of one pack, or of several with the same bands, numbered 0 to N-1 in the order of the sources.
+
+    Args:
+        sources: the packs, each with the rows that take part.
+        labels: (N,) int64 classes, where batches are to have them.
+        partners: tiles of the same places, which the odd views of a batch then show.
+
+    Raises:
+        UserError: when the sources' bands differ, or nothing is left to train on.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], labels: np.ndarray | None = None, partners: Partners | None = None
+    ) -> None:
+        self.sources = list(sources)
+        self.held: list[Tensor] | None = None  # by source, when `hold` has put them into a device's memory
+        self.starts = np.cumsum([0, *(len(s.indices) for s in self.sources)])
+        self.labels, self.partners = labels, partners
+        if len(self) == 0:
+            raise UserError("there are no images to train on: look at the dataset with rsssl-run task=pack")
+        first = self.sources[0].pack.card
+        for source in self.sources[1:]:
+            card = source.pack.card
+            if card.n_bands != first.n_bands:
+                raise UserError(
+                    f"{first.name} has {first.n_bands} bands and {card.name} has {card.n_bands}: datasets that are "
+                    f"joined need the same bands, type pretrain.dataset={first.name} or pretrain.dataset={card.name}"
+                )
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def gather(self, ids: np.ndarray) -> list[Part]:
+        """The images of `ids` as stored, by source: (positions in the batch, source, (n, C, H, W) integers)."""
+        which = np.searchsorted(self.starts, ids, side="right") - 1
+        parts = []
+        for k in np.unique(which):
+            positions = np.flatnonzero(which == k)
+            source = self.sources[k]
+            rows = ids[positions] - self.starts[k]
+            if self.held is None:
+                x = torch.from_numpy(source.pack.read(source.indices[rows]))
+            else:
+                x = self.held[k][torch.from_numpy(rows).to(self.held[k].device)]
+            parts.append((positions, source, x))
+        return parts
+
+    def hold(self, device: torch.device) -> None:
+        """Puts the pool's images into the device's memory, where `gather` takes them from then on."""
+        self.held = []
+        for source in self.sources:
+            bytes_each = source.pack.images[:1].nbytes
+            step = max(1, SLAB // bytes_each)
+            slabs = (source.pack.read(source.indices[i : i + step]) for i in range(0, len(source.indices), step))
+            self.held.append(torch.cat([torch.from_numpy(signed(slab)).to(device) for slab in slabs]))
+
+    def fits(self, device: torch.device) -> bool:
+        """Whether an accelerator has room for the images beside a training."""
+        needed = sum(len(s.indices) * s.pack.images[:1].nbytes for s in self.sources)
+        return device.type == "cuda" and needed < SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def signed(array: np.ndarray) -> np.ndarray:
+    """The same bits; uint16, which few operations of an accelerator take, is called int16."""
+    return array.view(np.int16) if array.dtype == np.uint16 else array
+
+
+def widened(x: Tensor, dtype: str) -> Tensor:
+    """What `signed` made of stored numbers of `dtype`, as numbers again: int32 for uint16."""
+    return x.to(torch.int32) & 0xFFFF if dtype == "uint16" and x.dtype == torch.int16 else x
+
+
+def stored(pack: Pack, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Images of a pack on a device, as stored (n, C, H, W); uint16 is int32 on an accelerator."""
+    array = pack.read(rows)
+    if device.type == "cpu":
+        return torch.from_numpy(array)
+    return widened(torch.from_numpy(signed(array)).to(device), pack.card.dtype)
+
+
+def joined(parts: list[Part]) -> list[Part]:
+    """The same images in fewer parts: one for all sources whose numbers mean the same, as those of a dataset in many
+    packs."""
+    kinds: dict[object, list[Part]] = {}
+    for part in parts:
+        card = part[1].pack.card
+        key = (card.dtype, card.low, card.high, card.nodata, card.size, card.nodata is not None and card.mean)
+        kinds.setdefault(key, []).append(part)
+    return [
+        kind[0]
+        if len(kind) == 1
+        else (np.concatenate([p[0] for p in kind]), kind[0][1], torch.cat([p[2] for p in kind]))
+        for kind in kinds.values()
+    ]

@@ -1,0 +1,124 @@
+"""What a failed composition means: which override is at fault, what is wrong with it, and what to type."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+from rsssl.errors import nearest
+from rsssl.groups import GROUPS
+
+# Keys that have another name now: (task, old) -> new.
+RENAMED = {("accuracy", "scene"): "class_map", ("map", "adapt"): "values"}
+
+
+class Composer(Protocol):
+    """What is needed of `rsssl.compose.Composer`."""
+
+    def compose(self, overrides: list[str]) -> DictConfig: ...
+    def build(self, overrides: list[str]) -> Any: ...
+    def options(self, group: str) -> list[str]: ...
+
+
+def leaf_keys(cfg: Any, prefix: str = "") -> list[str]:
+    """All dotted keys of a config, inner nodes included."""
+    keys: list[str] = []
+    if isinstance(cfg, DictConfig):
+        for name in cfg:
+            keys.append(f"{prefix}{name!s}")
+            keys += leaf_keys(cfg._get_node(name), f"{prefix}{name!s}.")
+    return keys
+
+
+def explain(composer: Composer, overrides: list[str], error: Exception) -> str:
+    """The sentence for a failed composition.
+
+    Args:
+        composer: in which Hydra is initialised.
+        overrides: as they were typed.
+        error: what Hydra or OmegaConf raised for all of them together.
+    """
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if not override.key_or_group.startswith("hydra") and (message := explain_one(composer, overrides, override)):
+            return message
+    return f"{error}\nType rsssl-run --help for the groups and keys"
+
+
+def explain_one(composer: Composer, overrides: list[str], override: Override) -> str | None:
+    """What is wrong with one override; None when it is right."""
+    key, value = override.key_or_group, str(override.get_value_string())
+    if key in GROUPS and value not in ("null", "") and not value.startswith("["):
+        options = composer.options(key)
+        if value not in options:
+            meant = nearest(value, options) or options[0]
+            return f"{key}={value} is unknown; {key} has {', '.join(options)}. Did you mean this? Type {key}={meant}"
+    tasks = [o for o in overrides if o.startswith("task=")]
+    task = tasks[-1].removeprefix("task=") if tasks else "pipeline"
+    if key in ("task", "experiment"):
+        return None
+    names = known_keys(composer, [*tasks[-1:], *chosen_groups(composer, overrides)], task)
+    if key not in names:
+        return unknown_key(composer, override, task, names)
+    return wrong_value(composer, [*tasks[-1:], override.input_line or ""], override)
+
+
+def chosen_groups(composer: Composer, overrides: list[str]) -> list[str]:
+    """The overrides that choose an option which exists."""
+    split = [o.partition("=") for o in overrides]
+    return [
+        f"{k}={v}" for k, _, v in split if k in GROUPS and k not in ("task", "experiment") and v in composer.options(k)
+    ]
+
+
+def known_keys(composer: Composer, overrides: list[str], task: str) -> list[str]:
+    """The keys and groups that there are with these overrides, or at least with the task alone."""
+    for line in (overrides, [f"task={task}"], []):
+        try:
+            cfg = composer.compose(line)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        return [*leaf_keys(cfg), "task", "experiment"]
+    return []
+
+
+def unknown_key(composer: Composer, override: Override, task: str, names: list[str]) -> str:
+    """What to say of a key that the task does not have: the task that has it, or the nearest name."""
+    key, value = override.key_or_group, override.get_value_string()
+    if new := RENAMED.get((task, key)):
+        return f"{key}= is called {new}= with task={task}: type {new}={value}"
+    if owners := tasks_with(composer, key):
+        others = f" (or {', '.join(f'task={o}' for o in owners[1:])})" if len(owners) > 1 else ""
+        return (
+            f"{key}= belongs to task={owners[0]}{others} and not to task={task}: type task={owners[0]} with it, or "
+            f"leave {key}= out"
+        )
+    meant = nearest(key, names if "." in key else [*names, *GROUPS])
+    guess = f"Did you mean {meant}? Type {meant}={value}" if meant else "Type rsssl-run --help"
+    return f"{key} is not a key of the configuration. {guess}"
+
+
+def tasks_with(composer: Composer, key: str) -> list[str]:
+    """The tasks that have a key."""
+    first = ("predict", "map", "pipeline")  # of several, those that people mean
+    tasks = sorted(composer.options("task"), key=lambda t: (t not in first, first.index(t) if t in first else 0, t))
+    return [t for t in tasks if key in leaf_keys(composer.compose([f"task={t}"]))]
+
+
+def wrong_value(composer: Composer, overrides: list[str], override: Override) -> str | None:
+    """What is wrong with the value of a key that exists; None when it is right."""
+    try:
+        composer.build(overrides)
+    except ValidationError as error:
+        reason = str(error).splitlines()[0]
+        return f"{override.input_line}: {reason}. Type rsssl-run --cfg job to see the keys with their values"
+    except (HydraException, OmegaConfBaseException) as error:
+        if "Ambiguous value" in str(error):
+            if override.key_or_group == "bands":
+                return f"{override.input_line} is not a list: type 'bands=[{override.get_value_string()}]'"
+            return f"{override.input_line} holds several values: type rsssl-run --multirun {override.input_line}"
+    return None

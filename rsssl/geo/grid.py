@@ -1,0 +1,53 @@
+"""Where the pixels of a raster lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+GCP = tuple[float, float, float, float, float]  # column, row, x, y, z
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the pixels of a raster lie.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        geotransform: GDAL's (x0, dx per column, dx per row, y0, dy per column, dy per row) of the upper left corner of
+            the upper left pixel, in units of the CRS; None where the raster has none.
+        projection: its CRS as WKT, "" for none.
+        gcps: ground control points, of rasters that have these in place of a geotransform.
+        gcp_projection: their CRS.
+    """
+
+    width: int
+    height: int
+    geotransform: tuple[float, ...] | None = None
+    projection: str = ""
+    gcps: tuple[GCP, ...] = ()
+    gcp_projection: str = ""
+
+    @classmethod
+    def of(cls, dataset: Any) -> Grid:
+        """The grid of an open gdal.Dataset."""
+        transform = dataset.GetGeoTransform(can_return_null=True)
+        gcps = tuple((p.GCPPixel, p.GCPLine, p.GCPX, p.GCPY, p.GCPZ) for p in dataset.GetGCPs())
+        crs, gcp_crs = _wkt(dataset.GetSpatialRef()), _wkt(dataset.GetGCPSpatialRef())
+        size = dataset.RasterXSize, dataset.RasterYSize
+        return cls(*size, tuple(transform) if transform else None, crs, gcps, gcp_crs)
+
+    def put_on(self, dataset: Any, gdal: Any) -> None:
+        """Georeferences a gdal.Dataset of the same size."""
+        if self.projection:
+            dataset.SetProjection(self.projection)
+        if self.geotransform is not None:
+            dataset.SetGeoTransform(list(self.geotransform))
+        elif self.gcps:  # a GeoTIFF holds one or the other
+            points = [gdal.GCP(x, y, z, column, row) for column, row, x, y, z in self.gcps]
+            dataset.SetGCPs(points, self.gcp_projection)
+
+
+def _wkt(srs: Any) -> str:
+    return "" if srs is None else str(srs.ExportToWkt(["FORMAT=WKT2_2018"]))  # some CRSs cannot be written in WKT 1

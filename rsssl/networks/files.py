@@ -1,0 +1,167 @@
+"""How networks are kept in files: a record (`about`) that says what the network is, and tensors under two prefixes.
+
+    about        kind, spec (arguments of build_backbone), card, size, mean, std, head (its settings), notes
+    backbone.*   the backbone's tensors
+    head.*       the head's tensors
+
+A run folder has `classifier.safetensors`, whose metadata hold the record. Where the backbone stayed frozen, its weights
+lie in a file of the store, and the record names that file and its SHA-256. A pre-training leaves
+`backbone.safetensors`, tensors by timm's names. An exported folder (exported.py) has the same record as rsssl.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from rsssl.engine.files import sha256_of, write_atomic
+from rsssl.errors import UserError
+from rsssl.evaluation.heads import Head, head_from
+from rsssl.models.backbone import build_backbone, describe_backbone, read_backbone, save_backbone
+from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import Preprocess
+from rsssl.networks.network import SceneNetwork
+
+CLASSIFIER, BACKBONE = "classifier.safetensors", "backbone.safetensors"
+_KEY = "rsssl.classifier"  # metadata key of a classifier's file
+VERSION = 1
+
+
+def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that safetensors takes: it refuses tensors that share their memory."""
+    return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def write_backbone(backbone: nn.Module, file: Path, preprocess: Preprocess, more: Mapping[str, str]) -> None:
+    """Writes a backbone with its sensor card (whose mean and std are those of its training) and image size."""
+    card = preprocess.card.to_dict() | {"mean": list(preprocess.mean), "std": list(preprocess.std)}
+    save_backbone(backbone, file, {"card": json.dumps(card), "image_size": str(preprocess.size), **more})
+
+
+def write_classifier(
+    file: Path, head: Head, preprocess: Preprocess, notes: dict[str, Any], backbone: Path | nn.Module
+) -> None:
+    """Writes a classifier, whole or not at all.
+
+    Args:
+        file: the name of the file.
+        head: features to probabilities.
+        preprocess: how stored pixels become the backbone's input.
+        notes: what else to keep about it (accuracy, split), as JSON.
+        backbone: the file of the frozen backbone, of which only path and hash are written; or the network that was
+            trained with the head, which is written whole.
+    """
+    about: dict[str, Any] = {"version": VERSION} | preprocess.to_dict() | {"notes": notes, "head": head.settings()}
+    tensors = {f"head.{k}": v for k, v in head.state_dict().items()}
+    if isinstance(backbone, Path):
+        about["backbone"] = {"file": str(backbone.resolve()), "sha256": sha256_of(backbone)}
+    else:
+        about["spec"] = backbone.spec
+        tensors |= {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    write_atomic(file, save(on_cpu(tensors), metadata={_KEY: json.dumps(about)}))
+
+
+def about_classifier(file: Path) -> dict[str, Any]:
+    """The record in a classifier's file.
+
+    Raises:
+        UserError: when the file is missing, damaged or made by something else.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{file} cannot be read as a classifier ({error}): evaluate again, rsssl-run task=evaluate"
+        ) from error
+    if _KEY not in metadata:
+        raise UserError(
+            f"{file} holds no classifier: type checkpoint=DIR with a run folder of task=evaluate or task=pipeline"
+        )
+    about: dict[str, Any] = json.loads(metadata[_KEY])
+    return about
+
+
+def holds_classifier(file: Path) -> bool:
+    """Whether this is a classifier's file, and not a backbone's; a damaged one is told when it is read."""
+    try:
+        return bool(about_classifier(file))
+    except UserError:
+        return file.name == CLASSIFIER
+
+
+def read_classifier(file: Path) -> SceneNetwork:
+    """The classifier in a file of `write_classifier`, on the CPU.
+
+    Raises:
+        UserError: when it, or the backbone it names, is missing or has changed.
+    """
+    about = about_classifier(file)
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dict
+    if "spec" in about:
+        backbone = build_backbone(**about["spec"])
+        backbone.load_state_dict(below("backbone.", tensors), strict=True)
+    else:
+        backbone = read_backbone(_unchanged(about["backbone"], file))[0]
+    head = head_from(about["head"], below("head.", tensors))
+    return SceneNetwork(backbone, Preprocess.from_dict(about), head, notes=about["notes"], fingerprint=sha256_of(file))
+
+
+def read_pretrained(file: Path) -> SceneNetwork:
+    """The backbone in a file of `write_backbone`, on the CPU.
+
+    Raises:
+        UserError: when it is missing, damaged, or says nothing of its sensor.
+    """
+    backbone, metadata = read_backbone(file)
+    preprocess = preprocess_of(file, metadata)
+    record: dict[str, Any] = {"dataset": preprocess.card.name, "artifact": file.parent.name}
+    if (file.parent / "training.json").is_file():
+        training = json.loads((file.parent / "training.json").read_text())
+        record |= {k: training[k] for k in ("images", "epochs", "seconds", "images_per_second") if k in training}
+    return SceneNetwork(backbone, preprocess, notes={"pretrain": record}, fingerprint=sha256_of(file))
+
+
+def preprocess_of(file: Path, metadata: Mapping[str, str]) -> Preprocess:
+    """How the images were presented to the backbone in a file, by its metadata.
+
+    Raises:
+        UserError: when the metadata say nothing of the sensor.
+    """
+    if "card" not in metadata:
+        raise UserError(
+            f"{file} says nothing of its sensor: type path=DIR with a folder that rsssl-run task=pretrain prints"
+        )
+    card = SensorCard.from_dict(json.loads(metadata["card"]))
+    return Preprocess(card, int(metadata["image_size"]), card.mean, card.std)
+
+
+def _unchanged(record: dict[str, str], file: Path) -> Path:
+    """The backbone's file, at its old place or beside the classifier, with the content it had."""
+    for place in (Path(record["file"]), file.parent / Path(record["file"]).name):
+        if place.is_file():
+            if sha256_of(place) != record["sha256"]:
+                raise UserError(
+                    f"{place} is not the backbone that {file} was trained on (its content has changed): run the "
+                    f"command "
+                    "that made the classifier again"
+                )
+            describe_backbone(place)
+            return place
+    raise UserError(
+        f"{file} needs the backbone {record['file']}, which is gone: run the command that made the classifier again. "
+        f"To "
+        "move a classifier to another machine, type rsssl-run task=export checkpoint=DIR out=FOLDER"
+    )

@@ -1,0 +1,257 @@
+"""From a scene to its class map: classified in blocks, blended, written with its areas, a preview and a QGIS style."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from rsssl.engine.device import precision
+from rsssl.engine.distributed import raise_together
+from rsssl.engine.outputs import Output, Parts, record_of
+from rsssl.engine.ranks import rank
+from rsssl.errors import UserError
+from rsssl.geo.area import Areas, write_areas
+from rsssl.geo.product import Product, Values
+from rsssl.geo.scene import Scene
+from rsssl.geo.style import Legend, palette, write_preview, write_qml
+from rsssl.geo.windows import CHUNK, Blended, Blender, Classified, Layout
+from rsssl.networks.mapper import Mapper, read_ahead
+from rsssl.networks.network import SceneNetwork
+
+log = logging.getLogger(__name__)
+
+MAP_VERSION = 1  # raised when a change of the code changes maps
+SCALE = 1e-4  # of confidence and probabilities, kept as uint16
+UNKNOWN = 65535
+LAYERS = ("confidence", "probabilities")
+PREVIEW = 1600  # pixels of its longer side
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """How scenes are mapped.
+
+    Args:
+        bands: of the scene for each of the classifier's, numbers from 1 or names; None to find them by name.
+        nodata: a value that means "nothing here"; None for what the scene declares.
+        values: what to do with values unlike the training's: None (refuse), "cast" or "moments".
+        window: pixels of the scene that make a tile; None for the classifier's tiles.
+        stride: pixels between windows; None for half a window.
+        fast: one pass over a block.
+        layers: of LAYERS, what to write beside the map.
+        batch_size: windows classified at a time.
+        tta: average over the eight flips and quarter turns.
+    """
+
+    bands: list[Any] | None
+    nodata: float | None
+    values: str | None
+    window: int | None
+    stride: int | None
+    fast: bool
+    layers: tuple[str, ...]
+    batch_size: int
+    tta: bool
+
+
+def beside(out: Path, layer: str) -> Path:
+    """The file of a layer beside the map."""
+    return out if layer == "map" else out.with_name(f"{out.stem}_{layer}.tif")
+
+
+class SceneMap:
+    """One scene on its way to a class map. Under torchrun all ranks use it together.
+
+    Args:
+        name: the scene, as GDAL opens it.
+        out: the map's file.
+        classifier: with its head.
+        device: where it computes.
+        options: how the scene is mapped.
+
+    Raises:
+        UserError: for a scene that does not fit the classifier, or a name that would overwrite it.
+    """
+
+    def __init__(
+        self, name: str, out: Path, classifier: SceneNetwork, device: torch.device, options: MapOptions
+    ) -> None:
+        if out.suffix.lower() not in (".tif", ".tiff"):
+            raise UserError(f"out={out} is not the name of a GeoTIFF: type out={out.with_suffix('.tif')}")
+        self.classifier, self.out, self.options = classifier, out, options
+        self.scene = Scene(name, classifier.card, options.bands, options.nodata, options.values)
+        written = {out, record_of(out), out.with_suffix(".qml"), Path(f"{out}.aux.xml")}
+        written |= {beside(out, layer) for layer in LAYERS}
+        if own := {p.resolve() for p in written} & {p.resolve() for p in self.scene.files()}:
+            raise UserError(f"out={out} would overwrite the scene's own {min(own)}: type out= with another name")
+        window = options.window or classifier.window
+        stride = options.stride or max(1, window // 2)
+        if stride > window:
+            raise UserError(
+                f"map.stride={stride} leaves gaps between windows of {window} pixels: type map.stride={window} or less"
+            )
+        if rank() == 0:
+            warn_of_shape(self.scene, classifier, window)
+        self.mapper = Mapper(classifier, device, window, stride, options.batch_size, options.fast, options.tta)
+        self.layout = Layout(*self.scene.size, window, stride)
+        inputs = {
+            "version": MAP_VERSION,
+            "classifier": classifier.fingerprint,
+            "scene": self.scene.fingerprint(),
+            "bands": self.scene.bands,
+            "nodata": options.nodata,
+            "adapt": options.values,
+            "window": window,
+            "stride": stride,
+            "fast": options.fast,
+            "tta": options.tta,
+            "precision": precision(device),
+        }
+        self.output = Output(out, inputs)
+        n = len(classifier.classes)
+        self.nodata, self.colours, self.areas = 255 if n <= 255 else UNKNOWN, palette(n), Areas(self.scene.grid, n)
+
+    def make(self, config: dict[str, Any]) -> bool:
+        """Makes the map; what one rank fails at, all raise. False when it stood already. config: for the record."""
+        if self.output.finished({layer: beside(self.out, layer) for layer in ("map", *self.options.layers)}):
+            return False
+        with self.output.alone():
+            begin = time.monotonic()
+            parts = self.output.parts(self.layout.blocks[0] * self.layout.blocks[1])
+            self.mapper.learn(self.scene, self.layout, parts.folder / "head")
+            raise_together(lambda: self._classify(parts))
+            seconds = {"classify": time.monotonic() - begin}
+            raise_together(lambda: self._finish(parts, seconds, config) if rank() == 0 else None)
+        return True
+
+    def _classify(self, parts: Parts) -> None:
+        """Makes the parts that are missing: this rank's share of the blocks."""
+        todo = parts.missing()
+        windows = sum(b.rows * b.cols for b in map(self.layout.block, todo))
+        hidden = None if rank() == 0 else True
+        with tqdm(total=windows, desc=f"mapping {self.scene.name}", unit="window", disable=hidden) as bar:
+            for number, block, region in read_ahead(self.scene, self.layout, todo):
+                parts.write(number, self.mapper.block(block, region).to_bytes())
+                bar.update(block.rows * block.cols)
+
+    def _finish(self, parts: Parts, seconds: dict[str, float], config: dict[str, Any]) -> None:
+        """Blends the parts into the map and what goes with it."""
+        begin, out, classes = time.monotonic(), self.out, self.classifier.classes
+        files, preview = self._write(parts)
+        hectares = self.areas.hectares()
+        write_areas(out.with_name(f"{out.stem}_areas.csv"), classes, self.areas.pixels, hectares)
+        write_qml(out.with_suffix(".qml"), classes, self.colours)
+        shares = hectares.tolist() if hectares is not None else [None] * len(classes)
+        pixels = self.areas.pixels.tolist()
+        more = {
+            "classes": list(classes),
+            "areas": {c: {"pixels": n, "hectares": h} for c, n, h in zip(classes, pixels, shares, strict=True)},
+            "windows": self.layout.shape[0] * self.layout.shape[1],
+            "seconds": seconds | {"write": time.monotonic() - begin},
+            "config": config,
+        }
+        self.output.finish({layer: beside(out, layer) for layer in files}, more)
+        parts.remove()
+        try:
+            legend = Legend(classes, self.colours, self.areas.pixels, hectares)
+            scene = self.scene.thumbnail(preview.shape) if preview.step <= 16 else None
+            picture = out.with_name(f"{out.stem}_preview.png")
+            write_preview(picture, preview.classes(self.nodata), legend, self.scene.name, scene)
+        except (UserError, OSError, RuntimeError, ValueError) as error:  # the map stands all the same
+            log.warning("no preview of %s: %s", out, error)
+
+    def _write(self, parts: Parts) -> tuple[Sequence[str], Preview]:
+        """The map and its layers, block by block; the names of what was written, and the map thinned out."""
+        nodata, n = self.nodata, len(self.classifier.classes)
+        blender = Blender(self.layout, lambda i: Classified.from_bytes(parts.path(i).read_bytes()), n, nodata)
+        preview, files = Preview(self.layout), self._products()
+        total = -(-self.layout.height // CHUNK) * -(-self.layout.width // CHUNK)
+        chunks = blender.chunks("probabilities" in files)
+        try:
+            for chunk in tqdm(chunks, "writing", total, unit="tile", leave=False, disable=None):
+                files["map"].write(chunk.x, chunk.y, chunk.classes[None])
+                self.areas.add(chunk.x, chunk.y, chunk.classes)
+                preview.add(chunk)
+                known = chunk.classes != nodata
+                if "confidence" in files:
+                    files["confidence"].write(chunk.x, chunk.y, scaled(chunk.confidence[None], known))
+                if "probabilities" in files and chunk.probabilities is not None:
+                    files["probabilities"].write(chunk.x, chunk.y, scaled(chunk.probabilities, known))
+            for stale in (self.output.forget() & set(LAYERS)) - set(files):
+                beside(self.out, stale).unlink(missing_ok=True)
+            for layer in sorted(files):
+                files[layer].finish()
+        finally:
+            for product in files.values():
+                product.abandon()
+        return list(files), preview
+
+    def _products(self) -> dict[str, Product]:
+        """The files to write, by layer."""
+        classes, grid, nodata = self.classifier.classes, self.scene.grid, self.nodata
+        about = {"CLASSIFIER": self.classifier.fingerprint, "SCENE": self.scene.name}
+        dtype = "uint8" if nodata == 255 else "uint16"
+        files = {"map": Product(self.out, grid, Values(dtype, nodata, ["class"], classes, self.colours), about)}
+        for layer, names in (("confidence", ["confidence"]), ("probabilities", list(classes))):
+            if layer in self.options.layers:
+                file = beside(self.out, layer)
+                files[layer] = Product(file, grid, Values("uint16", UNKNOWN, names, scale=SCALE), about)
+        return files
+
+
+def scaled(shares: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Shares (n, h, w) of 0..1 as the integers that are kept."""
+    return np.where(known, np.rint(shares / SCALE), UNKNOWN).astype(np.uint16)
+
+
+class Preview:
+    """The map, thinned out to what fits into a picture."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.step = max(1, -(-max(layout.height, layout.width) // PREVIEW))
+        self.shape = -(-layout.height // self.step), -(-layout.width // self.step)
+        self._thin: dict[tuple[int, int], np.ndarray] = {}
+
+    def add(self, chunk: Blended) -> None:
+        y, x = -chunk.y % self.step, -chunk.x % self.step
+        self._thin[chunk.y + y, chunk.x + x] = chunk.classes[y :: self.step, x :: self.step].copy()
+
+    def classes(self, nodata: int) -> np.ndarray:
+        """(h, w) class numbers."""
+        out = np.full(self.shape, nodata, np.uint16)
+        for (y, x), part in self._thin.items():
+            row, col = y // self.step, x // self.step
+            out[row : row + part.shape[0], col : col + part.shape[1]] = part
+        return out
+
+
+def warn_of_shape(scene: Scene, classifier: SceneNetwork, window: int) -> None:
+    """Warns when a window covers another piece of ground than a tile of the training did."""
+    card = classifier.card
+    if card.size[0] != card.size[1]:
+        log.warning(
+            "the tiles of the training had %d x %d pixels and were seen as squares; windows of the scene are squares "
+            "of %d pixels",
+            *card.size,
+            window,
+        )
+    metres = scene.metres()
+    if metres is None or card.gsd is None:
+        return
+    ground, trained = metres * window, card.gsd * classifier.window
+    if not 2 / 3 < ground / trained < 1.5:
+        log.warning(
+            "%s: a window covers %.0f m, the tiles of the training covered %.0f m. map.window=%d would cover as much",
+            scene.name,
+            ground,
+            trained,
+            max(8, round(trained / metres)),
+        )

@@ -1,0 +1,99 @@
+"""A trained network as one module: stored pixels in, class probabilities or features out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsssl.augment import symmetries
+from rsssl.engine.device import autocast
+from rsssl.evaluation.heads import Head
+from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import InputLayer, Preprocess
+from rsssl.networks.pixels import as_batch
+
+
+class SceneNetwork(nn.Module):
+    """A backbone with its preprocessing, and a classifier's head where it has one; in evaluation mode.
+
+    Args:
+        backbone: standardised pixels (B, C, S, S) -> features (B, D), made by `build_backbone`.
+        preprocess: how stored pixels become its input.
+        head: features -> class probabilities (B, K); None for a backbone alone.
+        order: for images whose bands come in another order: band i of the network is band order[i] of the card.
+        notes: how it was made and how good it is, as JSON.
+        fingerprint: of the file it was read from.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        preprocess: Preprocess,
+        head: Head | None = None,
+        order: Sequence[int] | None = None,
+        notes: dict[str, Any] | None = None,
+        fingerprint: str = "",
+    ) -> None:
+        super().__init__()
+        self.backbone, self.preprocess, self.head = backbone, preprocess, head
+        self.input = InputLayer(preprocess, order)
+        self.notes, self.fingerprint = notes or {}, fingerprint
+        self.eval()
+
+    @property
+    def kind(self) -> str:
+        """ "classifier" or "backbone"."""
+        return "backbone" if self.head is None else "classifier"
+
+    @property
+    def card(self) -> SensorCard:
+        """What the stored numbers of its images mean."""
+        return self.preprocess.card
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side of what the backbone sees."""
+        return self.preprocess.size
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.classes
+
+    @property
+    def window(self) -> int:
+        """Pixels of a side of a tile as it is stored."""
+        return min(self.card.size)
+
+    @torch.no_grad()
+    def forward(self, pixels: Any) -> Tensor:
+        """Stored pixels to probabilities (B, K), or to features (B, D) where there is no head; float32.
+
+        Args:
+            pixels: (B, C, H, W) or one image (C, H, W), a numpy array or a tensor of stored numbers of the card's
+                bands.
+
+        Raises:
+            UserError: for another number of bands, and for numbers that cannot be stored pixels.
+        """
+        x = as_batch(pixels, self.card).to(next(self.backbone.parameters()).device)
+        return self.standardised(self.input(x))
+
+    def standardised(self, x: Tensor, tta: bool = False) -> Tensor:
+        """The same for x (B, C, S, S) that has been preprocessed; with `tta` averaged over the flips and quarter
+        turns."""
+        if tta:
+            return torch.stack([self.standardised(view) for view in symmetries(x)]).mean(0)
+        features = self.features(x)
+        if self.head is None:
+            return features
+        with torch.autocast(x.device.type, enabled=False):  # as evaluations do it: the head in full precision
+            probabilities: Tensor = self.head(features)
+        return probabilities
+
+    def features(self, x: Tensor) -> Tensor:
+        """Preprocessed x (B, C, S, S) -> features (B, D) float32."""
+        with autocast(x.device):
+            return self.backbone(x).float()

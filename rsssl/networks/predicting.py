@@ -1,0 +1,297 @@
+"""Images in files in, a CSV of classes and probabilities out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from rsssl.data.catalog import listing, scan
+from rsssl.data.conform import Form, conform
+from rsssl.data.raster import BadImage, read
+from rsssl.engine.device import on_device, precision
+from rsssl.engine.files import atomic
+from rsssl.engine.outputs import Output, Parts
+from rsssl.engine.ranks import rank
+from rsssl.errors import UserError
+from rsssl.geo.bands import choose
+from rsssl.models.card import SensorCard
+from rsssl.networks.network import SceneNetwork
+
+log = logging.getLogger(__name__)
+
+PREDICT_VERSION = 1  # raised when a change of the code changes predictions
+PART = 1024  # images whose predictions are kept together, in one file, until all are there
+COLUMNS = ("path", "class", "probability")
+ESCAPE = "surrogateescape"  # names of files are bytes, and not all of them are UTF-8
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How images are predicted.
+
+    Args:
+        bands: of the images for each of the classifier's, numbers from 1 or names; None to find them by name.
+        batch_size: images classified at a time.
+        tta: average over the eight flips and quarter turns.
+        workers: threads that read images; None for up to four.
+    """
+
+    bands: list[Any] | None
+    batch_size: int
+    tta: bool
+    workers: int | None
+
+
+def predict_files(
+    classifier: SceneNetwork, source: Path, out: Path, options: PredictOptions, device: torch.device, config: Any
+) -> dict[str, Any]:
+    """Writes `out`, a row an image in the order of the list, and beside it the list of images that could not be used.
+
+    Does nothing when `out` is finished and would be the same. Under torchrun all ranks call it together.
+
+    Args:
+        classifier: with its head.
+        source: a folder of images, or a list of them (a path a line, or a CSV with a column path).
+        out: the CSV.
+        options: which bands, how many at a time.
+        device: where it computes.
+        config: for the record.
+
+    Returns:
+        {"images": those predicted, "unusable": those that could not be used, "reused": whether they stood already}.
+
+    Raises:
+        UserError: for a list, bands or a folder that cannot be used, or when no image can be.
+    """
+    root, paths = listed(source)
+    bands = wanted_bands(classifier.card, options.bands)
+    on_device(classifier, device)
+    inputs = {
+        "version": PREDICT_VERSION,
+        "classifier": classifier.fingerprint,
+        "root": str(root),
+        "listing": listing(root, paths),
+        "tta": options.tta,
+        "bands": bands,
+        "precision": precision(device),
+    }
+    output = Output(out, inputs)
+    with output.alone():
+        if output.finished({"predictions": out}):
+            known: dict[str, Any] = json.loads(output.record.read_text())["counts"]
+            if bool(known["unusable"]) == unusable_file(out).is_file():
+                return known | {"reused": True}
+        parts = output.parts(-(-len(paths) // PART))
+        make_parts(parts, classifier, root, paths, replace(options, bands=bands), device)
+        if rank() > 0:
+            return {}
+        joined = join(parts, out, classifier)
+        parts.remove()
+        if joined.unusable == len(paths):
+            card = classifier.card
+            raise UserError(
+                f"none of the {len(paths)} images of {source} can be used, as {unusable_file(out)} lists, for example "
+                f"{joined.example}. Type images=FOLDER with images as those of the training, {card.n_bands} bands of "
+                f"{card.dtype} ({', '.join(card.bands)}), or bands=[...] with the ones among theirs"
+            )
+        counts = {"images": len(paths) - joined.unusable, "unusable": joined.unusable}
+        if not joined.unread:  # else the same command looks at them again
+            output.finish({"predictions": out}, {"counts": counts, "config": config})
+        return counts | {"reused": False}
+
+
+def make_parts(
+    parts: Parts, classifier: SceneNetwork, root: Path, paths: list[str], options: PredictOptions, device: torch.device
+) -> None:
+    """Predicts what is missing, PART images at a time: this rank's share of it."""
+    todo = parts.missing()
+    total = sum(len(paths[i * PART : (i + 1) * PART]) for i in todo)
+    bar = tqdm(total=total, desc="predicting", unit="image", disable=None if rank() == 0 else True)
+    with bar, ThreadPoolExecutor(options.workers or min(4, os.cpu_count() or 1)) as pool:
+        for i in todo:
+            names = paths[i * PART : (i + 1) * PART]
+            images = read_ahead(pool, root, names, classifier.card, options.bands, ahead=2 * options.batch_size)
+            text = io.StringIO(newline="")
+            rows = predictions(classifier, names, images, device, options)
+            csv.writer(text, lineterminator="\n").writerows(counted(rows, bar))
+            parts.write(i, text.getvalue().encode("utf-8", ESCAPE))
+    parts.wait()
+
+
+def listed(source: Path) -> tuple[Path, list[str]]:
+    """The root and the relative paths of the images: a folder's, or those that a text file or a CSV (column `path`)
+    lists."""
+    if source.is_dir():
+        catalog = scan(source, [], hint="Type images=FOLDER or images=LIST.txt")
+        return catalog.root, list(catalog.paths)
+    if not source.is_file():
+        raise UserError(
+            f"images={source} is neither a folder nor a list of images: type images=FOLDER or images=LIST.txt"
+        )
+    with open(source, newline="", encoding="utf-8-sig", errors=ESCAPE) as file:  # spreadsheets begin files with a mark
+        if source.suffix.lower() == ".csv":
+            rows = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or []):
+                raise UserError(
+                    f"{source} has no column path, but {', '.join(rows.fieldnames or [])}: name the column of the "
+                    "images path, or type images=FOLDER"
+                )
+            paths = [row["path"] for row in rows if row["path"]]
+        else:
+            paths = [line.strip() for line in file if line.strip()]
+    if not paths:
+        raise UserError(f"{source} lists no image: type images=FOLDER or images=LIST.txt, a path a line")
+    return source.parent, paths
+
+
+def wanted_bands(card: SensorCard, bands: list[Any] | None) -> list[Any] | None:
+    """`bands` as typed, a number (from 1) or a name for each of the classifier's."""
+    if bands is not None and (len(bands) != card.n_bands or any(isinstance(b, int) and b < 1 for b in bands)):
+        raise UserError(
+            f"bands={bands}: the classifier was trained on {card.n_bands} bands ({', '.join(card.bands)}): "
+            "type bands=[...] with the number of each in the images, from 1, or its name there"
+        )
+    return bands
+
+
+def predictions(
+    classifier: SceneNetwork,
+    names: list[str],
+    images: Iterator[np.ndarray | str],
+    device: torch.device,
+    options: PredictOptions,
+) -> Iterator[list[str]]:
+    """A row for each image; one that cannot be used has an empty class and the reason."""
+    for start in range(0, len(names), options.batch_size):
+        batch = [(name, next(images)) for name in names[start : start + options.batch_size]]
+        good = [image for _, image in batch if not isinstance(image, str)]
+        shares: Iterator[np.ndarray] = iter(())
+        if good:
+            x = torch.from_numpy(np.stack(good)).to(device)
+            with torch.inference_mode():
+                shares = iter(classifier.standardised(classifier.input(x), options.tta).float().cpu().numpy())
+        for name, image in batch:
+            if isinstance(image, str):
+                yield [name, "", image]
+                continue
+            row = next(shares)
+            best = int(row.argmax())
+            yield [name, classifier.classes[best], f"{row[best]:.4f}", *(f"{p:.4f}" for p in row)]
+
+
+def read_ahead(
+    pool: ThreadPoolExecutor, root: Path, paths: list[str], card: SensorCard, bands: list[Any] | None, ahead: int
+) -> Iterator[np.ndarray | str]:
+    """Images (C, H, W) in the order of the paths, read by the pool's threads no more than `ahead` early; reasons for
+    bad ones."""
+    queue = []
+    one = partial(read_one, card=card, bands=bands)
+    for path in paths:
+        queue.append(pool.submit(one, root / path))
+        if len(queue) > ahead:
+            yield queue.pop(0).result()
+    for future in queue:
+        yield future.result()
+
+
+def read_one(path: Path, card: SensorCard, bands: list[Any] | None) -> np.ndarray | str:
+    """The image in the form of the training's, its bands chosen as `task=map` does, or why it cannot be."""
+    form = Form(
+        card.bands, card.n_bands, tuple(range(card.n_bands)), card.dtype, card.size, card.nodata, card.low, card.high
+    )
+    try:
+        raster = read(path, card.n_bands if bands is None else None)
+        names = raster.names or ("",) * len(raster.pixels)
+        try:
+            keep = tuple(b - 1 for b in choose(names, card, bands, path))
+        except UserError:
+            return refusal(names, card, bands)
+        return conform(path, replace(form, in_file=len(names), keep=keep), raster)[0]
+    except BadImage as error:
+        return error.reason
+
+
+def refusal(names: Sequence[str], card: SensorCard, bands: list[Any] | None) -> str:
+    """What `choose` says of a scene, short enough for a list."""
+    listed = textwrap.shorten(", ".join(names), 100, placeholder=" ...") if any(names) else "unnamed"
+    found = f"it has {len(names)} bands"
+    if bands is not None:
+        return f"{found} ({listed}), not all of bands={bands}: type bands=[...] with numbers or names of those it has"
+    found += f" ({listed})" if len(names) == card.n_bands else ""
+    return (
+        f"{found}, expected {card.n_bands} ({', '.join(card.bands)}): type bands=[...] with the number or name of each"
+    )
+
+
+def counted(rows: Iterator[list[str]], bar: tqdm) -> Iterator[list[str]]:
+    for row in rows:
+        bar.update()
+        yield row
+
+
+def unusable_file(out: Path) -> Path:
+    return out.with_name(f"{out.stem}_unusable.csv")
+
+
+@contextmanager
+def table(path: Path, head: list[str]) -> Iterator[Any]:
+    """The writer of a CSV that is whole or absent."""
+    with atomic(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors=ESCAPE, newline="", write_through=True)
+        try:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(head)
+            yield writer
+        finally:
+            text.detach()  # the file is closed by who opened it
+
+
+class Joined(NamedTuple):
+    """unusable: how many images; example: the first of them and why; unread: whether one of them may be readable next
+    time."""
+
+    unusable: int
+    example: str
+    unread: bool
+
+
+def join(parts: Parts, out: Path, classifier: SceneNetwork) -> Joined:
+    """Puts the parts together; writes no predictions when there are none."""
+    good = unusable = 0
+    example, unread = "", False
+    with table(unusable_file(out), ["path", "reason"]) as bad:
+        for row in made(parts):
+            if row[1]:
+                good += 1
+                continue
+            bad.writerow([row[0], row[2]])
+            example = example or f"{row[0]}: {row[2]}"
+            unread |= row[2].startswith("cannot be read")
+            unusable += 1
+    if not unusable:
+        unusable_file(out).unlink()
+    if good:
+        with table(out, [*COLUMNS, *classifier.classes]) as predicted:
+            predicted.writerows(row for row in made(parts) if row[1])
+    return Joined(unusable, example, unread)
+
+
+def made(parts: Parts) -> Iterator[list[str]]:
+    """The rows of `predictions`, of all parts."""
+    for i in range(parts.n):
+        yield from csv.reader(io.StringIO(parts.path(i).read_bytes().decode("utf-8", ESCAPE), newline=""))

@@ -1,0 +1,146 @@
+"""How a backbone is pre-trained: the keys of the configuration, and what they may be. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rsssl.checks import one_of, positive
+from rsssl.errors import UserError
+
+COMPILE = ("default", "reduce-overhead", "max-autotune")  # modes of torch.compile; the second is CUDA graphs
+FIXED_SIZE = ("swin", "mixer", "mlp")  # families of backbones that take images of one size only
+
+
+@dataclass
+class PretrainKeys:
+    """The keys `pretrain.*`.
+
+    Args:
+        dataset: names of datasets to pre-train on; None: the evaluated dataset's own pool.
+        root: their folders, where they are not the usual ones.
+        images: how many images of the pool; None: all.
+        epochs: passes over the pool.
+        steps: that many steps in place of whole epochs.
+        batch_size: images in a batch.
+        accumulate: batches that make a step.
+        image_size: pixels of a view; None: the images' own size, up to 224.
+        progressive: [until, scale] pairs: up to that share of the steps, views at that scale of the size.
+        lr: peak learning rate; None: the optimizer's own.
+        standardise: "card" (mean and std of the pool) or "half" (the paper's (x - 0.5) / 0.5).
+        seed: of the first weights, the order and the augmentation.
+        resume: another training's checkpoint to go on from.
+        log_every: steps between two rows of metrics.
+        checkpoint_minutes: between two checkpoints.
+        probes: how often the online probe looks at the features.
+        pictures: how often pictures of the training are drawn.
+    """
+
+    dataset: Any
+    root: Any
+    images: int | None
+    epochs: int
+    steps: int | None
+    batch_size: int
+    accumulate: int
+    image_size: int | None
+    progressive: list[Any]
+    lr: float | None
+    standardise: str
+    seed: int
+    resume: str | None
+    log_every: int
+    checkpoint_minutes: float
+    probes: int
+    pictures: int
+
+    def check(self) -> None:
+        """Refuses impossible values.
+
+        Raises:
+            UserError: naming the key and what to type.
+        """
+        names = ("images", "epochs", "steps", "batch_size", "image_size", "lr", "log_every", "accumulate")
+        positive(**{f"pretrain__{name}": getattr(self, name) for name in names})
+        if self.standardise not in ("card", "half"):
+            raise UserError(
+                f"pretrain.standardise={self.standardise} is unknown: type pretrain.standardise=card (mean and std of "
+                "the pool) or pretrain.standardise=half (the paper's (x - 0.5) / 0.5)"
+            )
+        if self.batch_size < 2:
+            raise UserError("pretrain.batch_size=1 leaves nothing to compare with: type pretrain.batch_size=256")
+        for name in ("probes", "pictures"):
+            if getattr(self, name) < 0:
+                raise UserError(
+                    f"pretrain.{name}={getattr(self, name)} is below zero: type pretrain.{name}=10, or 0 for none"
+                )
+        self._check_progressive()
+
+    def _check_progressive(self) -> None:
+        hint = "type pretrain.progressive='[[0.8,0.5]]' (80 % of the steps at half size) or pretrain.progressive=[]"
+        last = 0.0
+        for stage in self.progressive:
+            try:
+                until, scale = (float(v) for v in stage)
+            except (TypeError, ValueError):
+                raise UserError(f"pretrain.progressive holds {stage}, not a pair of numbers: {hint}") from None
+            if not (last < until <= 1 and 0 < scale <= 1):
+                raise UserError(
+                    f"pretrain.progressive holds {list(stage)}: shares must rise to 1, scales lie in (0, 1]: {hint}"
+                )
+            last = until
+
+
+@dataclass
+class Recipe:
+    """All that a pre-training follows from, beside the images. Groups are what their YAML composes to.
+
+    Args:
+        backbone: arguments of `build_backbone`.
+        ssl: the method; empty for ssl=none.
+        augment: the augmentation policy.
+        optimizer: of the pre-training and of fine-tuning.
+        schedule: of the learning rate.
+        tracker: where metrics go.
+        pretrain: see `PretrainKeys`.
+        compile: the mode of torch.compile; None: not compiled.
+        protocol: "clean", "validation" (a part of the pool plays the test set) or "paper".
+    """
+
+    backbone: dict[str, Any]
+    ssl: dict[str, Any]
+    augment: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    tracker: dict[str, Any]
+    pretrain: PretrainKeys
+    compile: str | None
+    protocol: str
+
+    def check(self) -> None:
+        """Refuses impossible values and pairs.
+
+        Raises:
+            UserError: naming the key and what to type.
+        """
+        self.pretrain.check()
+        if self.compile is not None and self.compile not in COMPILE:
+            raise UserError(
+                f"compile={self.compile} is unknown: type compile={' or compile='.join(COMPILE)} or compile=null"
+            )
+        # clean: nothing is chosen on the test set. validation: for tuning, the test set stays closed.
+        # paper: the published code's choice of the best epoch on half of the test images.
+        one_of("protocol", self.protocol, ("clean", "validation", "paper"))
+        positive(backbone__depths=self.backbone["depths"])
+        if self.backbone["pretrained"] and self.backbone["weights"]:
+            raise UserError(
+                "backbone.pretrained=true and backbone.weights are two different starts: leave one out, type "
+                "backbone.pretrained=false"
+            )
+        for name in ("temperature", "views"):
+            positive(**{f"ssl__{name}": self.ssl.get(name)})
+        if self.pretrain.progressive and str(self.backbone["name"]).startswith(FIXED_SIZE):
+            raise UserError(
+                f"backbone.name={self.backbone['name']} takes images of one size only and pretrain.progressive changes "
+                "it: type pretrain.progressive=[]"
+            )
