@@ -44,13 +44,14 @@ def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str
     from views import CONF
 
     from rsssl.batch import Batch
-    from rsssl.data.loader import PoolBatches
+    from rsssl.data.loader import PoolBatches, Sampling
     from rsssl.data.pack import Pack, mean_std
     from rsssl.data.pool import Pool, Source
     from rsssl.engine.device import on_device
     from rsssl.engine.loop import Fit
     from rsssl.methods.simclr import SimCLR
     from rsssl.models.backbone import build_backbone
+    from rsssl.models.preprocess import Preprocess
     from rsssl.optim import AdamW, Constant, parameter_groups
 
     torch.set_num_threads(threads)
@@ -66,7 +67,6 @@ def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str
             optimizer.step()
         return {"peak_mib": peak_mib()}
     pack = Pack.open(folder)
-    mean, std = (tuple(v.tolist()) for v in mean_std(pack.moments))
     views = instantiate(OmegaConf.load(CONF / "augment" / "rs.yaml"))
 
     class Part(PoolBatches):
@@ -74,7 +74,8 @@ def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str
 
         def __init__(self, n: int, batch: int, steps: int, size: int) -> None:
             pool = Pool([Source(pack, np.arange(len(pack)))])
-            super().__init__(pool, views, n, batch, 1, lambda step, total: size, mean, std, 0, "benchmark")
+            preprocess = Preprocess(pack.card, size, *mean_std(pack.moments))
+            super().__init__(pool, views, n, preprocess, Sampling(batch, epochs=1, seed=0, key="benchmark"))
             self.total_steps = min(steps, self.total_steps)
 
     Fit(method, Part(2, 64, steps, 64), optimizer, Constant(0.0), device).run()
