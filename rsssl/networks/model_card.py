@@ -18,15 +18,16 @@ tags:
 
 ## Sensor card
 
-{n_bands} bands, stored as {dtype}, {height} x {width} pixels{gsd}; nodata: {nodata}. The network sees {size} x {size}
-pixels.
+{n_bands} bands, stored as {dtype}, {height} x {width} pixels{gsd}; nodata: {nodata}. \
+The network sees {size} x {size} pixels.
 
 | band | valid from | to | mean | std |
 |---|---|---|---|---|
 {bands}
 
-A stored value x becomes (x - from) / (to - from), clipped to 0..1; nodata and NaN become the band's mean in the
-dataset; then (value - mean) / std. Images of another size are resized (bilinear, antialiased).
+A stored value x becomes (x - from) / (to - from), clipped to 0..1; \
+nodata and NaN become the band's mean in the dataset;
+then (value - mean) / std. Images of another size are resized (bilinear, antialiased).
 
 ## Use
 
@@ -42,8 +43,8 @@ A sensor with other bands, dtype or valid range is refused unless `card=` and `a
 
 {timm}
 {programs}{metrics}{provenance}
-`sha256sum -c SHA256SUMS` checks all files but this one. The licence is for you to state (`license:` in the lines on
-top).
+`sha256sum -c SHA256SUMS` checks all files but this one. \
+The licence is for you to state (`license:` in the lines on top).
 """
 
 TIMM = """\
@@ -59,7 +60,8 @@ mean, std = (torch.tensor(model.pretrained_cfg[k])[:, None, None] for k in ("mea
 NO_TIMM = "timm cannot build this network ({name}), so there is no config.json: load it with rsssl.\n"
 OUTPUT = {
     "linear": "logits (their softmax are the probabilities)",
-    "regression": "scores of a ridge regression on one-hot labels (clipped at 0, divided by their sum: the probabilities)",
+    "regression": "scores of a ridge regression on one-hot labels "
+    "(clipped at 0 and divided by their sum: the probabilities)",
     "features": "features",
 }
 KINDS = {
