@@ -47,7 +47,12 @@ def source_listing(catalog: Catalog) -> str:
 
 
 def listing(root: Path, paths: Sequence[str]) -> str:
-    """`source_listing` of any paths relative to a folder, of which some may be missing."""
+    """`source_listing` of any paths, of which some may be missing.
+
+    Args:
+        root: the folder.
+        paths: relative to it.
+    """
     digest = hashlib.sha256()
     for path in paths:
         stat = _stat(os.path.join(root, path))

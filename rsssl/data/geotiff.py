@@ -80,10 +80,9 @@ def write(
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     rows = min(h, max(1, (1 << 18) // max(1, w * array.itemsize)))  # strips of about 256 KiB
     strips = [np.ascontiguousarray(array[b, y : y + rows]).tobytes() for b in range(c) for y in range(0, h, rows)]
-    if compress == "deflate":
-        strips = [zlib.compress(s, 1) for s in strips]
-    elif compress is not None:
+    if compress not in ("deflate", None):
         raise ValueError(f"compress {compress!r} is neither 'deflate' nor None")
+    strips = [zlib.compress(s, 1) for s in strips] if compress else strips
     sizes = [len(s) for s in strips]
     start = 8 + sum(sizes)
     if start >= 1 << 32:

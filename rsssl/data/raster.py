@@ -47,7 +47,12 @@ _CONVERTED = (
 
 
 class BadImage(Exception):
-    """One image that cannot be used: `path`, and the `reason` in a few words."""
+    """One image that cannot be used.
+
+    Args:
+        path: of the image.
+        reason: in a few words.
+    """
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

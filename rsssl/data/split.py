@@ -20,7 +20,13 @@ from rsssl.rng import fold, hash64_numpy
 
 
 class Split(NamedTuple):
-    """test and pool: int64 indices, ascending, disjoint, together all images. hash: sha256 of who is where."""
+    """A dataset in two disjoint parts.
+
+    Args:
+        test: int64 indices of images, ascending.
+        pool: those of all other images.
+        hash: sha256 of which image is in which part.
+    """
 
     test: np.ndarray
     pool: np.ndarray
@@ -44,9 +50,13 @@ def _round(x: float) -> int:
 
 
 def split(paths: Sequence[str], labels: np.ndarray, split_seed: int, test_fraction: float = 0.2) -> Split:
-    """Set aside `test_fraction` of every class (at least 1 image, and at least 1 left) as the test set.
+    """Set aside a part of every class as the test set.
 
-    paths: N distinct names; labels: (N,), -1 = unlabelled, which goes to the pool, as does the only image of a class.
+    Args:
+        paths: N distinct names.
+        labels: (N,), -1 for an unlabelled image, which goes to the pool, as does the only image of a class.
+        split_seed: draws the test set.
+        test_fraction: of each class, at least 1 image, and at least 1 is left.
     """
     labels = np.asarray(labels)
     key = fold("split", split_seed)
@@ -69,9 +79,19 @@ def labelled_subset(
 ) -> np.ndarray:
     """The pool images whose labels may be used: int64 indices, ascending.
 
-    ts: an int is that many of every class, a float in (0, 1] that fraction of each (half up, at least 1), "all" the
-      pool. For one seed the smaller subsets lie inside the larger ones.
-    Raises UserError when a class has fewer images in the pool than asked, ValueError for another `ts`.
+    For one seed the smaller subsets lie inside the larger ones.
+
+    Args:
+        labels: (N,) of all images, -1 for an unlabelled one.
+        paths: of all images.
+        pool: indices of those that do not test.
+        ts: an int is that many of every class, a float in (0, 1] that fraction of each (half up, at least 1), "all" the
+            whole pool.
+        seed: draws the images.
+
+    Raises:
+        UserError: when a class has fewer images in the pool than asked for.
+        ValueError: for another `ts`.
     """
     labels, pool = np.asarray(labels), np.asarray(pool)
     present = np.unique(labels[labels >= 0])

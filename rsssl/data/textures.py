@@ -16,18 +16,27 @@ Array = np.ndarray
 
 
 class Structure(NamedTuple):
-    """What is where: `material` int 0..3 and `shade`, a factor on its brightness; both (B, H, W)."""
+    """What is where.
+
+    Args:
+        material: (B, H, W) int 0..3.
+        shade: (B, H, W), a factor on its brightness.
+    """
 
     material: Array
     shade: Array
 
 
 class Draws:
-    """Numbers in [0, 1) for each tile, by name: `draws("width", 4, 7)` is (B, 1, 1) float32 in 4..7."""
+    """Numbers for each tile, by name: `draws("width", 4, 7)` is (B, 1, 1) float32 in 4..7.
+
+    Args:
+        uniform: gives the (B,) numbers in [0, 1) of a name.
+        repeat: pixels after which a road, river or lake comes again.
+    """
 
     def __init__(self, uniform: Callable[[str], Array], repeat: float) -> None:
-        self._uniform = uniform
-        self.repeat = repeat  # pixels after which a road, river or lake comes again
+        self._uniform, self.repeat = uniform, repeat
 
     def __call__(self, name: str, low: float = 0.0, high: float = 1.0) -> Array:
         return (low + (high - low) * self._uniform(name)).astype(np.float32)[:, None, None]
@@ -59,7 +68,15 @@ def value_noise(x: Array, y: Array, salt: Array) -> Array:
 
 
 def fractal(x: Array, y: Array, salt: Array, scale: float | Array, octaves: int = 3) -> Array:
-    """Fractal noise in 0..1: `octaves` of value noise, the coarsest with features of `scale` pixels."""
+    """Fractal noise in 0..1: value noise of several sizes.
+
+    Args:
+        x: see above.
+        y: see above.
+        salt: see above.
+        scale: of the coarsest features, in pixels.
+        octaves: how many sizes.
+    """
     total, weight = np.zeros(np.broadcast_shapes(x.shape, salt.shape), np.float32), 0.0
     for i in range(octaves):
         total += 0.5**i * value_noise(x * (2**i / scale), y * (2**i / scale), salt + np.uint32(i))
@@ -70,9 +87,19 @@ def fractal(x: Array, y: Array, salt: Array, scale: float | Array, octaves: int 
 def dots(
     x: Array, y: Array, salt: Array, spacing: Array, radius: Array, jitter: float, share: float | Array
 ) -> tuple[Array, Array]:
-    """Round crowns, one in a `share` of the cells of a grid: (height 0..1 of a dome, 0 outside; the crown's number).
+    """Round crowns in the cells of a grid.
 
-    `jitter` 0 plants a regular grid, 1 scatters.
+    Args:
+        x: see above.
+        y: see above.
+        salt: see above.
+        spacing: side of a cell, in pixels.
+        radius: of a crown.
+        jitter: 0 plants a regular grid, 1 scatters.
+        share: of the cells that have a crown.
+
+    Returns:
+        Height 0..1 of a dome, 0 outside; and the crown's number.
     """
     u, v = x / spacing, y / spacing
     iu, iv = np.floor(u), np.floor(v)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ class Areas:
         self._ground = _Ground.of(grid)
         self._square_metres = np.zeros(n_classes)
         self._cell = cell
-        # The last line of corners, by its number: (first column, last column, points).
-        self._lines: dict[int, tuple[int, int, np.ndarray]] = {}
+        self._line = lru_cache(maxsize=2)(self._corners)  # a row of cells begins where the last one ended
         if self._ground is not None and grid.geotransform is not None:
             _, a, b, _, d, e = grid.geotransform
             pixel = max(np.hypot(a, d), np.hypot(b, e)) * self._ground.metres
@@ -80,17 +80,13 @@ class Areas:
         assert self._ground is not None
         grid, cell = self.grid, self._cell
         above, below = self._line(row, first, last), self._line(row + 1, first, last)
-        self._lines = {row + 1: (first, last, below)}
         columns = np.minimum(np.arange(first, last + 2) * cell, grid.width)
         high = min((row + 1) * cell, grid.height) - row * cell
         corners = np.stack([above[:-1], above[1:], below[1:], below[:-1]], axis=1)  # (cells, 4, 2), around the cell
         return self._ground.areas(corners) / (np.diff(columns) * high)
 
-    def _line(self, row: int, first: int, last: int) -> np.ndarray:
+    def _corners(self, row: int, first: int, last: int) -> np.ndarray:
         """(last - first + 2, 2) longitude and latitude, in radians, of the corners of cells on one line."""
-        known = self._lines.get(row)
-        if known is not None and known[:2] == (first, last):
-            return known[2]
         assert self._ground is not None and self.grid.geotransform is not None
         x0, a, b, y0, d, e = self.grid.geotransform
         column = np.minimum(np.arange(first, last + 2) * self._cell, self.grid.width)
@@ -101,27 +97,27 @@ class Areas:
 class _Ground:
     """The ellipsoid under a CRS (an osr.SpatialReference), and the way there."""
 
-    def __init__(self, srs: Any, gdal: Any, osr: Any) -> None:
-        self._gdal, self.is_geographic = gdal, bool(srs.IsGeographic())
-        srs.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+    def __init__(self, srs: Any) -> None:
+        osr, self._gdal = import_gdal("the scene", "osr"), import_gdal("the scene")
+        self.is_geographic = bool(srs.IsGeographic())
         geographic = srs.CloneGeogCS()
-        geographic.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+        for crs in (srs, geographic):
+            crs.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
         self._transform = None if self.is_geographic else osr.CoordinateTransformation(srs, geographic)
-        self._unit = geographic.GetAngularUnits()  # radians: grads exist
+        self._unit = geographic.GetAngularUnits()  # in radians: there are grads too
         self.metres = np.degrees(self._unit) * DEGREE_METRES if self.is_geographic else srs.GetLinearUnits()
-        flattening = 1 / srs.GetInvFlattening() if srs.GetInvFlattening() else 0.0  # 0 says a sphere
+        flattening = 1 / srs.GetInvFlattening() if srs.GetInvFlattening() else 0.0  # 0 stands for a sphere
         self._e2 = flattening * (2 - flattening)
         self._pole = self._q(np.array(1.0))
         self.radius = srs.GetSemiMajor() * float(np.sqrt(self._pole / 2))  # of the sphere of equal area, eq. 3-13
 
     @classmethod
     def of(cls, grid: Grid) -> _Ground | None:
+        """That of a grid; None where the grid does not say where on the Earth it lies."""
         if grid.geotransform is None or not grid.projection:
             return None
-        gdal, osr = import_gdal("the scene"), import_gdal("the scene", "osr")
-        srs = osr.SpatialReference()
-        srs.ImportFromWkt(grid.projection)
-        return cls(srs, gdal, osr) if srs.IsGeographic() or srs.IsProjected() else None
+        srs = import_gdal("the scene", "osr").SpatialReference(wkt=grid.projection)
+        return cls(srs) if srs.IsGeographic() or srs.IsProjected() else None
 
     def geographic(self, points: np.ndarray) -> np.ndarray:
         """(N, 2) of the CRS to longitude and latitude in radians; inf where the projection has no such place."""

@@ -16,20 +16,20 @@ def summary(names: list[str], samples: Samples, mapped: np.ndarray, unit: str) -
     unknown.
     """
     counts = samples.counts
-    found = estimate(counts, mapped)
+    figures = estimate(counts, mapped)
     plain = scores(counts.T)  # which has the truth in rows
     per_class = {
         name: {
             "samples_map": int(counts[i].sum()),
             "samples_reference": int(counts[:, i].sum()),
-            "users": number(found.users[i]),
-            "users_ci95": number(Z95 * found.users_se[i]),
-            "producers": number(found.producers[i]),
-            "producers_ci95": number(Z95 * found.producers_se[i]),
+            "users": number(figures.users[i]),
+            "users_ci95": number(Z95 * figures.users_se[i]),
+            "producers": number(figures.producers[i]),
+            "producers_ci95": number(Z95 * figures.producers_se[i]),
             "producers_of_samples": number(plain["per_class"][i]),
             "mapped": number(mapped[i]),
-            "area": number(found.areas[i]),
-            "area_ci95": number(Z95 * found.areas_se[i]),
+            "area": number(figures.areas[i]),
+            "area_ci95": number(Z95 * figures.areas_se[i]),
         }
         for i, name in enumerate(names)
     }
@@ -45,29 +45,33 @@ def summary(names: list[str], samples: Samples, mapped: np.ndarray, unit: str) -
             "unplaced": samples.unplaced,
         },
         "of_samples": {k: number(plain[k]) for k in ("oa", "aa", "kappa")},  # type: ignore[literal-required]
-        "of_area": {"oa": number(found.overall), "oa_ci95": number(Z95 * found.overall_se), "covered": found.covered},
+        "of_area": {
+            "oa": number(figures.overall),
+            "oa_ci95": number(Z95 * figures.overall_se),
+            "covered": figures.covered,
+        },
         "area_unit": unit,
         "per_class": per_class,
         "confusion": counts.tolist(),
-        "proportions": found.proportions.tolist(),
-        "notes": samples.notes + caveats(names, found, unit),
+        "proportions": figures.proportions.tolist(),
+        "notes": samples.notes + caveats(names, figures, unit),
     }
 
 
-def caveats(names: list[str], found: Estimate, unit: str) -> list[str]:
+def caveats(names: list[str], figures: Estimate, unit: str) -> list[str]:
     """What the figures do not say, as sentences."""
     notes = []
-    if found.unsampled:
+    if figures.unsampled:
+        listed = ", ".join(names[i] for i in figures.unsampled)
         notes.append(
-            f"No sample lies in what is mapped as {', '.join(names[i] for i in found.unsampled)}: the figures by area "
-            "speak of "
-            f"the other {100 * found.covered:.1f} % of the map."
+            f"No sample lies in what is mapped as {listed}: the figures by area speak of the other "
+            f"{100 * figures.covered:.1f} % of the map."
         )
-    if found.single:
+    if figures.single:
+        listed = ", ".join(names[i] for i in figures.single)
         notes.append(
-            f"One sample alone lies in what is mapped as {', '.join(names[i] for i in found.single)}: without a "
-            "second one, "
-            "overall accuracy, areas and producer's accuracies have no confidence interval."
+            f"One sample alone lies in what is mapped as {listed}: without a second one, overall accuracy, areas and "
+            "producer's accuracies have no confidence interval."
         )
     if unit != "ha":
         notes.append("The map has no CRS that says how large its pixels are: areas are in pixels.")

@@ -57,7 +57,12 @@ def choose(
 
 
 def names_of(gdal: Any, dataset: Any) -> list[str]:
-    """The bands' descriptions; where there are none, the colours that the file gives them."""
+    """The bands' descriptions; where there are none, the colours that the file gives them.
+
+    Args:
+        gdal: its bindings.
+        dataset: an open gdal.Dataset.
+    """
     bands = [dataset.GetRasterBand(i + 1) for i in range(dataset.RasterCount)]
     names = [band.GetDescription() for band in bands]
     if any(names):

@@ -117,8 +117,13 @@ class ClassMap:
 
 
 def empty_raster(scene: ClassMap, window: tuple[int, int, int, int], kind: int, projection: str) -> Any:
-    """A raster of one band in memory, on a window (x, y, w, h) of the map's grid; kind: GDAL's number of a pixel
-    type.
+    """A raster of one band in memory, on a part of the map's grid.
+
+    Args:
+        scene: the map.
+        window: (x, y, w, h) of the part.
+        kind: GDAL's number of a pixel type.
+        projection: WKT of the CRS.
     """
     gdal = import_gdal(scene.path)
     x, y, w, h = window
@@ -136,6 +141,13 @@ def category_names(band: Any) -> dict[int, str]:
 
 def numbers(band: Any, x: int, y: int, w: int, h: int) -> tuple[np.ndarray, np.ndarray]:
     """A window of a band as (h, w) int64, and where it is valid, (h, w) bool.
+
+    Args:
+        band: a gdal.Band.
+        x: the first column.
+        y: the first row.
+        w: columns.
+        h: rows.
 
     Raises:
         UserError: for fractions.
@@ -181,6 +193,8 @@ def open_dataset(path: str | os.PathLike[str], key: str, raster: bool = False, o
     """
     gdal = import_gdal(os.fspath(path))
     kinds = gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR
+    if not raster and Path(path).suffix.lower() == ".csv":
+        kinds = gdal.OF_VECTOR  # GDAL's XYZ driver takes a table of three numbers a line for a raster
     try:
         with quiet(gdal):
             dataset = gdal.OpenEx(os.fspath(path), kinds, open_options=list(options))

@@ -41,6 +41,11 @@ class Source:
 def compare_features(scene: ClassMap, dataset: Any, source: Source) -> Samples:
     """The samples of an open vector file; of a CSV without geometries, by the columns that say where its points are.
 
+    Args:
+        scene: the map.
+        dataset: the file, an open gdal.Dataset.
+        source: where in the file the classes stand.
+
     Raises:
         UserError: for a layer, field or class that is not there, or features that are neither points nor polygons.
     """

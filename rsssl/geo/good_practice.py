@@ -79,25 +79,15 @@ def estimate(counts: np.ndarray, mapped: np.ndarray) -> Estimate:
         users_se = np.sqrt(np.where(rows > 1, users * (1 - users) / (rows - 1), np.nan))  # eq. 6
         producers = p.diagonal() / columns  # eq. 3; nan where the reference does not have the class
         spread = weight[:, None] ** 2 * variance  # (K, K)
-        own = spread.diagonal()
+        diagonal = spread.diagonal()
         others = np.where(np.eye(len(n), dtype=bool), 0, spread).sum(0)
-        producers_se = np.sqrt((1 - producers) ** 2 * own + producers**2 * others) / columns  # eq. 7
-    overall_se = float(np.sqrt(own.sum()))  # eq. 5
+        producers_se = np.sqrt((1 - producers) ** 2 * diagonal + producers**2 * others) / columns  # eq. 7
+    overall_se = float(np.sqrt(diagonal.sum()))  # eq. 5
     areas, areas_se = total * columns, total * np.sqrt(spread.sum(0))  # eq. 9 to 11
     unsampled, single = (rows == 0) & (area > 0), sampled & (rows == 1)
     for figures in (producers, producers_se, areas, areas_se):
         figures[unsampled] = np.nan
-    return Estimate(
-        proportions=p,
-        overall=float(p.trace()),
-        overall_se=overall_se,
-        users=users,
-        users_se=users_se,
-        producers=producers,
-        producers_se=producers_se,
-        areas=areas,
-        areas_se=areas_se,
-        covered=float(total / area.sum()),
-        unsampled=tuple(np.flatnonzero(unsampled).tolist()),
-        single=tuple(np.flatnonzero(single).tolist()),
-    )
+    per_class = users, users_se, producers, producers_se, areas, areas_se
+    covered = float(total / area.sum())
+    lacking = (tuple(np.flatnonzero(chosen).tolist()) for chosen in (unsampled, single))
+    return Estimate(p, float(p.trace()), overall_se, *per_class, covered, *lacking)

@@ -36,7 +36,7 @@ class Samples:
 
     @classmethod
     def of(cls, scene: ClassMap, kind: str) -> Samples:
-        """None yet."""
+        """No samples yet, of that kind."""
         return cls(np.zeros((len(scene.values),) * 2, np.int64), kind)
 
     def add(self, mapped: int | None, truth: int) -> None:
@@ -54,7 +54,13 @@ class Samples:
             self.counts[mapped, truth] += 1
 
     def both_have_crs(self, scene: ClassMap, path: str, has_crs: bool) -> bool:
-        """Whether the map and the reference have a CRS; noted where one has none."""
+        """Whether the map and the reference have a CRS; noted where one has none.
+
+        Args:
+            scene: the map.
+            path: of the reference.
+            has_crs: whether the reference has a CRS.
+        """
         if has_crs and scene.projection:
             return True
         lacking = scene.path if has_crs else path

@@ -91,8 +91,10 @@ class Scene:
         dtype = NUMPY_TYPES[kind]
         self.dtype = "float32" if dtype == "float64" else dtype
         self._numpy = np.dtype("float64" if dtype in ("uint32", "int32") else dtype)  # that pixels are read as
-        own = card.nodata if values != "moments" else None  # in the training it meant nothing either
-        self.nodata = [[v for v in {band.GetNoDataValue(), nodata, own} if v is not None] for band in self._bands]
+        card_nodata = card.nodata if values != "moments" else None  # in the training it meant nothing either
+        self.nodata = [
+            [v for v in {band.GetNoDataValue(), nodata, card_nodata} if v is not None] for band in self._bands
+        ]
         plain = (gdal.GMF_ALL_VALID, gdal.GMF_NODATA)
         self._mask = self._bands[0].GetMaskBand() if self._bands[0].GetMaskFlags() not in plain else None
         self._gain, self._offset = fit(self, values)

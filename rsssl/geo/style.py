@@ -155,7 +155,14 @@ class Legend:
 
 
 class Entry(NamedTuple):
-    """A line of a legend; `swatch` says how matplotlib draws the rectangle at its left, if any."""
+    """A line of a legend.
+
+    Args:
+        name: of a class.
+        share: of the map.
+        area: of the class.
+        swatch: how matplotlib draws the rectangle at its left; None for no rectangle.
+    """
 
     name: str
     share: str = ""

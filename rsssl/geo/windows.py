@@ -18,7 +18,14 @@ CHUNK = 512  # pixels a side of what is blended and written at once: the tiles o
 
 
 class Region(NamedTuple):
-    """A rectangle of pixels; y and x are those of its upper left one."""
+    """A rectangle of pixels.
+
+    Args:
+        y: row of its upper left pixel.
+        x: column of that.
+        height: in pixels.
+        width: in pixels.
+    """
 
     y: int
     x: int
@@ -74,7 +81,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Block:
-    """`rows` x `cols` windows from the one at (row, col) on."""
+    """Windows that are worked on together.
+
+    Args:
+        layout: of all windows.
+        row: of its first window.
+        col: of that.
+        rows: of windows.
+        cols: of windows.
+    """
 
     layout: Layout
     row: int
@@ -183,8 +198,16 @@ class Blender:
                 yield self.blend(y, x, h, w, probabilities)
 
     def blend(self, y: int, x: int, h: int, w: int, probabilities: bool = False) -> Blended:
-        """A part of the map: rows y..y+h, columns x..x+w."""
-        valid = self._valid(y, x, h, w)
+        """A part of the map.
+
+        Args:
+            y: the first row.
+            x: the first column.
+            h: rows.
+            w: columns.
+            probabilities: keep those of all classes.
+        """
+        valid = self._valid(Region(y, x, h, w))
         classes = np.full((h, w), self.nodata, np.uint8 if self.nodata < 256 else np.uint16)
         every = np.zeros((self.n_classes, h, w), np.float32) if probabilities else None
         if not valid.any():
@@ -217,27 +240,27 @@ class Blender:
         """Probabilities (rows, cols, K) and weights (rows, cols) of windows, from the blocks that hold them."""
         shares = np.zeros((len(rows), len(cols), self.n_classes), np.float32)
         weight = np.zeros((len(rows), len(cols)), np.float32)
-        n = self.layout.per_block
-        for i in range(rows.start // n, (rows.stop - 1) // n + 1):
-            for j in range(cols.start // n, (cols.stop - 1) // n + 1):
-                part = self._load(i * self.layout.blocks[1] + j)
-                into, of = _overlap(
-                    Region(rows.start, cols.start, *weight.shape), Region(i * n, j * n, *part.weight.shape)
-                )
-                shares[into], weight[into] = part.probabilities[of], part.weight[of]
+        wanted = Region(rows.start, cols.start, *weight.shape)
+        for number in self._blocks(wanted, self.layout.per_block):
+            block, part = self.layout.block(number), self._load(number)
+            into, of = _overlap(wanted, Region(block.row, block.col, block.rows, block.cols))
+            shares[into], weight[into] = part.probabilities[of], part.weight[of]
         return shares, weight
 
-    def _valid(self, y: int, x: int, h: int, w: int) -> np.ndarray:
-        """(h, w): which pixels of the scene mean something."""
-        out = np.zeros((h, w), bool)
-        side = self.layout.per_block * self.layout.stride
-        rows, cols = self.layout.blocks
-        for i in range(min(y // side, rows - 1), min((y + h - 1) // side, rows - 1) + 1):
-            for j in range(min(x // side, cols - 1), min((x + w - 1) // side, cols - 1) + 1):
-                number = i * cols + j
-                into, of = _overlap(Region(y, x, h, w), self.layout.block(number).own)
-                out[into] = self._load(number).valid[of]
+    def _valid(self, wanted: Region) -> np.ndarray:
+        """(height, width): which pixels of the scene mean something."""
+        out = np.zeros((wanted.height, wanted.width), bool)
+        for number in self._blocks(wanted, self.layout.per_block * self.layout.stride):
+            into, of = _overlap(wanted, self.layout.block(number).own)
+            out[into] = self._load(number).valid[of]
         return out
+
+    def _blocks(self, wanted: Region, side: int) -> Iterator[int]:
+        """Numbers of the blocks that a region touches; they have that side, the last ones reach to the scene's end."""
+        rows, cols = self.layout.blocks
+        for i in range(min(wanted.y // side, rows - 1), min((wanted.y + wanted.height - 1) // side, rows - 1) + 1):
+            for j in range(min(wanted.x // side, cols - 1), min((wanted.x + wanted.width - 1) // side, cols - 1) + 1):
+                yield i * cols + j
 
 
 def _overlap(one: Region, other: Region) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ def whole(grid: Grid, cell: int = 64) -> float:
     """m2 of a grid of one class."""
     areas = Areas(grid, 1, cell)
     areas.add(0, 0, np.zeros((grid.height, grid.width), np.uint8))
-    found = areas.hectares()
-    assert found is not None and areas.pixels[0] == grid.width * grid.height
-    return float(found[0]) * 1e4
+    hectares = areas.hectares()
+    assert hectares is not None and areas.pixels[0] == grid.width * grid.height
+    return float(hectares[0]) * 1e4
 
 
 def geodesic(grid: Grid, code: int, steps: int = 400) -> float:
@@ -139,12 +140,12 @@ def test_beyond_the_limb_of_a_geostationary_view_nothing_is_known() -> None:
     areas = Areas(Grid(200, 10, (-6e6, 60000.0, 0.0, 300000.0, 0.0, -60000.0), view), 3)
     areas.add(95, 0, np.zeros((10, 10), np.uint8))  # in the middle
     areas.add(0, 0, np.ones((10, 5), np.uint8))  # in space
-    found = areas.hectares()
+    hectares = areas.hectares()
     assert (
-        found is not None
-        and found[0] == pytest.approx(100 * 6e4**2 / 1e4, rel=0.02)
-        and np.isnan(found[1])
-        and found[2] == 0
+        hectares is not None
+        and hectares[0] == pytest.approx(100 * 6e4**2 / 1e4, rel=0.02)
+        and np.isnan(hectares[1])
+        and hectares[2] == 0
     )
 
 
@@ -182,19 +183,27 @@ def test_each_class_gets_its_own_latitudes() -> None:
     grid = Grid(10, 180, (0.0, 1.0, 0.0, 90.0, 0.0, -1.0), wkt(4326))
     areas = Areas(grid, 180)
     areas.add(0, 0, np.broadcast_to(np.arange(180)[:, None], (180, 10)))
-    found = areas.hectares()
-    assert found is not None and np.allclose(found, found[::-1], rtol=1e-9)
+    hectares = areas.hectares()
+    assert hectares is not None and np.allclose(hectares, hectares[::-1], rtol=1e-9)
     rows = [whole(Grid(10, 1, (0.0, 1.0, 0.0, 90.0 - i, 0.0, -1.0), grid.projection)) / 1e4 for i in range(180)]
-    assert np.allclose(found, rows, rtol=1e-9) and found[0] < found[89] / 50
+    assert np.allclose(hectares, rows, rtol=1e-9) and hectares[0] < hectares[89] / 50
 
 
-def test_a_huge_grid_costs_only_what_is_touched() -> None:
+def test_a_huge_grid_costs_only_what_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    corners, sizes = Areas._corners, []
+
+    def counted(*line: Any) -> np.ndarray:
+        points = corners(*line)
+        sizes.append(points.size)
+        return points
+
+    monkeypatch.setattr(Areas, "_corners", counted)
     grid = Grid(100_000, 100_000, (300000.0, 1.0, 0.0, 5400000.0, 0.0, -1.0), wkt(32632))
     areas = Areas(grid, 2)
     areas.add(99_900, 99_990, np.zeros((10, 100), np.uint8))
-    found = areas.hectares()
-    assert found is not None and found[0] == pytest.approx(0.1, rel=2e-3)
-    assert sum(points.size for _, _, points in areas._lines.values()) < 20
+    hectares = areas.hectares()
+    assert hectares is not None and hectares[0] == pytest.approx(0.1, rel=2e-3)
+    assert len(sizes) == 2 and max(sizes) < 20
 
 
 def test_the_table(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The estimator against the paper's example, against loops over its equations, and by drawing samples from a known truth."""
+"""The estimator against the paper's example, loops over its equations, and samples drawn from a known truth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from rsssl.geo.good_practice import Z95, Estimate, estimate
 
-# Olofsson et al. (2014), section 5: deforestation, forest gain, stable forest, stable non-forest; 30 m pixels of 0.09 ha.
+# Olofsson et al. (2014), section 5: deforestation, forest gain, stable forest, stable non-forest; pixels of 0.09 ha.
 COUNTS = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
 MAPPED = np.array([200_000, 150_000, 3_200_000, 6_450_000]) * 0.09
 
@@ -55,12 +55,12 @@ def test_the_unit_of_area_changes_areas_alone() -> None:
 
 
 def test_right_on_average_and_inside_the_interval() -> None:
-    """Two thousand stratified samples of a map whose truth is known: no bias, and 95 % of the intervals hold the truth."""
+    """Two thousand stratified samples of a known map: no bias, and 95 % of the intervals hold the truth."""
     random = np.random.default_rng(0)
     truth = np.array([[0.08, 0.01, 0.01], [0.02, 0.25, 0.03], [0.03, 0.05, 0.52]]) * 1e4  # (map, reference) hectares
     mapped, true_area = truth.sum(1), truth.sum(0)
     draws = np.stack([random.multinomial(150, row / row.sum(), 2000) for row in truth], 1)  # (draws, 3, 3)
-    found = [estimate(counts, mapped) for counts in draws]
+    estimates = [estimate(counts, mapped) for counts in draws]
 
     def check(values: np.ndarray, errors: np.ndarray, expected: np.ndarray, bias: float) -> None:
         np.testing.assert_allclose(values.mean(0), expected, rtol=bias)
@@ -68,17 +68,17 @@ def test_right_on_average_and_inside_the_interval() -> None:
         inside = (np.abs(values - expected) <= Z95 * errors).mean(0)
         assert (inside > 0.925).all() and (inside < 0.97).all(), inside
 
-    areas = np.stack([e.areas for e in found])
-    check(areas, np.stack([e.areas_se for e in found]), true_area, 0.005)
+    areas = np.stack([e.areas for e in estimates])
+    check(areas, np.stack([e.areas_se for e in estimates]), true_area, 0.005)
     check(
-        np.array([[e.overall] for e in found]),
-        np.array([[e.overall_se] for e in found]),
+        np.array([[e.overall] for e in estimates]),
+        np.array([[e.overall_se] for e in estimates]),
         np.array([truth.trace() / truth.sum()]),
         0.005,
     )
     check(
-        np.stack([e.producers for e in found]),
-        np.stack([e.producers_se for e in found]),
+        np.stack([e.producers for e in estimates]),
+        np.stack([e.producers_se for e in estimates]),
         truth.diagonal() / true_area,
         0.01,
     )

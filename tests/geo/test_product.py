@@ -102,14 +102,14 @@ def test_pixels_and_their_place_come_back(tmp_path: Path, name: str, dtype: str,
     write(target, grid, array, 255, metadata={"checkpoint": "abc", "note": "a = b & <c>"})
     source = gdal.Open(str(target))
     assert np.array_equal(pixels(source, dtype), array)
-    found = Grid.of(source)
-    assert (found.width, found.height, found.gcps) == (grid.width, grid.height, grid.gcps)
-    assert found.geotransform == grid.geotransform
-    assert is_same(found.projection, grid.projection) and is_same(found.gcp_projection, grid.gcp_projection)
+    read_back = Grid.of(source)
+    assert (read_back.width, read_back.height, read_back.gcps) == (grid.width, grid.height, grid.gcps)
+    assert read_back.geotransform == grid.geotransform
+    assert is_same(read_back.projection, grid.projection) and is_same(read_back.gcp_projection, grid.gcp_projection)
     band = source.GetRasterBand(bands)
     assert band.GetNoDataValue() == 255 and band.GetDescription() == f"band {bands - 1}"
-    kept = source.GetMetadata()
-    assert kept.pop("AREA_OR_POINT", "Area") == "Area" and kept == {"checkpoint": "abc", "note": "a = b & <c>"}
+    metadata = source.GetMetadata()
+    assert metadata.pop("AREA_OR_POINT", "Area") == "Area" and metadata == {"checkpoint": "abc", "note": "a = b & <c>"}
     assert band.GetColorInterpretation() in (gdal.GCI_GrayIndex, gdal.GCI_Undefined)
     source = band = None
     assert [path.name for path in target.parent.iterdir()] == ["map.tif"]

@@ -33,10 +33,10 @@ def open_map(path: Path) -> ClassMap:
 def srs_of(code: int | None) -> osr.SpatialReference | None:
     if code is None:
         return None
-    found = osr.SpatialReference()
-    found.ImportFromEPSG(code)
-    found.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
-    return found
+    srs = osr.SpatialReference()
+    srs.ImportFromEPSG(code)
+    srs.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+    return srs
 
 
 def raster(
@@ -49,17 +49,17 @@ def raster(
 ) -> Path:
     h, w = values.shape
     kind = {"u": gdal.GDT_Byte, "i": gdal.GDT_Int16, "f": gdal.GDT_Float32}[values.dtype.kind]
-    made = gdal.GetDriverByName("GTiff").Create(str(path), w, h, 1, kind)
-    made.SetGeoTransform(list(geotransform))
+    dataset = gdal.GetDriverByName("GTiff").Create(str(path), w, h, 1, kind)
+    dataset.SetGeoTransform(list(geotransform))
     if code is not None:
-        made.SetProjection(srs_of(code).ExportToWkt())
-    band = made.GetRasterBand(1)
+        dataset.SetProjection(srs_of(code).ExportToWkt())
+    band = dataset.GetRasterBand(1)
     if nodata is not None:
         band.SetNoDataValue(nodata)
     band.WriteRaster(0, 0, w, h, np.ascontiguousarray(values).tobytes())
     if names:
         band.SetCategoryNames(names)
-    made.FlushCache()
+    dataset.FlushCache()
     return path
 
 
@@ -73,10 +73,10 @@ def vector(
 ) -> Path:
     """features: (WKT or None, class) each."""
     if path.exists():
-        made = gdal.OpenEx(str(path), gdal.OF_UPDATE | gdal.OF_VECTOR)
+        dataset = gdal.OpenEx(str(path), gdal.OF_UPDATE | gdal.OF_VECTOR)
     else:
-        made = ogr.GetDriverByName(driver).CreateDataSource(str(path))
-    table = made.CreateLayer(layer, srs_of(code))
+        dataset = ogr.GetDriverByName(driver).CreateDataSource(str(path))
+    table = dataset.CreateLayer(layer, srs_of(code))
     table.CreateField(ogr.FieldDefn("remark", ogr.OFTString))
     number = all(isinstance(value, int) for _, value in features)
     table.CreateField(ogr.FieldDefn(field, ogr.OFTInteger if number else ogr.OFTString))
@@ -87,7 +87,7 @@ def vector(
         if value is not None:
             feature.SetField(field, value)
         table.CreateFeature(feature)
-    del feature, table, made  # which is what closes it
+    del feature, table, dataset  # which is what closes it
     return path
 
 
@@ -220,18 +220,18 @@ def nearest_neighbour(
 ) -> Samples:
     """By a loop: the reference's pixel that holds the centre of each pixel of the map. For north-up references."""
     change = osr.CoordinateTransformation(srs_of(code), srs_of(other_code))
-    found = Samples(np.zeros((4, 4), np.int64), "pixels")
+    samples = Samples(np.zeros((4, 4), np.int64), "pixels")
     for row, col in np.ndindex(scene.shape):
         x, y, _ = change.TransformPoint(*at(gt, col + 0.5, row + 0.5))
         c, r = int(np.floor((x - other_gt[0]) / other_gt[1])), int(np.floor((y - other_gt[3]) / other_gt[5]))
         truth = int(other[r, c]) if 0 <= r < other.shape[0] and 0 <= c < other.shape[1] else 255
         if scene[row, col] == 255:
-            found.nodata += truth != 255
+            samples.nodata += truth != 255
         elif truth == 255:
-            found.outside += 1
+            samples.outside += 1
         else:
-            found.counts[scene[row, col], truth] += 1
-    return found
+            samples.counts[scene[row, col], truth] += 1
+    return samples
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_csv_of_points(tmp_path: Path, classes: np.ndarray) -> None:
         expected[classes[row, col], 2] += 1
     to_degrees = osr.CoordinateTransformation(srs_of(32632), srs_of(4326))
     degrees = [to_degrees.TransformPoint(*place)[:2] for place in places]
-    for heads, numbers, said in [
+    for heads, numbers, meaning in [
         ("x,y,class", places, "map's CRS"),
         ("Northing;Easting;class", [p[::-1] for p in places], "map's CRS"),
         ("lon,lat,class", degrees, "EPSG:4326"),
@@ -354,7 +354,11 @@ def test_a_csv_of_points(tmp_path: Path, classes: np.ndarray) -> None:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         got = compare(scene, str(path))
         np.testing.assert_array_equal(got.counts, expected, heads)
-        assert (got.kind, got.unlabelled, got.unplaced, len(got.notes)) == ("points", 1, 1, 1) and said in got.notes[0]
+        assert (got.kind, got.unlabelled, got.unplaced, len(got.notes)) == ("points", 1, 1, 1)
+        assert meaning in got.notes[0]
+    rows = "".join(f"{x!r},{y!r},2\n" for x, y in places)  # numbers only, which GDAL would take for a raster
+    (tmp_path / "numbers.csv").write_text(f"x,y,class\n{rows}")
+    np.testing.assert_array_equal(compare(scene, str(tmp_path / "numbers.csv")).counts, expected)
     (tmp_path / "none.csv").write_text("place,class\n1,water\n")
     with pytest.raises(UserError, match=r"columns place, class: call two of them lon and lat .* or x and y"):
         compare(scene, str(tmp_path / "none.csv"))

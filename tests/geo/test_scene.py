@@ -20,10 +20,10 @@ UTM = (500_000.0, 10.0, 0.0, 5_400_000.0, 0.0, -10.0)
 
 def card(bands: tuple[str, ...] = ("red", "green", "blue"), dtype: str = "uint8", **changes: object) -> SensorCard:
     n = len(bands)
-    made = SensorCard(
+    plain = SensorCard(
         "tiles", bands, dtype, (0.0,) * n, (255.0,) * n, None, (0.4,) * n, (0.2,) * n, ("a", "b"), (16, 16)
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def values(shape: tuple[int, ...], seed: int = 0, dtype: type = np.uint8) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_bands_without_names_in_order_when_the_numbers_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "bands", "said"),
+    ("names", "bands", "message"),
     [
         (["", "", "", ""], None, "Not found by name: red, green, blue"),
         (["Red band, 600 nm", "Green band", "Blue band"], None, r"1 Red band, 600 nm, 2 Green band"),
@@ -65,8 +65,10 @@ def test_bands_without_names_in_order_when_the_numbers_agree() -> None:
         (["a", "b", "c"], ["a", "b", "e"], "no band e"),
     ],
 )
-def test_bands_that_do_not_fit_are_refused_with_what_to_type(names: list[str], bands: list | None, said: str) -> None:
-    with pytest.raises(UserError, match=said) as error:
+def test_bands_that_do_not_fit_are_refused_with_what_to_type(
+    names: list[str], bands: list | None, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
         choose(names, card(), bands, "s.tif")
     assert "type bands=[...]" in str(error.value)
 
@@ -116,11 +118,11 @@ def test_nan_and_an_alpha_band_are_outside(tmp_path: Path) -> None:
     np.testing.assert_array_equal(window.outside, np.isnan(array[0]))
     gdal = import_gdal("a.tif")
     driver, options = gdal.GetDriverByName("GTiff"), ["ALPHA=YES", "PHOTOMETRIC=RGB"]
-    made = driver.Create(str(tmp_path / "a.tif"), 12, 12, 4, gdal.GDT_Byte, options)
+    dataset = driver.Create(str(tmp_path / "a.tif"), 12, 12, 4, gdal.GDT_Byte, options)
     four = np.concatenate([values((3, 12, 12)), np.full((1, 12, 12), 255, np.uint8)])
     four[3, :, :4] = 0
-    made.WriteRaster(0, 0, 12, 12, four.tobytes())
-    made = None
+    dataset.WriteRaster(0, 0, 12, 12, four.tobytes())
+    dataset = None
     scene = Scene(tmp_path / "a.tif", card())  # its colours name its bands
     assert scene.bands == [1, 2, 3]
     window = scene.read(0, 0, 12, 12)

@@ -57,29 +57,29 @@ def test_blending_equals_a_loop_over_windows(layout: Layout, seed: int) -> None:
     total, sums = np.zeros((far, far)), np.zeros((3, far, far))
     for i in range(layout.shape[0]):
         for j in range(layout.shape[1]):
-            there = (
+            window = (
                 slice(i * layout.stride, i * layout.stride + layout.window),
                 slice(j * layout.stride, j * layout.stride + layout.window),
             )
-            total[there] += np.outer(k, k) * weight[i, j]
-            sums[(slice(None), *there)] += np.outer(k, k) * weight[i, j] * shares[i, j][:, None, None]
+            total[window] += np.outer(k, k) * weight[i, j]
+            sums[(slice(None), *window)] += np.outer(k, k) * weight[i, j] * shares[i, j][:, None, None]
     total, sums = total[: layout.height, : layout.width], sums[:, : layout.height, : layout.width]
     blender = Blender(layout, load, 3, 255)
-    made = blender.blend(0, 0, layout.height, layout.width, probabilities=True)
-    assert made.probabilities is not None
+    whole = blender.blend(0, 0, layout.height, layout.width, probabilities=True)
+    assert whole.probabilities is not None
     seen = valid & (total > 0)
     expected = sums[:, seen] / total[seen]
-    np.testing.assert_allclose(made.probabilities[:, seen], expected, atol=1e-5)
-    np.testing.assert_array_equal(made.classes == 255, ~valid)
+    np.testing.assert_allclose(whole.probabilities[:, seen], expected, atol=1e-5)
+    np.testing.assert_array_equal(whole.classes == 255, ~valid)
     first, second = np.sort(expected, axis=0)[-1:-3:-1]
     clear = first - second > 1e-4
-    np.testing.assert_array_equal(made.classes[seen][clear], expected.argmax(0)[clear])
-    np.testing.assert_allclose(made.confidence[seen], first, atol=1e-5)
+    np.testing.assert_array_equal(whole.classes[seen][clear], expected.argmax(0)[clear])
+    np.testing.assert_allclose(whole.confidence[seen], first, atol=1e-5)
     # a part of it, cut anywhere, is the part of the whole
     y, x = random.integers(0, layout.height), random.integers(0, layout.width)
     h, w = random.integers(1, layout.height - y + 1), random.integers(1, layout.width - x + 1)
     part = blender.blend(int(y), int(x), int(h), int(w))
-    agree = part.classes == made.classes[y : y + h, x : x + w]
+    agree = part.classes == whole.classes[y : y + h, x : x + w]
     gap = np.full(seen.shape, True)
     gap[seen] = clear
     assert agree[gap[y : y + h, x : x + w]].all()
