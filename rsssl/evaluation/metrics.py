@@ -20,7 +20,9 @@ def confusion(y_true: np.ndarray, y_pred: np.ndarray, n: int) -> np.ndarray:
     """The confusion matrix (n, n) int64: row = true class, column = predicted class.
 
     Args:
-        y_true, y_pred: (m,) integer classes in 0..n-1.
+        y_true: (m,) integer classes in 0..n-1.
+        y_pred: (m,) integer classes in 0..n-1.
+        n: number of classes.
 
     Raises:
         ValueError: for labels of unequal number or outside 0..n-1 (-1, "unlabelled", included).

@@ -22,7 +22,7 @@ from rsssl.rng import fold, uniform
 
 NEIGHBOURS = 20  # of the typicality, as in the paper
 LARGEST = (
-    4096  # images of a cluster among which neighbours are sought: all of them in most, evenly spaced ones in larger
+    4096  # images of a cluster to look for neighbours in: all of a smaller one, evenly spaced ones of a larger one
 )
 CLUSTERS = 1000  # at most, unless more images are asked for
 UNDECIDED = 10  # times n images are the least certain, of which `margin` chooses n
@@ -39,22 +39,27 @@ class Choice(NamedTuple):
 
 
 class Clusters(NamedTuple):
-    """of (N,) int64, the cluster of each point; centres (k, D); inertia, the sum of squared distances to the own
-    centre."""
+    """Of N points, as k-means finds them."""
 
-    of: Tensor
-    centres: Tensor
-    inertia: float
+    of: Tensor  # (N,) int64, the cluster of each point
+    centres: Tensor  # (k, D)
+    inertia: float  # the sum of squared distances to the own centre
 
 
-def typicality(features: Tensor, n: int, seed: int, labelled: Tensor | None = None) -> Choice:
+def typicality(
+    features: Tensor, n: int, seed: int, labelled: Tensor | None = None, most_clusters: int = CLUSTERS
+) -> Choice:
     """TypiClust (Hacohen, Dekel, Weinshall 2022, "Active learning on a budget", arXiv:2202.02794).
 
     The images are clustered into as many clusters as there will be labels, by k-means on features of unit length. The
     largest cluster without a label gives its most typical image, then the next largest.
 
     Args:
-        features: (N, D), any scale. seed: of the clustering. labelled: rows, (L,) int64.
+        features: (N, D), any scale.
+        n: images to choose.
+        seed: of the clustering.
+        labelled: rows, (L,) int64.
+        most_clusters: unless n is larger.
 
     Returns:
         score: the typicality, 1 / mean distance to the 20 nearest neighbours within the cluster.
@@ -63,24 +68,25 @@ def typicality(features: Tensor, n: int, seed: int, labelled: Tensor | None = No
         UserError: n is more than there are unlabelled images; NaN or infinity among the features.
     """
     x, known = prepared(features, n, labelled)
-    k = min(len(x), max(n, min(n + int(known.sum()), CLUSTERS)))
-    clusters = kmeans(x, k, fold(seed, "typicality"))
-    score = typicalities(x, clusters.of, k)
-    sizes = torch.bincount(clusters.of, minlength=k)
-    labels = torch.bincount(clusters.of[known], minlength=k)
+    k = min(len(x), max(n, min(n + int(known.sum()), most_clusters)))
+    of = kmeans(x, k, fold(seed, "typicality")).of
+    sizes, labels = torch.bincount(of, minlength=k), torch.bincount(of[known], minlength=k)
     # Clusters without a label by their size; then, where all have one, those with the fewest for their size.
     order = _sorted(-sizes / (1 + labels), (labels > 0).float())
-    place = torch.empty_like(order)
-    place[order] = torch.arange(k)
-    return _one_of_each(score, clusters.of, place, ~known, n)
+    return _one_of_each(typicalities(x, of, k), of, order, ~known, n)
 
 
 def coverage(features: Tensor, n: int, labelled: Tensor | None = None) -> Choice:
-    """The greedy k-centre of Sener and Savarese 2018 ("A core-set approach", arXiv:1708.00489), on features less their
-    mean, of unit length (without that it takes the odd first: experiments/suggest).
+    """The greedy k-centre of Sener and Savarese 2018 ("A core-set approach", arXiv:1708.00489).
 
     Each image chosen is the farthest from all that are labelled or chosen before; without labels, the first is the
-    nearest to the mean of these. Nothing is random; of images equally far, the first is taken.
+    nearest to the mean. Nothing is random; of images equally far, the first is taken. Distances are between features
+    less their mean, of unit length: without that it takes odd images first (experiments/suggest).
+
+    Args:
+        features: (N, D), any scale.
+        n: images to choose.
+        labelled: rows, (L,) int64.
 
     Returns:
         score: the distance to the nearest image labelled or chosen before; of a first one to the mean.
@@ -90,31 +96,35 @@ def coverage(features: Tensor, n: int, labelled: Tensor | None = None) -> Choice
     """
     x, known = prepared(features, n, labelled, centre=True)
     nearest = torch.full((len(x),), torch.inf)
-    for row in torch.nonzero(known)[:, 0].tolist():
+    rows, scores = torch.nonzero(known)[:, 0].tolist(), list[float]()
+    for row in rows:
         nearest = torch.minimum(nearest, distances(x, x[row : row + 1])[:, 0])
-    nearest[known] = -1.0  # below the 0 of their copies
-    rows, scores = list[int](), list[float]()
     for _ in tqdm(range(n), desc="coverage", unit="image", leave=False, disable=None):
-        if rows or known.any():
-            row = int(nearest.argmax())
-            scores.append(float(nearest[row]))
+        if rows:
+            nearest[torch.tensor(rows)] = -1.0  # below the 0 of their copies
+            row, distance = int(nearest.argmax()), nearest
         else:
-            row = int((from_mean := distances(x, x.mean(0, keepdim=True))[:, 0]).argmin())
-            scores.append(float(from_mean[row]))
+            distance = distances(x, x.mean(0, keepdim=True))[:, 0]
+            row = int(distance.argmin())
         rows.append(row)
+        scores.append(float(distance[row]))
         nearest = torch.minimum(nearest, distances(x, x[row : row + 1])[:, 0])
-        nearest[known] = nearest[torch.tensor(rows)] = -1.0
-    return Choice(torch.tensor(rows), torch.tensor(scores))
+    return Choice(torch.tensor(rows[len(rows) - n :]), torch.tensor(scores))
 
 
 def margin(probabilities: Tensor, features: Tensor, n: int, seed: int, labelled: Tensor | None = None) -> Choice:
-    """The images whose two most probable classes are closest (Scheffer, Decomain, Wrobel 2001, "Active hidden Markov
-    models"), and no two alike: the least certain 10 n are clustered into n, and each cluster gives its least certain
-    image (after Citovsky et al. 2021, "Batch active learning at scale", arXiv:2107.14263).
+    """The images whose two most probable classes are closest, and no two alike.
+
+    Margin sampling (Scheffer, Decomain, Wrobel 2001, "Active hidden Markov models"): the least certain 10 n are
+    clustered into n, and each cluster gives its least certain image (after Citovsky et al. 2021, "Batch active learning
+    at scale", arXiv:2107.14263).
 
     Args:
-        probabilities: (N, K), of each class, K > 1. features: (N, D). seed: of the clustering. labelled: rows, (L,)
-            int64.
+        probabilities: (N, K), of each class, K > 1.
+        features: (N, D), any scale.
+        n: images to choose.
+        seed: of the clustering.
+        labelled: rows, (L,) int64.
 
     Returns:
         score: 1 - (most probable - second most probable), so that more is less certain, as elsewhere more is better.
@@ -129,23 +139,26 @@ def margin(probabilities: Tensor, features: Tensor, n: int, seed: int, labelled:
     least = free[_sorted(-score[free])[: UNDECIDED * n]]
     of = kmeans(x[least], n, fold(seed, "margin")).of
     best = torch.full((n,), -torch.inf).scatter_reduce_(0, of, score[least], "amax")
-    place = torch.empty(n, dtype=torch.int64)
-    place[_sorted(-best)] = torch.arange(n)
-    choice = _one_of_each(score[least], of, place, torch.ones(len(least), dtype=torch.bool), n)
+    choice = _one_of_each(score[least], of, _sorted(-best), torch.ones(len(least), dtype=torch.bool), n)
     return Choice(least[choice.rows], choice.score)
 
 
 def prepared(features: Tensor, n: int, labelled: Tensor | None, centre: bool = False) -> tuple[Tensor, Tensor]:
-    """Features, less their mean with `centre`, of unit length (N, D) float32, and which are labelled (N,) bool; refuses
-    what cannot be chosen from."""
+    """Features as they are compared (N, D) float32, and which of them are labelled (N,) bool.
+
+    They get unit length; with `centre` their mean is taken off before.
+
+    Raises:
+        UserError: too few to choose n from; NaN or infinity.
+    """
     known = torch.zeros(len(features), dtype=torch.bool)
     if labelled is not None:
         known[labelled] = True
     refuse_too_many(n, len(features) - int(known.sum()))
     if not torch.isfinite(features).all():
         raise UserError(
-            "the features contain NaN or infinity: the backbone's weights have diverged. Pre-train again with a "
-            "smaller learning rate, for example pretrain.lr=1e-4"
+            "the features contain NaN or infinity: the backbone's weights have diverged. Pre-train again with a smaller "
+            "learning rate, for example pretrain.lr=1e-4"
         )
     x = features.float()
     return normalize(x - x.mean(0) if centre else x, dim=1), known
@@ -154,47 +167,48 @@ def prepared(features: Tensor, n: int, labelled: Tensor | None, centre: bool = F
 def refuse_too_many(n: int, free: int) -> None:
     """Raises UserError when n is more than the `free` images that can be chosen."""
     if n > free:
-        raise UserError(
-            f"suggest.n={n} asks for more images than the {free} without a label: type suggest.n={free} or less"
-        )
+        many = f"suggest.n={n} asks for more images than the {free} without a label"
+        raise UserError(f"{many}: type suggest.n={free} or less")
 
 
 def kmeans(x: Tensor, k: int, key: int, restarts: int = RESTARTS) -> Clusters:
-    """k clusters of points x (N, D), none of them empty, k <= N: Lloyd's iterations from a greedy k-means++ start
-    (Arthur and Vassilvitskii 2007, "k-means++: the advantages of careful seeding"), the best of a few such runs. key:
-    of the draws."""
-    best: Clusters | None = None
+    """Lloyd's iterations from a greedy k-means++ start, the best of a few such runs.
+
+    Arthur and Vassilvitskii 2007, "k-means++: the advantages of careful seeding".
+
+    Args:
+        x: (N, D) points.
+        k: number of clusters, at most N; none of them is empty.
+        key: of the random draws.
+        restarts: number of runs.
+    """
     square = x.square().sum(1)
-    for run in tqdm(range(restarts), desc="clusters", unit="run", leave=False, disable=None):
-        one = _lloyd(x, square, x[_seeds(x, square, k, fold(key, "run", run))])
-        if best is None or one.inertia < best.inertia:
-            best = one
-    assert best is not None
-    return best
+    runs = tqdm(range(restarts), desc="clusters", unit="run", leave=False, disable=None)
+    clusterings = (_lloyd(x, square, x[_seeds(x, square, k, fold(key, "run", run))]) for run in runs)
+    return min(clusterings, key=lambda clusters: clusters.inertia)
 
 
-def typicalities(x: Tensor, of: Tensor, k: int) -> Tensor:
-    """1 / mean distance of each point x (N, D) to its nearest neighbours in its own cluster `of` (N,): (N,); 0 when
-    alone."""
+def typicalities(x: Tensor, of: Tensor, k: int, neighbours: int = NEIGHBOURS, largest: int = LARGEST) -> Tensor:
+    """1 / mean distance of each point to its nearest neighbours in its own cluster (N,); 0 when alone.
+
+    Args:
+        x: (N, D) points.
+        of: (N,) their clusters.
+        k: number of clusters.
+        neighbours: number of neighbours.
+        largest: members of a cluster among which neighbours are looked for.
+    """
     score = torch.zeros(len(x))
-    order = torch.argsort(of, stable=True)
-    for members in tqdm(
-        order.split(torch.bincount(of, minlength=k).tolist()),
-        desc="typicality",
-        unit="cluster",
-        leave=False,
-        disable=None,
-    ):
+    clusters = torch.argsort(of, stable=True).split(torch.bincount(of, minlength=k).tolist())
+    for members in tqdm(clusters, desc="typicality", unit="cluster", leave=False, disable=None):
         if len(members) < 2:
             continue
-        step = -(-len(members) // LARGEST)
-        others = x[members[::step]]
-        near = min(NEIGHBOURS, len(members) - 1, len(others) - 1)
+        others = members[:: -(-len(members) // largest)]
+        near = min(neighbours, len(members) - 1, len(others) - 1)
         for block in members.split(max(1, BLOCK // len(others))):
-            # the nearest is the image itself, where it is among the others
-            itself = torch.isin(block, members[::step])
-            nearest = distances(x[block], others).topk(near + 1, largest=False, sorted=True).values
-            mean = torch.where(itself, nearest[:, 1:].mean(1), nearest[:, :near].mean(1))
+            closest = distances(x[block], x[others]).topk(near + 1, largest=False, sorted=True).values
+            itself = torch.isin(block, others)  # where an image is among the others, it is its own closest
+            mean = torch.where(itself, closest[:, 1:].mean(1), closest[:, :near].mean(1))
             score[block] = 1 / mean.clamp_min(1e-6)
     return score
 
@@ -205,8 +219,7 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _seeds(x: Tensor, square: Tensor, k: int, key: int) -> Tensor:
-    """Rows (k,) to start from: each is the best of a few drawn in proportion to the squared distance to those
-    before."""
+    """Rows (k,) to start from: each is the best of a few drawn in proportion to the squared distance to those before."""
     trials = 2 + (k.bit_length() - 1)
     draws = uniform(key, torch.arange(k), trials).double()
     rows = [min(int(draws[0, 0] * len(x)), len(x) - 1)]
@@ -229,6 +242,7 @@ def _seeds(x: Tensor, square: Tensor, k: int, key: int) -> Tensor:
 
 
 def _lloyd(x: Tensor, square: Tensor, centres: Tensor) -> Clusters:
+    """Lloyd's iterations from the centres (k, D) until no point changes its cluster."""
     k, before = len(centres), torch.full((len(x),), -1)
     for _ in range(ITERATIONS):
         of, far = _assign(x, square, centres)
@@ -263,14 +277,11 @@ def _sorted(*keys: Tensor) -> Tensor:
     return order
 
 
-def _one_of_each(score: Tensor, of: Tensor, place: Tensor, free: Tensor, n: int) -> Choice:
-    """n of the free rows: the best of every cluster in order of the clusters' `place` (k,), then the second best, and
-    so on."""
+def _one_of_each(score: Tensor, of: Tensor, order: Tensor, free: Tensor, n: int) -> Choice:
+    """n of the free rows: the best of every cluster in the `order` (k,) of clusters, then the second best, and so on."""
     rows = torch.nonzero(free)[:, 0]
-    rows = rows[_sorted(-score[rows], place[of[rows]].float())]
-    cluster = of[rows]
-    first = torch.cat([torch.tensor([True]), cluster[1:] != cluster[:-1]])
-    start = torch.where(first, torch.arange(len(rows)), 0).cummax(0).values
-    turn = torch.arange(len(rows)) - start  # 0 for the best of a cluster
+    rows = rows[_sorted(-score[rows], order.argsort()[of[rows]])]
+    sizes = torch.unique_consecutive(of[rows], return_counts=True)[1]
+    turn = torch.cat([torch.arange(int(size)) for size in sizes])  # 0 for the best of a cluster
     chosen = rows[turn.argsort(stable=True)][:n]
     return Choice(chosen, score[chosen])

@@ -1,4 +1,4 @@
-"""The choice of images to label: against loops that do the same slowly, and on clusters that random labels would miss."""
+"""The choice of images to label: against slow loops that do the same, and on clusters that random labels miss."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from rsssl.errors import UserError
-from rsssl.evaluation import suggest
-from rsssl.evaluation.suggest import Choice, coverage, kmeans, margin, typicality
+from rsssl.evaluation.suggest import Choice, coverage, kmeans, margin, typicalities, typicality
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +93,17 @@ def test_coverage_is_the_farthest_first_walk(known: Tensor | None) -> None:
     assert order[shuffled.rows].tolist() == found.rows.tolist()
 
 
-def test_typicalities_are_the_mean_distance_to_the_nearest_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_typicalities_are_the_mean_distance_to_the_nearest_of_the_cluster() -> None:
     x, of = features(120), torch.arange(120) % 7 // 2  # three clusters of 34 or more, one of 17
     of[119] = 4  # alone
     expected = []
     for i in range(120):
         near = sorted(float((x[i] - x[j]).norm()) for j in range(120) if j != i and of[j] == of[i])[:20]
         expected.append(len(near) / sum(near) if near else 0.0)
-    found = suggest.typicalities(x, of, 5)
+    found = typicalities(x, of, 5)
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-3)
     # of a large cluster some members stand for all: the ends of the scale stay the same ends
-    monkeypatch.setattr(suggest, "LARGEST", 12)
-    monkeypatch.setattr(suggest, "NEIGHBOURS", 5)
-    some = suggest.typicalities(x, of, 5)
+    some = typicalities(x, of, 5, neighbours=5, largest=12)
     assert torch.corrcoef(torch.stack([some, found]))[0, 1] > 0.7
 
 
@@ -155,15 +152,14 @@ def test_a_typical_image_is_nearer_its_cluster_than_most(uneven: tuple[Tensor, T
         assert (unit[row] - unit[members].mean(0)).norm() < far.median()
 
 
-def test_more_labels_than_clusters(monkeypatch: pytest.MonkeyPatch, uneven: tuple[Tensor, Tensor]) -> None:
+def test_more_labels_than_clusters(uneven: tuple[Tensor, Tensor]) -> None:
     """Beyond the largest number of clusters those with the fewest labels for their size give more than one."""
     x, of = uneven
-    monkeypatch.setattr(suggest, "CLUSTERS", 8)
     known = torch.cat([torch.nonzero(of == c)[:4, 0] for c in range(8)])
-    found = typicality(x, 6, 0, known).rows
+    found = typicality(x, 6, 0, known, most_clusters=8).rows
     assert of[found].tolist() == [0, 1, 2, 3, 4, 5]
     known = torch.nonzero(of > 0)[:, 0]  # whole clusters are labelled: all that is left is of one
-    assert set(of[typicality(x, 6, 0, known).rows].tolist()) == {0}
+    assert set(of[typicality(x, 6, 0, known, most_clusters=8).rows].tolist()) == {0}
 
 
 def test_margin_takes_the_least_certain_of_different_clusters(uneven: tuple[Tensor, Tensor]) -> None:
