@@ -72,25 +72,22 @@ KINDS = {
 
 
 def model_card(about: dict[str, Any], title: str) -> str:
-    """The text, from what rsssl.json says. title: the folder's name."""
-    card, spec, notes, head = about["card"], about["spec"], about["notes"], about.get("head")
+    """The text of README.md.
+
+    Args:
+        about: the content of rsssl.json.
+        title: the folder's name.
+    """
+    card, spec = about["card"], about["spec"]
     classifier = about["kind"] == "classifier"
-    kind = head["kind"] if head else "features"
     network = spec["name"] + ("" if spec.get("depths", 1) == 1 else f" with {spec['depths']} depths joined")
     what = f"{network}, for Earth observation images as those of {card['name']}."
+    result, shape = "features", "(B, D)"
     if classifier:
-        what = f"{KINDS[kind]} of {len(card['classes'])} classes on the features of {what}"
+        result, shape = "probabilities", f"(B, {len(card['classes'])})"
+        what = f"{KINDS[about['head']['kind']]} of {len(card['classes'])} classes on the features of {what}"
         what += f"\n\nClasses: {', '.join(card['classes'])}."
     rows = zip(card["bands"], card["low"], card["high"], about["mean"], about["std"], strict=True)
-    result, shape = ("probabilities", f"(B, {len(card['classes'])})") if classifier else ("features", "(B, D)")
-    if not about["timm"]:
-        timm = NO_TIMM.format(name=network)
-    else:
-        output = OUTPUT[kind] if about["layer"] else "features"
-        scores = "features" if not about["layer"] else "logits" if kind == "linear" else "scores"
-        timm = TIMM.format(output=output, title=title, n_bands=len(card["bands"]), size=about["size"], result=scores)
-        if classifier and not about["layer"]:
-            timm += "\nThe classifier itself is no layer of timm's model (head.safetensors): load it with rsssl.\n"
     tags = ["remote-sensing", "earth-observation", "rsssl", *(["timm"] if about["timm"] else [])]
     return CARD.format(
         library="timm" if about["timm"] else "rsssl",
@@ -109,46 +106,48 @@ def model_card(about: dict[str, Any], title: str) -> str:
         nodata="none" if card["nodata"] is None else card["nodata"],
         bands="\n".join(f"| {b} | {lo:g} | {hi:g} | {m:.6g} | {s:.6g} |" for b, lo, hi, m, s in rows),
         loader="load_classifier" if classifier else "load_backbone",
-        timm=timm,
-        programs=_programs(about),
-        metrics=_metrics(notes),
-        provenance=_provenance(notes),
+        timm=_timm(about, title) if about["timm"] else NO_TIMM.format(name=network),
+        programs=_programs(about, result) if about.get("programs") else "",
+        metrics=_metrics(about["notes"]) if "oa" in about["notes"] else "",
+        provenance=_provenance(about["notes"]),
     )
 
 
-def _programs(about: dict[str, Any]) -> str:
-    if not about.get("programs"):
-        return ""
+def _timm(about: dict[str, Any], title: str) -> str:
+    """How timm loads the network, and what it then gives."""
+    kind = about["head"]["kind"] if about["layer"] else "features"
+    result = {"linear": "logits", "regression": "scores"}.get(kind, kind)
+    n_bands = len(about["card"]["bands"])
+    text = TIMM.format(output=OUTPUT[kind], title=title, n_bands=n_bands, size=about["size"], result=result)
+    if about["kind"] == "classifier" and not about["layer"]:
+        text += "\nThe classifier itself is no layer of timm's model (head.safetensors): load it with rsssl.\n"
+    return text
+
+
+def _programs(about: dict[str, Any], output: str) -> str:
+    """What the programs in the folder take and give."""
     card, size = about["card"], about["size"]
-    form = f"stored pixels (B, {len(card['bands'])}, {card['size'][0]}, {card['size'][1]}) {card['dtype']}"
-    if not about["preprocessing"]:
-        form = f"standardised values (B, {len(card['bands'])}, {size}, {size}) float32"
-    output = "probabilities" if about["kind"] == "classifier" else "features"
-    lines = {
+    pixels = f"standardised values (B, {len(card['bands'])}, {size}, {size}) float32"
+    if about["preprocessing"]:
+        pixels = f"stored pixels (B, {len(card['bands'])}, {card['size'][0]}, {card['size'][1]}) {card['dtype']}"
+    texts = {
         "model.onnx": f"* `model.onnx`: input `pixels`, output `{output}`, any batch size",
         "model.pt2": '* `model.pt2`: `torch.export.load("model.pt2").module()`, any batch size',
     }
-    return (
-        "Without Python code of ours; they take "
-        + form
-        + ":\n\n"
-        + "\n".join(lines[n] for n in about["programs"])
-        + "\n\n"
-    )
+    lines = [texts[name] for name in about["programs"]]
+    return "\n".join([f"Without Python code of ours; they take {pixels}:", "", *lines, "", ""])
 
 
 def _metrics(notes: dict[str, Any]) -> str:
     """The table of test results, with those of the baselines where they are known."""
-    if "oa" not in notes:
-        return ""
-    rows = [(f"{notes.get('ssl')} + {notes.get('evaluate')}", notes)]
-    rows += [(name.replace("_", " "), values) for name, values in (notes.get("baselines") or {}).items()]
+    rows = {f"{notes.get('ssl')} + {notes.get('evaluate')}": notes}
+    rows |= {name.replace("_", " "): scores for name, scores in (notes.get("baselines") or {}).items()}
     labels = f"{notes.get('n_train')} labelled images (ts={notes.get('ts')}, seed {notes.get('seed')})"
-    table = "\n".join(f"| {n} | {100 * v['oa']:.1f} | {100 * v['aa']:.1f} | {v['kappa']:.3f} |" for n, v in rows)
+    lines = [f"| {n} | {100 * v['oa']:.1f} | {100 * v['aa']:.1f} | {v['kappa']:.3f} |" for n, v in rows.items()]
+    table = "\n".join(["| | overall accuracy, % | average accuracy, % | kappa |", "|---|---|---|---|", *lines])
     return (
         f"## Results\n\nOn {notes.get('n_test')} test images of {notes.get('dataset')}, trained with {labels}, "
-        f"protocol {notes.get('protocol')}; split `{notes.get('split_hash')}`.\n\n"
-        f"| | overall accuracy, % | average accuracy, % | kappa |\n|---|---|---|---|\n{table}\n\n"
+        f"protocol {notes.get('protocol')}; split `{notes.get('split_hash')}`.\n\n{table}\n\n"
     )
 
 

@@ -20,14 +20,18 @@ from rsssl.networks.network import SceneNetwork
 OPSET = 18
 LARGEST = 1 << 31  # bytes of an ONNX file: protobuf's limit
 EXAMPLES = 2  # images in the traced batch; one would be taken for a constant
+ANY_BATCH = {"pixels": {0: torch.export.Dim("batch")}}
 
 
 class Program(nn.Module):
     """What is exported: pixels -> "probabilities" (B, K) or "features" (B, D).
 
-    With `preprocessing`: stored pixels (B, C, *card.size) of the card's dtype; without: standardised float32 (B, C,
-    size, size). The antialiased resize, which ONNX lacks, is linear: for a fixed size it is a product with a matrix on
-    each side.
+    The antialiased resize, which ONNX lacks, is linear: for a fixed size it is a product with a matrix on each side.
+
+    Args:
+        network: what computes them.
+        preprocessing: pixels are stored ones (B, C, *card.size) of the card's dtype; else they are standardised
+            float32 (B, C, size, size).
     """
 
     rows: Tensor
@@ -83,21 +87,17 @@ def write_onnx(network: SceneNetwork, file: Path, preprocessing: bool) -> None:
     import onnx
 
     size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    names = ["features" if network.head is None else "probabilities"]
-    exported = Program(network, preprocessing).eval()
+    options: dict[str, Any] = {
+        "input_names": ["pixels"],
+        "output_names": ["features" if network.head is None else "probabilities"],
+        "opset_version": OPSET,
+        "external_data": size >= LARGEST * 0.9,
+        "dynamo": True,
+        "verbose": False,
+    }
+    program = Program(network, preprocessing).eval()
     with _explained("export.onnx=true", network):
-        torch.onnx.export(
-            exported,
-            (exported.example(),),
-            str(file),
-            input_names=["pixels"],
-            output_names=names,
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            external_data=size >= LARGEST * 0.9,
-            verbose=False,
-        )
+        torch.onnx.export(program, (program.example(),), str(file), dynamic_shapes=ANY_BATCH, **options)
         onnx.checker.check_model(str(file))
 
 
@@ -107,10 +107,9 @@ def write_program(network: SceneNetwork, file: Path, preprocessing: bool) -> Non
     Raises:
         UserError: when the network cannot be exported.
     """
-    exported = Program(network, preprocessing).eval()
+    program = Program(network, preprocessing).eval()
     with _explained("export.program=true", network):
-        shapes = {"pixels": {0: torch.export.Dim("batch")}}
-        torch.export.save(torch.export.export(exported, (exported.example(),), dynamic_shapes=shapes), file)
+        torch.export.save(torch.export.export(program, (program.example(),), dynamic_shapes=ANY_BATCH), file)
 
 
 @contextmanager

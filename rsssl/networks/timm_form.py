@@ -1,5 +1,4 @@
-"""A network of ours in the form that timm, and with it the Hugging Face hub, builds and loads: tensors and
-config.json."""
+"""A network of ours as timm, and with it the Hugging Face hub, builds and loads it: tensors and config.json."""
 
 from __future__ import annotations
 
@@ -16,21 +15,17 @@ from rsssl.networks.network import SceneNetwork
 
 
 def known_to_timm(spec: dict[str, Any]) -> bool:
-    """Whether timm can build what `build_backbone` built from `spec`: not the paper's networks, stems and joined
-    depths."""
+    """Whether timm can build what `build_backbone` built from `spec`: not our networks, stems and joined depths."""
     name = spec["name"]
-    return (
-        name not in classic.NAMES
-        and not (name.endswith(SMALL) and not timm.is_model(name))
-        and spec.get("depths", 1) == 1
-    )
+    small_stem = name.endswith(SMALL) and not timm.is_model(name)
+    return name not in classic.NAMES and not small_stem and spec.get("depths", 1) == 1
 
 
 def timm_form(network: SceneNetwork) -> tuple[nn.Module | None, str | None]:
     """timm's model with our weights, and the name of its layer that holds our linear classifier.
 
-    (None, None) where timm cannot build the network, and no layer (None) where the model has the backbone alone: there
-    is no linear classifier, or timm's is another than one linear layer on the features.
+    (None, None) where timm cannot build the network. No layer (None) where the model has the backbone alone: there is
+    no linear classifier, or timm's is another than one linear layer on the features.
     """
     spec: dict[str, Any] = network.backbone.spec  # type: ignore[assignment]
     if not known_to_timm(spec):
@@ -70,21 +65,15 @@ def timm_config(model: nn.Module, network: SceneNetwork, layer: str | None) -> d
     """
     spec: dict[str, Any] = network.backbone.spec  # type: ignore[assignment]
     published: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    bands, classes = spec["in_chans"], list(network.card.classes) if layer else []
     dynamic = bool(getattr(model, "dynamic_img_size", False))
     arguments = {k: v for k, v in spec["kwargs"].items() if not k.endswith(("drop_rate", "drop_path_rate"))}
-    arguments |= {"in_chans": spec["in_chans"]} | ({"dynamic_img_size": True} if dynamic else {})
-    bands, classes = spec["in_chans"], list(network.card.classes) if layer else []
-    config: dict[str, Any] = {
-        "architecture": spec["name"],
-        "num_classes": len(classes),
-        "num_features": model.num_features,
-    }
-    if isinstance(pool := getattr(model, "global_pool", None), str):
-        config["global_pool"] = pool
-    if classes:
-        config["label_names"] = classes
-    config["model_args"] = arguments
-    config["pretrained_cfg"] = {
+    arguments |= {"in_chans": bands} | ({"dynamic_img_size": True} if dynamic else {})
+    pool = getattr(model, "global_pool", None)
+    config = {"architecture": spec["name"], "num_classes": len(classes), "num_features": model.num_features}
+    config |= {"global_pool": pool} if isinstance(pool, str) else {}
+    config |= {"label_names": classes} if classes else {}
+    pretrained = {
         "tag": "rsssl",
         "custom_load": False,
         "input_size": [bands, network.size, network.size],
@@ -96,9 +85,9 @@ def timm_config(model: nn.Module, network: SceneNetwork, layer: str | None) -> d
         "std": list(network.preprocess.std),
         "num_classes": len(classes),
         "pool_size": None,
-        # Older timm takes every first convolution for one of three bands, and draws another at random, unless it knows
-        # of none.
+        # Older timm believes that every first convolution has three bands, and draws another one at random for any
+        # other number, unless the config names no first convolution.
         "first_conv": published.get("first_conv") if bands == 3 else None,
         "classifier": layer or published.get("classifier"),
     }
-    return config
+    return config | {"model_args": arguments, "pretrained_cfg": pretrained}
