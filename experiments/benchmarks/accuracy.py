@@ -1,9 +1,9 @@
 """Seconds of SimCLR pre-training to the accuracy that lightly's own example reaches; judged alike, on the same images.
 
-Both train a ResNet-18 on the same 6,000 images of EuroSAT RGB's pool. lightly: examples/pytorch/simclr.py of its repository,
-with the folder in the place of CIFAR-10 and 64 px views. Ours: `rsssl-run dataset=eurosat_rgb pretrain.images=6000`, at
-several lengths, each a schedule of its own. Judge: linear probe on frozen features, 20 labels a class, five draws, the fixed
-test set. About half an hour on two cores.
+Both train a ResNet-18 on the same 6,000 images of EuroSAT RGB's pool. lightly: examples/pytorch/simclr.py of its
+repository, with the folder in the place of CIFAR-10 and 64 px views. Ours: `rsssl-run dataset=eurosat_rgb
+pretrain.images=6000`, at several lengths, each a schedule of its own. Judge: linear probe on frozen features, 20 labels
+a class, five draws, the fixed test set. About half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Result:
-    """One training: its epochs, wall seconds, the accuracy of each draw of labels, and the seconds of its loop alone."""
+    """One training: epochs, wall seconds, accuracy for each draw of labels, and the seconds of its loop alone."""
 
     epochs: int
     seconds: float
@@ -90,8 +90,8 @@ def figures(bench: Bench) -> Iterator[Figure]:
         **(bound(bench, cfg, todo, enough[0]) if enough else {}),
         note=f"{scale.images:,} images. lightly: {theirs}. Ours, each its own schedule: "
         f"{'; '.join(map(str, results.values()))}. Accuracy of the linear probe, mean ± standard deviation of "
-        f"{len(scale.seeds)} draws of labels, one training each. lightly's seconds are those of its training loop, ours those "
-        "of the whole command, start-up and online probe included; the pack, made once, is not counted."
+        f"{len(scale.seeds)} draws of labels, one training each. lightly's seconds are those of its training loop, "
+        "ours those of the whole command, start-up and online probe included; the pack, made once, is not counted."
         + ("" if enough else " None of ours reached lightly's accuracy."),
     )
 
@@ -128,7 +128,7 @@ def ours(bench: Bench, todo: Any, scale: Scale, overrides: list[str], epochs: in
 
 
 def lightly(bench: Bench, todo: Any, scale: Scale) -> Result:
-    """examples/pytorch/simclr.py of lightly, on the same images: its transform, loader, model, loss, optimizer and loop."""
+    """lightly's examples/pytorch/simclr.py on the same images: its transform, loader, model, loss, optimizer, loop."""
     import torch
     import torchvision
     from lightly.data import LightlyDataset

@@ -1,4 +1,4 @@
-"""What every benchmark is made of: a figure (ours and a peer's in turn), the machine's measured peaks, and processes apart.
+"""What every benchmark is made of: a figure (ours and a peer's in turn), the machine's measured peaks, child processes.
 
 Standard library only at import, so that a benchmark of memory or start-up pays for nothing it does not use.
 """
@@ -30,9 +30,10 @@ INSTALL = "pip install -e '.[bench]'"
 class Figure:
     """One line of the table: what was measured, of ours and of a peer, and what was asked.
 
-    unit: "images/s", "s", "MiB"... of ours, theirs and bound. ours, theirs: a number a repeat, taken in turn (theirs may be
-    empty: a figure without a peer). target: the ratio asked for; 0 for none. higher_is_better: True for a rate, False for a
-    time or memory. bound: the best the cost model allows, and bound_by how it follows. note: conditions, anything odd.
+    unit: "images/s", "s", "MiB"... of ours, theirs and bound. ours, theirs: a number a repeat, taken in turn (theirs
+    may be empty: a figure without a peer). target: the ratio asked for; 0 for none. higher_is_better: True for a rate,
+    False for a time or memory. bound: the best the cost model allows, and bound_by how it follows. note: conditions,
+    anything odd.
     """
 
     name: str
@@ -77,8 +78,9 @@ def _divide(a: float, b: float) -> float:
 
 @dataclass
 class Bench:
-    """What a benchmark is given. data: the imagery; scratch: a temporary folder; quick: smallest sizes, for a smoke test.
+    """What a benchmark is given.
 
+    data: the imagery; scratch: a temporary folder; quick: smallest sizes, for a smoke test.
     flops and bytes are the machine's own peaks with `threads` threads, measured on first use.
     """
 
@@ -141,8 +143,9 @@ def peak_mib() -> float:
 def in_child(module: str, function: str, **arguments: Any) -> dict[str, Any]:
     """`module.function(**arguments)` in a fresh Python process: the dict it returns, which JSON can hold.
 
-    "peak_mib" in it is the growth of the peak resident memory as the function itself reports it, else over the whole call
-    (imports within it included). A child that raised or was killed gives {"error": the reason} in place of a result.
+    "peak_mib" in it is the growth of the peak resident memory as the function itself reports it, else over the whole
+    call (imports within it included). A child that raised or was killed gives {"error": the reason} in place of a
+    result.
     """
     code = "import sys; sys.path.insert(0, sys.argv[1]); import harness; harness._child(*sys.argv[2:])"
     with tempfile.TemporaryDirectory(prefix="rsssl-bench-") as folder:

@@ -1,4 +1,4 @@
-"""Maps of a scene beside torchgeo's grid sampler and loader: the data path alone, end to end, and the short cut; and memory."""
+"""Maps of a scene beside torchgeo's sampler and loader: the data path alone, end to end, the short cut; and memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
 
 
 def classifier(folder: Path, name: str = "resnet18") -> Path:
-    """A run folder with a network for 8 bands at 64 pixels and ten classes, of random weights: speed does not ask for more."""
+    """A run folder with a network of 8 bands, 64 pixels and ten classes, of random weights, enough to measure speed."""
     import torch
 
     from rsssl.evaluation.heads import LinearHead
@@ -146,7 +146,7 @@ def turns(
 
 
 def torchgeo_loader(scene: Path, workers: int) -> Callable[[], Any]:
-    """torchgeo's way over the same scene: RasterDataset, GridGeoSampler, DataLoader, values scaled by the same formula."""
+    """torchgeo over the same scene: RasterDataset, GridGeoSampler, DataLoader, values scaled by the same formula."""
     from torch.utils.data import DataLoader
     from torchgeo.datasets import RasterDataset, stack_samples
     from torchgeo.samplers import GridGeoSampler
@@ -328,7 +328,8 @@ def map_mosaic(side: int, scratch: str, checkpoint: str) -> dict[str, Any]:
     for b, name in enumerate(names, 1):
         sources = "".join(
             f'<SimpleSource><SourceFilename relativeToVRT="1">tile.tif</SourceFilename><SourceBand>{b}</SourceBand>'
-            f'<SourceProperties RasterXSize="1000" RasterYSize="1000" DataType="Byte" BlockXSize="1000" BlockYSize="262"/>'
+            f'<SourceProperties RasterXSize="1000" RasterYSize="1000" DataType="Byte" '
+            f'BlockXSize="1000" BlockYSize="262"/>'
             f'<SrcRect xOff="0" yOff="0" xSize="1000" ySize="1000"/>'
             f'<DstRect xOff="{x}" yOff="{side // 2}" xSize="1000" ySize="1000"/></SimpleSource>'
             for x in starts

@@ -17,7 +17,7 @@ SIZE, LIMIT = 20e9, 2048.0  # bytes of the pack; MiB
 
 
 def enlarge(folder: Path, target: Path, size: float) -> int:
-    """A pack at `target` that repeats the images of the one in `folder` until it has `size` bytes; the number of images."""
+    """A pack at `target` that repeats the images of the pack in `folder` until it has `size` bytes; how many images."""
     import numpy as np
 
     meta = json.loads((folder / "card.json").read_text())
@@ -35,8 +35,10 @@ def enlarge(folder: Path, target: Path, size: float) -> int:
 
 
 def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str, Any]:
-    """Peak resident MiB of `steps` steps of SimCLR from the pack in `folder` and of reading `images` images of it as views;
-    None: of as many steps on one random batch."""
+    """Peak resident MiB of `steps` steps of SimCLR from the pack in `folder` and of reading `images` images as views.
+
+    folder: None for as many steps on one random batch.
+    """
     import numpy as np
     import torch
     from hydra.utils import instantiate
@@ -107,7 +109,7 @@ def figures(bench: Bench) -> Iterator[Figure]:
         False,
         None,
         "",
-        f"{found['peak_mib']:.0f} MiB in all, {alone['peak_mib']:.0f} MiB for the same {steps} steps on one batch; {n:,} images; "
-        f"{found['read']:,} of them read in random order as one view of 32 px each after the {steps} steps, in "
-        f"{found['seconds']:.0f} s ({found['read'] / found['seconds']:.0f} images/s)",
+        f"{found['peak_mib']:.0f} MiB in all, {alone['peak_mib']:.0f} MiB for the same {steps} steps on one batch; "
+        f"{n:,} images; {found['read']:,} of them read in random order as one view of 32 px each after the {steps} "
+        f"steps, in {found['seconds']:.0f} s ({found['read'] / found['seconds']:.0f} images/s)",
     )

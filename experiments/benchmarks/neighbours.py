@@ -11,7 +11,7 @@ D, CLASSES, K, TEMPERATURE = 512, 10, 200, 0.1  # the last two are lightly's def
 
 
 def predict(who: str, n: int, batch: int, repeats: int, threads: int) -> dict[str, Any]:
-    """Seconds of `repeats` predictions of all n features from the same n, `batch` at a call, and the growth of peak memory."""
+    """Seconds of `repeats` predictions of n features from the same n, `batch` at a call, and the growth of memory."""
     import torch
 
     torch.set_num_threads(threads)

@@ -1,7 +1,7 @@
 """Ingest: every file decoded once into a pack, against one epoch of a peer's dataset that decodes them every time.
 
-Ours is the whole of `pack`: listing, decoding, statistics, checksums, fsync. Files are links to the imagery, warm in the
-page cache, the same ones for both sides.
+Ours is the whole of `pack`: listing, decoding, statistics, checksums, fsync. Files are links to the imagery, warm in
+the page cache, the same ones for both sides.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def figure(
         target,
         False,
         min(reader, bare) / bench.threads,
-        f"the quicker of our reader alone, {reader:.0f} us a file, and {decoder.__doc__}, {bare:.0f} us, in one process; "
-        f"divided by {bench.threads} cores",
+        f"the quicker of our reader alone, {reader:.0f} us a file, and {decoder.__doc__}, {bare:.0f} us, in one "
+        f"process; divided by {bench.threads} cores",
         f"{len(files):,} files, {bench.threads} processes. {NOTE}",
     )
 
@@ -108,7 +108,7 @@ def epoch(dataset: Any, workers: int) -> float:
 
 
 def linked(source: Path, pattern: str, target: Path, n: int) -> list[Path]:
-    """`n` links in each class folder of `target`, to the files of `source` in turn, each link under a name of its own."""
+    """`n` links in each class folder of `target`, to the files of `source` in turn, each link with another name."""
     links = []
     for folder in sorted(p for p in source.iterdir() if p.is_dir()):
         (target / folder.name).mkdir(parents=True, exist_ok=True)

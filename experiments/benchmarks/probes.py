@@ -1,8 +1,9 @@
 """A grid of linear probes, 5 `ts` x 5 seeds x 10 strengths: a batch for each `ts` against scikit-learn one by one.
 
-Features (512) of EuroSAT RGB from an untrained ResNet-18: 3,000 images to draw the labelled ones from, 5,400 to test on.
-Both fit the same standardised features with the same C; times are of the fits, ours with the rotation into principal axes.
-A repeat fits our whole grid, and scikit-learn's for one of the five seeds, counted five times: five repeats fit all of it once.
+Features (512) of EuroSAT RGB from an untrained ResNet-18: 3,000 images to draw the labelled ones from, 5,400 to test
+on. Both fit the same standardised features with the same C; times are of the fits, ours with the rotation into
+principal axes. A repeat fits our whole grid, and scikit-learn's for one of the five seeds, counted five times: five
+repeats fit all of it once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ POINTS = 0.3  # of test accuracy, that the two may differ by
 
 @dataclass(frozen=True)
 class Grid:
-    """For each `ts`, SEEDS labelled subsets: x (G, n, D), y (G, n), and the test images, all standardised by the subset."""
+    """For each `ts`, SEEDS labelled subsets: x (G, n, D), y (G, n), and test images, all standardised by the subset."""
 
     x: dict[int, Any]
     y: dict[int, Any]
@@ -132,8 +133,8 @@ def compare(
             exact = one_by_one(grid, ts, seed, strengths[s], tol=1e-7, max_iter=20000)
             again.append(abs(ours[ts, seed, s] - accuracy(exact.predict(grid.tests[ts][seed].numpy()))))
         text += (
-            f" Those have C of {min(used):g} to {max(used):g}; in the {len(again)} farthest, scikit-learn at tol=1e-7 in place "
-            f"of its default is within {max(again):.2f} of ours."
+            f" Those have C of {min(used):g} to {max(used):g}; in the {len(again)} farthest, scikit-learn at tol=1e-7 "
+            f"in place of its default is within {max(again):.2f} of ours."
         )
     return text
 

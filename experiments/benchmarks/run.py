@@ -215,7 +215,7 @@ def show(records: dict[str, Any]) -> None:
 
 
 def save(records: dict[str, Any], out: Path) -> None:
-    """Put `records` in the place of the same modules' in results.json beside `out`, and write `out` from all of them."""
+    """Replace the same modules' records in results.json beside `out` by `records`, and write `out` from all of them."""
     store = out.with_name("results.json")
     kept = json.loads(store.read_text()) if store.is_file() else {}
     merged = {name: (kept | records)[name] for name in MODULES if name in kept | records}

@@ -1,4 +1,4 @@
-"""Pre-training as `rsssl-run` does it, against forward, backward and optimizer alone on a batch that is there already."""
+"""Pre-training as `rsssl-run` does it, against forward, backward and optimizer alone on a batch in memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def compare(bench: Bench, pack: Any, size: int, views: int, steps: int) -> Figur
         0.95,
         True,
         BATCH / (flops / bench.flops),
-        f"{flops / 1e9:.0f} GFLOP of convolutions a step (forward {2 * macs(size) / 1e9:.2f} GFLOP a view, backward twice that)",
+        f"{flops / 1e9:.0f} GFLOP of convolutions a step (forward {2 * macs(size) / 1e9:.2f} GFLOP a view, "
+        "backward twice that)",
     )
 
 

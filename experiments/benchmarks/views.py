@@ -1,7 +1,8 @@
 """Two augmented, standardised views of every image, per second: lightly, kornia, torchvision and torchgeo as their
 documentation has them, and ours from the pack.
 
-Where the peer reads files, so did we, once: the pack's time is in the note. `--repeats` repeats, ours and theirs in turn.
+Where the peer reads files, so did we, once: the pack's time is in the note. `--repeats` repeats, ours and theirs in
+turn.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ def rate(batches: Iterable[Any], size: int, n: int) -> float:
 def bound(bench: Bench, pack: Any, size: int, batch: int, policy: str) -> dict[str, Any]:
     """Images per second if the arithmetic of a policy, or the least traffic of its passes, were all there is.
 
-    Operations a pixel and band of a view: resampling by two taps an axis 8, the matrix of all linear colour changes 2 C + 2;
-    with augment=simclr also hue 13 (at three bands) and a blur of a tenth of the view along both axes for half of the views.
-    Traffic: the stored image read once, the float32 views written once.
+    Operations a pixel and band of a view: resampling by two taps an axis 8, the matrix of all linear colour changes
+    2 C + 2; with augment=simclr also hue 13 (at three bands) and a blur of a tenth of the view along both axes for half
+    of the views. Traffic: the stored image read once, the float32 views written once.
     """
     bands, side = pack.card.n_bands, pack.card.size[0]
     each = 8 + 2 * bands + 2
@@ -98,9 +99,10 @@ def bound(bench: Bench, pack: Any, size: int, batch: int, policy: str) -> dict[s
     return {
         "bound": batch / max(flops / bench.flops, moved / bench.bytes),
         "bound_by": f"the larger of {flops / 1e9:.2f} GFLOP a batch ({each} operations a pixel and band of a view) at "
-        f"{bench.flops / 1e9:.0f} GFLOP/s, {1e3 * flops / bench.flops:.1f} ms, and {moved / 1e6:.0f} MB a batch (stored pixels "
-        f"read once, float32 views written once) at {bench.bytes / 1e9:.1f} GB/s, {1e3 * moved / bench.bytes:.1f} ms; gathers, "
-        "comparisons and changes of type, which are half of the work, are not in it",
+        f"{bench.flops / 1e9:.0f} GFLOP/s, {1e3 * flops / bench.flops:.1f} ms, and {moved / 1e6:.0f} MB a batch "
+        f"(stored pixels read once, float32 views written once) at {bench.bytes / 1e9:.1f} GB/s, "
+        f"{1e3 * moved / bench.bytes:.1f} ms; gathers, comparisons and changes of type, which are half "
+        "of the work, are not in it",
     }
 
 
@@ -143,8 +145,9 @@ def lightly_folder(bench: Bench) -> Iterator[Figure]:
             10,
             True,
             **bound(bench, pack, 64, 256, policy),
-            note=f"{note[policy]} Batches of 256. lightly: SimCLRTransform on LightlyDataset, decoding the JPEGs (page cache "
-            f"warm). Ours: from the pack, which took {took:.0f} s for {len(pack):,} images, once, and is not counted.",
+            note=f"{note[policy]} Batches of 256. lightly: SimCLRTransform on LightlyDataset, decoding the JPEGs (page "
+            f"cache warm). Ours: from the pack, which took {took:.0f} s for {len(pack):,} images, once, and is not "
+            "counted.",
         )
 
 
@@ -181,13 +184,13 @@ def kornia_batches(bench: Bench) -> Iterator[Figure]:
         3,
         True,
         **bound(bench, pack, 64, 256, "simclr"),
-        note=f"{COMMON} kornia: a float32 batch of 256 that lies in memory, two calls. Ours: the batch's bytes read from the "
-        "pack as well.",
+        note=f"{COMMON} kornia: a float32 batch of 256 that lies in memory, two calls. Ours: the batch's bytes read "
+        "from the pack as well.",
     )
 
 
 class InMemory:
-    """Images (N, C, H, W) uint8, two views of one as a pair (a torch dataset, at the module's top so that it can be sent)."""
+    """Images (N, C, H, W) uint8, two views of one as a pair; a torch dataset at the module's top: it can be pickled."""
 
     def __init__(self, images: Any, transform: Callable[[Any], Any]) -> None:
         self.images, self.transform = images, transform
@@ -228,8 +231,8 @@ def torchvision_224(bench: Bench) -> Iterator[Figure]:
         6,
         True,
         **bound(bench, pack, 224, 64, "simclr"),
-        note=f"{COMMON} {len(pack)} NWPU images as uint8 in memory for both, so that decoding is not compared; batches of 64. "
-        "torchvision: transforms.v2 on uint8 tensors, blur of 23 px.",
+        note=f"{COMMON} {len(pack)} NWPU images as uint8 in memory for both, so that decoding is not compared; batches "
+        "of 64. torchvision: transforms.v2 on uint8 tensors, blur of 23 px.",
     )
 
 
@@ -264,9 +267,9 @@ def torchgeo_13_bands(bench: Bench) -> Iterator[Figure]:
         10,
         True,
         **bound(bench, pack, 64, 64, "simclr"),
-        note=f"{len(dataset)} GeoTIFFs of EuroSAT MS, batches of 64. torchgeo: its EuroSAT dataset (reads the files, page cache "
-        "warm), its data module's standardisation and its SimCLR trainer's augmentations, twice. Ours: augment=simclr from the "
-        f"pack, which took {took:.1f} s, once, and is not counted.",
+        note=f"{len(dataset)} GeoTIFFs of EuroSAT MS, batches of 64. torchgeo: its EuroSAT dataset (reads the files, "
+        "page cache warm), its data module's standardisation and its SimCLR trainer's augmentations, twice. Ours: "
+        f"augment=simclr from the pack, which took {took:.1f} s, once, and is not counted.",
     )
 
 

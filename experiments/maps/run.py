@@ -1,4 +1,4 @@
-"""How good a map is beside the tiles its classifier was tested on: scenes of the built-in imagery, whose truth is known.
+"""How good a map is beside the tiles its classifier was tested on: scenes of the built-in imagery with known truth.
 
     rsssl-run dataset=synthetic ssl=simclr backbone=resnet18 pretrain.epochs=12 ts=100 hydra.run.dir=runs/maps
     python experiments/maps/run.py --checkpoint runs/maps [--scenes 10] [--size 2048]

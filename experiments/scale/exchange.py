@@ -1,4 +1,4 @@
-"""What the ranks of a training say to each other in a step, between 2 and 4 processes of this machine; and the loss's own cost.
+"""What 2 and 4 ranks of a training exchange in a step, on this machine, and what the loss itself costs.
 
 `exchange.py REPEATS` is one rank, with torchrun's environment set.
 """

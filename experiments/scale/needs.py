@@ -1,4 +1,4 @@
-"""What a billion tiles on 64 GPUs need, as Markdown: from what run.py measured and from published or nominal figures."""
+"""What a billion tiles on 64 GPUs need, as Markdown: from what run.py measured and from published figures."""
 
 from __future__ import annotations
 
@@ -204,8 +204,8 @@ def needs_table(found: dict[str, Any]) -> str:
         ),
         (
             "reading a batch of 256, no disk",
-            f"{wide['gather_ms']:.0f} ms from {wide['sources']:.0f} packs, "
-            f"{narrow['gather_ms']:.0f} ms from one; {256e3 / slow:.0f} ms (A100) or {256e3 / fast:.0f} ms (H100) are there",
+            f"{wide['gather_ms']:.0f} ms from {wide['sources']:.0f} packs, {narrow['gather_ms']:.0f} ms from one; "
+            f"{256e3 / slow:.0f} ms (A100) or {256e3 / fast:.0f} ms (H100) are there",
             "no: one open, read, close after the other",
         ),
         (

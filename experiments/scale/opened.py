@@ -1,4 +1,4 @@
-"""What a training does with a pack before its first batch: seconds and MB, in a process of its own (`opened.py FOLDER`)."""
+"""What a training does with a pack before its first batch: seconds and MB. `opened.py FOLDER` is a process apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A billion tiles as 1,000 packs: what opening and reading them costs. The pixels are holes in sparse files, the rest is real."""
+"""A billion tiles as 1,000 packs: what opening and reading them costs.
+
+The pixels are holes in sparse files, the rest is real.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ NAME = "S2B_MSIL2A_20260714T101559_R065_T33UUP/tile_{:07d}.tif"
 
 
 def make_pack(folder: Path, tiles: int) -> None:
-    """A whole pack of unlabelled tiles, as rsssl.data.pack writes it, but for the pixels: a hole of the right length."""
+    """A whole pack of unlabelled tiles, as rsssl.data.pack writes it; the pixels are a hole of the right length."""
     folder.mkdir(parents=True)
     third = (1 / 3,) * BANDS
     card = SensorCard(
@@ -168,7 +171,7 @@ def measure(quick: bool, folder: Path, advance: Callable[[float, str], None]) ->
 
 
 def real_read(folder: Path, tiles: int, batches: int) -> dict[str, float]:
-    """Scattered tiles of a pack with bytes in it, none of them in the system's cache: one read at a time, and several."""
+    """Scattered tiles of a pack with bytes in it, none in the system's cache: one read at a time, and several."""
     make_pack(folder, tiles)
     path, each = folder / "images.bin", 1_000
     block = np.random.default_rng(0).integers(0, 256, each * TILE, np.uint8)

@@ -1,8 +1,8 @@
 """How many rounds the Feistel network of `rsssl.rng.Order` needs: five tests that a random permutation passes.
 
-The halves of a small domain are small, and what a round hides badly shows there first: so the tests run on domains far below
-the 2**30 of a billion tiles. Each test gives p-values; the smallest counts, times how many there are (Bonferroni). A fair
-shuffle gives less than 0.001 once in a thousand rows; numpy's own stands beside it.
+The halves of a small domain are small, and what a round hides badly shows there first: so the tests run on domains far
+below the 2**30 of a billion tiles. Each test gives p-values; the smallest counts, times how many there are
+(Bonferroni). A fair shuffle gives less than 0.001 once in a thousand rows; numpy's own stands beside it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def neighbours(permute: Permutation, key: int) -> Iterator[float]:
 
 
 def blocks(permute: Permutation, key: int) -> Iterator[float]:
-    """A batch of 256 is a fair sample: its ids over 16 ranges, and over 16 remainders; the batches' chi-squares together."""
+    """A batch of 256 is a fair sample: its ids over 16 ranges and 16 remainders, chi-squares of all batches summed."""
     n, size, cells = 1 << 20, 256, 16
     ids = permute(key, 20, np.arange(n, dtype=np.uint64)).reshape(-1, size)
     for cell in (ids >> np.uint64(16), ids & np.uint64(15)):
@@ -70,7 +70,7 @@ def blocks(permute: Permutation, key: int) -> Iterator[float]:
 
 
 def avalanche(permute: Permutation, key: int) -> Iterator[float]:
-    """Flipping a bit of the position flips each bit of the id half of the time, n = 2**20: the farthest of 400 pairs."""
+    """Flipping a bit of the position flips each bit of the id half of the time, n = 2**20: farthest of 400 pairs."""
     x = np.arange(1 << 20, dtype=np.uint64)
     ids, worst, pairs = permute(key, 20, x), 0.0, (1 << 20) // 2
     for i in range(20):
@@ -101,7 +101,7 @@ def pairs(rounds: int, key: int, networks: int) -> Iterator[float]:
 
 
 def measure(quick: bool, advance: Callable[[float, str], None]) -> dict[str, dict[str, float]]:
-    """Smallest p-value of each test by rounds ("reference": numpy), times the number of them (Bonferroni), at most 1."""
+    """Smallest p-value of each test by rounds ("reference": numpy), times their number (Bonferroni), at most 1."""
     seeds, networks = (1, 20_000) if quick else (4, 400_000)
     found: dict[str, dict[str, float]] = {}
     wanted = (0, *(ROUNDS[::3] if quick else ROUNDS))  # 0: the reference

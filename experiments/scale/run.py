@@ -1,4 +1,4 @@
-"""What would a billion tiles on 64 GPUs need? Measures the pieces, simulates order and packs at that size, prints the tables.
+"""What would a billion tiles on 64 GPUs need? Measures the pieces, simulates order and packs at that size; tables.
 
     python experiments/scale/run.py [--quick] [--only order,packs] [--folder DIR]
 

@@ -1,4 +1,4 @@
-"""Checkpoints of ResNet-18 and ResNet-50 with AdamW: their size, and how long a save keeps the training and the disk busy."""
+"""Checkpoints of ResNet-18 and ResNet-50 with AdamW: their size, and how long a save stops training and disk."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
     python experiments/signals/run.py --data DIR [--seconds 90] [--only simclr,byol] [--dataset eurosat_rgb]
 
-Each method of the `ssl` group, with the recipe of its YAML, pre-trains on the same 6,000 unlabelled images for as many steps as
-fit into the time, which a short run measures first; then linear classifiers on 5, 20 and 100 labels per class, 5 seeds. The table
-is rsssl-report's, of OUT/runs. The store is the runner's own: a repeated command goes on where it stopped.
+Each method of the `ssl` group, with the recipe of its YAML, pre-trains on the same 6,000 unlabelled images for as many
+steps as fit into the time, which a short run measures first; then linear classifiers on 5, 20 and 100 labels per class,
+5 seeds. The table is rsssl-report's, of OUT/runs. The store is the runner's own: a repeated command goes on where it
+stopped.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python experiments/soak/run.py --minutes 30
 
-Each round takes one method on one or two processes. It runs the command once undisturbed, then in a fresh store with kills
-at random moments (packing, training, saving, evaluating, starting again), until it ends, and compares weights, metrics and
-results bit for bit. `results.csv` gets a row a round, as soon as it is over.
+Each round takes one method on one or two processes. It runs the command once undisturbed, then in a fresh store with
+kills at random moments (packing, training, saving, evaluating, starting again), until it ends, and compares weights,
+metrics and results bit for bit. `results.csv` gets a row a round, as soon as it is over.
 """
 
 from __future__ import annotations

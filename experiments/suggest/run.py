@@ -2,10 +2,10 @@
 
     python experiments/suggest/run.py --data DIR [--seeds 10] [--budgets 10,20,50,100,200] [--protocol validation]
 
-Pre-trains on 6,000 images of EuroSAT RGB, computes the features of all images once, and then, for each seed, takes 6,000 images
-of the pool, chooses that many of them to label in each way, fits the linear probe to exactly these and tests it on the fixed test
-set (with --protocol validation on a fifth of the pool; the test set stays closed). The store is the runner's own: a repeated
-command pre-trains no second time. A row a measurement: OUT/results.csv.
+Pre-trains on 6,000 images of EuroSAT RGB, computes the features of all images once, and then, for each seed, takes
+6,000 images of the pool, chooses that many of them to label in each way, fits the linear probe to exactly these and
+tests it on the fixed test set (with --protocol validation on a fifth of the pool; the test set stays closed). The store
+is the runner's own: a repeated command pre-trains no second time. A row a measurement: OUT/results.csv.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def measure(data: Data, features: Tensor, way: Way, n: int, seed: int) -> dict[s
 
 
 def table(rows: list[dict[str, float | str | int]], budgets: list[int]) -> str:
-    """Mean and sample std over the seeds, as Markdown: accuracy in percent, and the classes found where one was missed."""
+    """Mean and sample std over the seeds, as Markdown: accuracy in percent, and the classes found if one was missed."""
     lines = [f"| labelled by | {' | '.join(map(str, budgets))} |", "| --- |" + " ---: |" * len(budgets)]
     for name in dict.fromkeys(r["method"] for r in rows):
         cells = []
@@ -160,8 +160,8 @@ def main() -> None:
             )
             write(options.out / "results.csv", rows)  # what there is: the whole takes a while
     print(
-        f"\nOverall accuracy in percent on {len(data.split.test)} images (classes found, seconds to choose), by labels in "
-        f"total, {options.seeds} seeds\n\n{table(rows, budgets)}\n\n{options.out / 'results.csv'}"
+        f"\nOverall accuracy in percent on {len(data.split.test)} images (classes found, seconds to choose), by labels "
+        f"in total, {options.seeds} seeds\n\n{table(rows, budgets)}\n\n{options.out / 'results.csv'}"
     )
 
 
