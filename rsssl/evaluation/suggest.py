@@ -157,8 +157,8 @@ def prepared(features: Tensor, n: int, labelled: Tensor | None, centre: bool = F
     refuse_too_many(n, len(features) - int(known.sum()))
     if not torch.isfinite(features).all():
         raise UserError(
-            "the features contain NaN or infinity: the backbone's weights have diverged. Pre-train again with a smaller "
-            "learning rate, for example pretrain.lr=1e-4"
+            "the features contain NaN or infinity: the backbone's weights have diverged. Pre-train again with a "
+            "smaller learning rate, for example pretrain.lr=1e-4"
         )
     x = features.float()
     return normalize(x - x.mean(0) if centre else x, dim=1), known
@@ -219,7 +219,7 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _seeds(x: Tensor, square: Tensor, k: int, key: int) -> Tensor:
-    """Rows (k,) to start from: each is the best of a few drawn in proportion to the squared distance to those before."""
+    """Rows (k,) to start from: each the best of a few drawn in proportion to the squared distance to those before."""
     trials = 2 + (k.bit_length() - 1)
     draws = uniform(key, torch.arange(k), trials).double()
     rows = [min(int(draws[0, 0] * len(x)), len(x) - 1)]
@@ -278,7 +278,7 @@ def _sorted(*keys: Tensor) -> Tensor:
 
 
 def _one_of_each(score: Tensor, of: Tensor, order: Tensor, free: Tensor, n: int) -> Choice:
-    """n of the free rows: the best of every cluster in the `order` (k,) of clusters, then the second best, and so on."""
+    """n of the free rows: the best of every cluster in the clusters' `order` (k,), then the second best, and so on."""
     rows = torch.nonzero(free)[:, 0]
     rows = rows[_sorted(-score[rows], order.argsort()[of[rows]])]
     sizes = torch.unique_consecutive(of[rows], return_counts=True)[1]

@@ -15,7 +15,7 @@ from rsssl.networks.network import SceneNetwork
 
 
 def known_to_timm(spec: dict[str, Any]) -> bool:
-    """Whether timm can build what `build_backbone` built from `spec`: not our networks, stems and joined depths."""
+    """Whether timm can build what `build_backbone` built from `spec`: no network of the paper, no joined depths."""
     name = spec["name"]
     small_stem = name.endswith(SMALL) and not timm.is_model(name)
     return name not in classic.NAMES and not small_stem and spec.get("depths", 1) == 1

@@ -92,7 +92,7 @@ def test_strengths_in_any_order_and_far_apart(make: Make, per_class: int, d: int
 
 
 def test_tolerance_bounds_the_objective(make: Make) -> None:
-    """Stopped early, the objective is above its minimum by about the tolerance squared; out of iterations, it is said."""
+    """Stopped early, the objective is above its minimum by about the tolerance squared; else it is not converged."""
     x, y = make(20, 64, classes=6, seed=14)
 
     def objective(fit: LinearFit, s: int, c: float) -> float:

@@ -32,13 +32,13 @@ def scores(accuracy: float, seed: int, classes: list[str] = CLASSES, per_class: 
     draw = np.random.default_rng(seed)
     true = np.repeat(np.arange(len(classes)), per_class)
     wrong = draw.integers(0, len(classes), len(true))
-    found = np.where(draw.random(len(true)) < accuracy, true, wrong)
-    matrix = confusion_matrix(true, found, labels=range(len(classes)))
+    predicted = np.where(draw.random(len(true)) < accuracy, true, wrong)
+    matrix = confusion_matrix(true, predicted, labels=range(len(classes)))
     recall = matrix.diagonal() / matrix.sum(1)
     return {
-        "oa": float((true == found).mean()),
-        "aa": float(balanced_accuracy_score(true, found)),
-        "kappa": float(cohen_kappa_score(true, found)),
+        "oa": float((true == predicted).mean()),
+        "aa": float(balanced_accuracy_score(true, predicted)),
+        "kappa": float(cohen_kappa_score(true, predicted)),
         "per_class": dict(zip(classes, recall.tolist(), strict=True)),
         "confusion": matrix.tolist(),
     }
@@ -104,11 +104,11 @@ def test_cells_are_mean_and_sample_std_over_seeds(sweep: tuple[Path, list[dict]]
     assert list(table) == ["simclr", "image statistics", "random init"]
     assert [h for h in table["simclr"] if h.startswith("ts=")] == ["ts=5", "ts=20", "ts=100"]
     for ts in (5, 20, 100):
-        mine = [run for run in runs if run["ts"] == ts]
+        at_ts = [run for run in runs if run["ts"] == ts]
         for name, entries in {
-            "simclr": mine,
-            "random init": [run["baselines"]["random_init"] for run in mine],
-            "image statistics": [run["baselines"]["image_statistics"] for run in mine],
+            "simclr": at_ts,
+            "random init": [run["baselines"]["random_init"] for run in at_ts],
+            "image statistics": [run["baselines"]["image_statistics"] for run in at_ts],
         }.items():
             values = 100 * np.array([e[metric] for e in entries])
             text = f"{values.mean():.1f} ± {values.std(ddof=1):.1f} (3)"
@@ -220,7 +220,7 @@ def test_equal_baselines_of_two_methods_are_one_row_without_a_note(tmp_path: Pat
     assert re.search(r"random init \| linear", text)
 
 
-def test_different_splits_and_seeds_are_said(tmp_path: Path) -> None:
+def test_different_splits_and_seeds_are_named(tmp_path: Path) -> None:
     write_run(tmp_path / "a", split_hash="1" * 16)
     write_run(tmp_path / "b", ssl="jigsaw", split_hash="2" * 16, seed=1)
     main([str(tmp_path), "--no-figures"])
@@ -331,11 +331,7 @@ def test_figures(sweep: tuple[Path, list[dict]], capsys: pytest.CaptureFixture) 
     write_run(folder / "odd", dataset="my data/$x$", ts="all", ssl="jigsaw")
     assert main([str(folder)]) == 0
     names = ["label_efficiency.png", "confusion_eurosat_rgb.png", "confusion_my_data_x_.png"]
-    assert [p.name for p in map(Path, capsys.readouterr().out.split()) if p.suffix == ".png"] == [
-        "label_efficiency.png",
-        "confusion_eurosat_rgb.png",
-        "confusion_my_data_x_.png",
-    ]
+    assert [p.name for p in map(Path, capsys.readouterr().out.split()) if p.suffix == ".png"] == names
     for name in names:
         with Image.open(folder / name) as image:
             assert min(image.size) > 400
