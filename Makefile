@@ -1,7 +1,7 @@
 # make demo: pre-train and evaluate on made-up imagery, a few minutes.   make test: ruff, mypy, pytest.   make lint
 # Each first installs what is missing: GDAL, a compiler and the venv module by apt, the rest into .venv by pip.
 PYTHON ?= python3
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n auto --dist worksteal
 SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
