@@ -45,7 +45,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Workshop:
-    """Runs rsssl-run, or Python code, in processes that need no imports (see workshop.py); one piece of work at a time."""
+    """Runs rsssl-run, or Python code, in processes that have imported all (see workshop.py); one at a time."""
 
     def __init__(self) -> None:
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -185,7 +185,7 @@ def environment_of(folder: Path, **more: str) -> dict[str, str]:
 
 @pytest.fixture
 def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """torchrun(*arguments, options=[..], cwd=..): a real torchrun of rsssl.run; what is left of it is killed in the end."""
+    """torchrun(*arguments, options=[..], cwd=..): a real torchrun of rsssl.run; its remains are killed in the end."""
     begun: list[subprocess.Popen[str]] = []
 
     def start(

@@ -1,4 +1,4 @@
-"""What a run imports: only what its task uses. Seconds of torch, timm and TensorBoard are paid where they are needed."""
+"""What a run imports: only what its task uses. Seconds of torch, timm, TensorBoard are paid where needed."""
 
 from __future__ import annotations
 

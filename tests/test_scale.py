@@ -1,4 +1,4 @@
-"""The record of a billion tiles: its arithmetic, worked out another way, and its simulation of the order at a small size."""
+"""The record of a billion tiles: its arithmetic, worked out another way, and its order simulated at a small size."""
 
 from __future__ import annotations
 

@@ -91,6 +91,9 @@ def assemble(planned: Plan, device: torch.device) -> Training:
     recipe, keys = planned.recipe, planned.recipe.pretrain
     backbone = instantiate(recipe.backbone, in_chans=planned.preprocess.card.n_bands, seed=keys.seed)
     check_size(backbone, planned.preprocess.size)
+    stages = [(float(until), float(scale)) for until, scale in keys.progressive]
+    size_at = stage_size(planned.preprocess.size, stages, max(2, patch_side(backbone)))
+    try_size(backbone, planned.preprocess.card.n_bands, size_at(0, 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold("method", keys.seed) % 2**63)
         method: Method = instantiate(recipe.ssl, backbone=backbone)
@@ -106,7 +109,6 @@ def assemble(planned: Plan, device: torch.device) -> Training:
             partners.alone,
             len(pool),
         )
-    stages = [(float(until), float(scale)) for until, scale in keys.progressive]
     sampling = Sampling(
         batch_size=keys.batch_size,
         epochs=keys.epochs,
@@ -114,7 +116,7 @@ def assemble(planned: Plan, device: torch.device) -> Training:
         key="+".join(d.split.hash for d in planned.parts),
         steps=keys.steps,
         accumulate=keys.accumulate,
-        size_at=stage_size(planned.preprocess.size, stages, max(2, patch_side(backbone))),
+        size_at=size_at,
     )
     views = instantiate(recipe.augment, _convert_="all")
     batches = PoolBatches(pool, views, method.n_views, planned.preprocess, sampling, device, local=method.uses_local)
@@ -133,6 +135,21 @@ def check_size(backbone: nn.Module, size: int) -> None:
             f"this transformer cuts images into patches of {side} pixels, and {size} is no multiple of it: "
             f"type pretrain.image_size={max(side, side * round(size / side))}"
         )
+
+
+@torch.inference_mode()
+def try_size(backbone: nn.Module, bands: int, size: int) -> None:
+    """Raises UserError when a network on the CPU cannot take images as small as the training begins with."""
+    training = backbone.training
+    try:
+        backbone.eval()(torch.zeros(1, bands, size, size))
+    except RuntimeError as error:
+        raise UserError(
+            f"the training begins with images of {size} pixels, and this backbone cannot take them ({error}): type a "
+            "larger pretrain.image_size=, or pretrain.progressive=[] for the full size from the first step"
+        ) from error
+    finally:
+        backbone.train(training)
 
 
 def stage_size(size: int, stages: list[tuple[float, float]], multiple: int = 2) -> Callable[[int, int], int]:

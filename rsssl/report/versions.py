@@ -10,7 +10,7 @@ import rsssl
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of rsssl, Python and the packages. Nothing is imported for it: a package that is not at work is asked by metadata.
+    """Of rsssl, Python and the packages. Nothing is imported for it: of a package not in use, its metadata is read.
 
     Args:
         *packages: names; those of an evaluation where none is given.

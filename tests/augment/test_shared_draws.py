@@ -1,4 +1,4 @@
-"""What is drawn for a view belongs to its sample, epoch and number alone: not to the batch, the rank or the order of work."""
+"""What is drawn for a view depends on its sample, epoch and number alone: not on batch, rank or order of work."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_no_two_ranks_epochs_views_or_samples_share_their_draws(
 
 
 def test_no_number_is_drawn_twice() -> None:
-    """A generator that goes on where a sample, a view or an operation ended would give one of them another's numbers."""
+    """A generator that went on where a sample, view or operation ended would give another one's numbers."""
     colour = Colour(brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5)  # factors of 2 u, and u - 1/2
     policy, seen = Policy({"one": colour, "two": colour}), []
     for epoch in range(2):

@@ -60,7 +60,7 @@ def one_by_one(x: Tensor, p: dict[str, dict[str, Tensor]], i: int, blur: str) ->
 
 @pytest.mark.parametrize("name", ["s5", "simclr"])
 def test_a_whole_policy_is_torchvisions(name: str) -> None:
-    """The paper's policy and SimCLR's, from their YAML, standardised at the end; of little contrast, so that torchvision,
+    """The paper's policy and SimCLR's, from YAML, standardised at the end; of little contrast, so that torchvision,
     which clamps after every step, clamps nothing."""
     views = views_of(name)
     colour, blur = (views.policies[0].operations[k] for k in ("colour", "blur"))

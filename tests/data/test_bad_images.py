@@ -194,7 +194,7 @@ def test_a_16_bit_band_of_zeros_has_a_range_all_the_same(
 
 
 def test_images_without_any_contrast_divide_by_nothing(packed: Packed, tiffs: Tiffs) -> None:
-    """The std of every band is 0, of each image and of all: one grey, through the pack, the network's input and statistics."""
+    """The std of every band is 0, of each image and of all: one grey, through pack, network's input and statistics."""
     whole = packed(tiffs([np.full((3, 16, 16), 51, np.uint8)] * 4))
     assert whole.card.std == (1.0,) * 3 and whole.card.mean == pytest.approx((0.2,) * 3)
     stored = np.array(whole.images)

@@ -124,7 +124,7 @@ def test_an_empty_class_folder(packed: Packed, root: Path) -> None:
 
 
 def test_no_class_is_tested_that_is_not_trained(packed: Packed, root: Path) -> None:
-    """A class of one image and one whose images are all unusable: neither is tested, neither is counted, nor predicted."""
+    """A class of one image and one whose images are all unusable: neither is tested, counted or predicted."""
     for name, n in (("rare", 1), ("ruined", 3)):
         (root / name).mkdir()
         for i in range(n):

@@ -78,7 +78,7 @@ def content(folder: Path) -> dict[str, bytes]:
     ("name", "number"), [("conform", 2), ("dumps", 8), ("replace", 1), ("replace", 2), ("replace", 3), ("unlink", 5)]
 )
 def test_killed_at_any_moment_and_run_again(pictures: Path, tmp_path: Path, name: str, number: int) -> None:
-    """SIGKILL within a chunk, before the fifth of ten is noted down, before each rename, before the clean-up: the next run
+    """SIGKILL in a chunk, before the fifth of ten is noted down, before each rename, before the clean-up: the next run
     ends with the same bytes."""
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     code = KILLED.format(chunk=CHUNK, name=name, number=number)

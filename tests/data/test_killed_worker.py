@@ -60,7 +60,10 @@ def test_a_worker_killed_with_a_chunk_in_hand(
     monkeypatch.setattr(parallel, "Worker", Doomed)
     monkeypatch.setattr(parallel, "do_chunk", main_process)
     found: list = []
-    packing = lambda: found.append(pack(dataset, tmp_path / "two", workers=2, progress=False, chunk_bytes=size))  # noqa: E731
+
+    def packing() -> None:
+        found.append(pack(dataset, tmp_path / "two", workers=2, progress=False, chunk_bytes=size))
+
     thread = threading.Thread(target=packing, daemon=True)  # else a hang here would be one of the tests
     thread.start()
     thread.join(60)

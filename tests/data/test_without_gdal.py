@@ -34,7 +34,8 @@ from rsssl.errors import UserError
 
 for root in sys.argv[2:]:
     try:
-        found = pack(rsssl.dataset("folder", root), sys.argv[1] + "/" + root.rsplit("/", 1)[1], workers=1, progress=False)
+        target = sys.argv[1] + "/" + root.rsplit("/", 1)[1]
+        found = pack(rsssl.dataset("folder", root), target, workers=1, progress=False)
         parts = split(found.paths, found.labels, 0)
         print("packed", found.fingerprint, len(labelled_subset(found.labels, found.paths, parts.pool, 1, 0)))
     except UserError as error:
@@ -82,7 +83,7 @@ def folders(tmp_path: Path, random: np.random.Generator) -> dict[str, Path]:
 
 
 def test_all_but_what_only_gdal_reads_works_without_it(folders: dict[str, Path], tmp_path: Path) -> None:
-    """The same packs, to the last bit, as where GDAL is; and for the rest a sentence with the command that installs it."""
+    """The same packs, to the last bit, as where GDAL is; for the rest a sentence with the command that installs it."""
     found = dict(zip(folders, run(("osgeo", "gdal"), tmp_path / "bare", *folders.values()), strict=True))
     for kind, (what, text) in found.items():
         if kind in ("lzw.tif", "vrt"):

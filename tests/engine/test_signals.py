@@ -174,7 +174,8 @@ def test_the_order_is_the_same_on_any_number_of_ranks(
         batches_of_all: list[list[int]] = []
         for rank in range(ranks):
             monkeypatch.setenv("RANK", str(rank))
-            batches = PoolBatches(Sized(images), None, 2, None, Sampling(batch, 3, 0, "k", accumulate=accumulate))  # type: ignore[arg-type]
+            sampling = Sampling(batch, 3, 0, "k", accumulate=accumulate)
+            batches = PoolBatches(Sized(images), None, 2, None, sampling)  # type: ignore[arg-type]
             for number in range(batches.total_steps * accumulate):
                 ids = batches.ids(number)[1].tolist()
                 if rank == 0:

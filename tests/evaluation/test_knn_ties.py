@@ -1,4 +1,4 @@
-"""Nearest neighbours against all pairs in double precision, where it is easy to go wrong: ties, chunks, absent classes."""
+"""Nearest neighbours against all pairs in double precision, where errors hide: ties, chunks, absent classes."""
 
 from __future__ import annotations
 

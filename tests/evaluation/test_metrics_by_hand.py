@@ -48,5 +48,5 @@ def test_by_hand(matrix: list[list[int]], oa: float, aa: float, kappa: float) ->
 def test_figures_do_not_depend_on_the_numbering(random: np.random.Generator) -> None:
     matrix, order = random.integers(0, 30, (6, 6)), random.permutation(6)
     one, two = scores(matrix), scores(matrix[order][:, order])
-    assert [one[k] for k in ("oa", "aa", "kappa")] == pytest.approx([two[k] for k in ("oa", "aa", "kappa")])  # type: ignore[literal-required]
+    assert (one["oa"], one["aa"], one["kappa"]) == pytest.approx((two["oa"], two["aa"], two["kappa"]))
     np.testing.assert_allclose(one["per_class"][order], two["per_class"])

@@ -23,7 +23,8 @@ CARD = SensorCard("t", BANDS, "uint8", (0.0,) * 4, (1.0,) * 4, None, (0.5,) * 4,
 
 def pictures(method: Method, batch: Batch, folder: Path) -> Pictures:
     source = SimpleNamespace(device=torch.device("cpu"), sample=lambda n: batch)
-    return Pictures(method, source, Preprocess(CARD, 16, (0.1, 0.2, 0.3, 0.4), (0.5,) * 4), folder, Tracker(False))  # type: ignore[arg-type]
+    preprocess = Preprocess(CARD, 16, (0.1, 0.2, 0.3, 0.4), (0.5,) * 4)
+    return Pictures(method, source, preprocess, folder, Tracker(False))  # type: ignore[arg-type]
 
 
 def test_a_page_holds_each_column_stretched_by_its_row(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ NAMES = ["crop", "[water]", "forest", "ice"]  # brackets: what rich takes for ma
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """map.tif: 100 x 100 pixels of 10 m; 70 columns of crop, 20 of water, 9 of forest, 1 of ice; points.geojson upon it."""
+    """map.tif: 100 x 100 pixels of 10 m; 70 columns of crop, 20 of water, 9 of forest, 1 of ice; points.geojson."""
     folder = tmp_path_factory.mktemp("accuracy")
     srs = osr.SpatialReference()
     srs.ImportFromEPSG(32632)

@@ -1,4 +1,4 @@
-"""Sweeps by Hydra's launchers: jobs side by side, jobs that are pre-empted, and what is said when a launcher is not there."""
+"""Sweeps by Hydra's launchers: jobs side by side, pre-empted jobs, and what is said when a launcher is missing."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_jobs_side_by_side_share_one_pre_training_and_a_wrong_one_fails_alone(
 def test_a_pre_empted_job_is_put_back_into_the_queue_and_goes_on_from_its_checkpoint(
     tiles: Path, tmp_path: Path, start
 ) -> None:
-    """By submitit on this machine: its own processes, signals, handlers and queue. SLURM's order: SIGTERM, then SIGUSR2."""
+    """By submitit on this machine: its processes, signals, handlers, queue. SLURM's order: SIGTERM, then SIGUSR2."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     (tmp_path / "my" / "ssl").mkdir(parents=True)
     recipe = (REPOSITORY / "conf" / "ssl" / "simclr.yaml").read_text()

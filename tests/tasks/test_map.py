@@ -1,4 +1,4 @@
-"""From a classifier to a georeferenced map, as a user types it; no training: random weights classify as well as any here."""
+"""From a classifier to a georeferenced map, as a user types it; no training: random weights do as well here."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_map_equals_a_loop_over_windows_and_brings_what_goes_with_it(
 
 
 def test_a_folder_of_odd_scenes(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
-    """Rotated, south-up, degrees, no georeference, smaller than a tile, one pixel wide, all nodata; one is refused, by name."""
+    """Rotated, south-up, degrees, no georeference, less than a tile, 1 pixel wide, all nodata; one is refused."""
     gdal = import_gdal("scenes")
     scenes = tmp_path / "scenes"
     (scenes / "more").mkdir(parents=True)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
+from rsssl.models.backbone import build_backbone
 from rsssl.networks.plan import draw
-from rsssl.networks.pretraining import check_size, stage_size
+from rsssl.networks.pretraining import check_size, stage_size, try_size
 from rsssl.networks.weights import find_checkpoint, network_name
 
 
@@ -58,6 +59,14 @@ def test_a_transformer_says_which_sizes_it_takes() -> None:
     check_size(SimpleNamespace(), 75)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"pretrain\.image_size=144"):
         check_size(transformer, 150)  # type: ignore[arg-type]
+
+
+def test_a_network_says_that_the_first_images_are_too_small() -> None:
+    convnext = build_backbone("convnext_atto", 3)
+    try_size(convnext, 3, 32)
+    assert convnext.training
+    with pytest.raises(UserError, match=r"images of 16 pixels.*pretrain\.progressive=\[\]"):
+        try_size(convnext, 3, 16)
 
 
 def test_a_checkpoint_is_the_file_named_or_the_only_one_there(tmp_path: Path) -> None:
