@@ -198,7 +198,10 @@ def run_job(cfg: Any, launch: Any) -> Any:
     while True:
         try:
             with alone_in(run.folder) if rank() == 0 and launch.keeps_folder else nullcontext():
-                return started(task, run)
+                result = started(task, run)
+            if world_size() > 1:
+                distributed.leave()
+            return result
         except Stopped as error:
             stopped = error.with_traceback(None)  # whose frames hold the network
         if rank() == 0:

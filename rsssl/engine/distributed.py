@@ -81,6 +81,14 @@ def start() -> None:
         raise LostRank(f"{reason}: start all of them again") from error
 
 
+def leave() -> None:
+    """Leaves the process group while Python is whole: a tensor that one of gloo's threads still holds, and lets go of
+    after Python's end, aborts the process (pytorch/pytorch#179291). NCCL's groups end with their processes: leaving one
+    may wait for ranks that are at work on their own."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
+
+
 def session() -> torch.distributed.Store:
     """A place for these processes alone in the store where they meet.
 
