@@ -49,8 +49,8 @@ Keys people use, as key=value:
   out=FOLDER export.onnx=true   with task=export; also export.preprocessing, export.program
   suggest.n=50 suggest.by=typicality|coverage|margin   with task=suggest; suggest.labelled=FILE.csv
   processes=4               that many processes (one for each accelerator) train together, by torchrun
-  hydra/launcher=joblib     with --multirun: jobs side by side; =slurm: in a cluster's queue (pip install
-  'rsssl[sweep]') pretrain.resume=DIR       go on from another training's checkpoint: more epochs, a lower learning rate
+  hydra/launcher=joblib     with --multirun: jobs side by side; =slurm: in a queue (pip install 'rsssl[sweep]')
+  pretrain.resume=DIR       go on from another training's checkpoint: more epochs, a lower learning rate
   paths.store=DIR           where packed data, pre-trained weights and features are kept (RSSSL_STORE)
 
 Flags: --multirun (-m) sweeps comma-separated values; --cfg job prints the composed configuration;
@@ -123,8 +123,8 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
             "processes=, which runs each job under a torchrun of its own: rsssl-run --multirun "
             f"processes={world_size()} {' '.join(overrides)}"
         )
-    config_dir = flags.get("--config-dir") or flags.get("-cd")
-    if config_dir and not Path(config_dir).is_dir():
+    config_dir = flags.get("--config-dir", flags.get("-cd"))
+    if config_dir is not None and not (config_dir and Path(config_dir).is_dir()):
         raise UserError(
             f"--config-dir {config_dir} is not a folder: type --config-dir with the folder of your YAML files"
         )
@@ -143,9 +143,10 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    if rank() > 0:  # one rank writes; the others leave no run folder behind
-        quiet = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
-        sys.argv += quiet
+    # One rank writes; the others leave no run folder behind. Flags last: Hydra takes no overrides on both sides of one.
+    quiet = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+    typed = [f"{name}={value}" if value else name for name, value in flags.items()]
+    sys.argv[1:] = [*overrides, *(quiet if rank() > 0 else ()), *typed]
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=ROOT)(job)()
     except OSError as error:  # the run folder, mostly: full, or not ours to write
