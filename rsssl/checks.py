@@ -8,6 +8,11 @@ from typing import Any
 from rsssl.errors import UserError
 
 
+def check(task: Any) -> None:
+    """Lets a task refuse impossible values, before any data is read; one for which all are possible has no `check`."""
+    getattr(task, "check", lambda: None)()
+
+
 def positive(**values: Any) -> None:
     """Stops when a number is not above zero (None passes). A key of a group is written with two underscores.
 

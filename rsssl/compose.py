@@ -8,7 +8,6 @@ nearest valid name, or the task that has the key, is suggested.
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -25,11 +23,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rsssl.checks import check
 from rsssl.data.dataset import Dataset
 from rsssl.errors import UserError, nearest
-from rsssl.explain import explain
+from rsssl.explain import check_options, explain, parsed
 from rsssl.groups import group_options
 from rsssl.launchers import check_launcher
+from rsssl.own import check_composed, chosen_files, refuse_known_names
 
 CONFIG_MODULE = "rsssl.conf"
 ROOT = "config"
@@ -70,6 +70,8 @@ class Composer:
 
     def __init__(self, config_dir: str | Path | None = None) -> None:
         self.config_dir = config_dir
+        if config_dir:
+            refuse_known_names(Path(config_dir))
         register()
         GlobalHydra.instance().clear()
         self._context = initialize_config_module(CONFIG_MODULE, version_base="1.3")
@@ -138,11 +140,11 @@ def task_of(cfg: DictConfig, name: str, partial: bool = False) -> Any:
     group = {} if name in named else cfg.get(name) or {}
     values: dict[str, Any] = {}
     for field in fields(cls):
-        source = group if field.name in group else cfg
+        source, key = (group, f"{name}.{field.name}") if field.name in [*group] else (cfg, field.name)
         if OmegaConf.is_missing(source, field.name):
             if not partial:
-                example = f"{field.name}={cls.examples[field.name]}"
-                raise UserError(f"task={name} needs {field.name}=: type for example {example}")
+                example = f"{key}={getattr(cls, 'examples', {}).get(field.name, 'VALUE')}"
+                raise UserError(f"task={name} needs {key}=: type for example {example}")
             values[field.name] = "?"
             continue
         value = source[field.name]
@@ -178,15 +180,16 @@ def composed(composer: Composer, overrides: list[str], needed: bool = False) -> 
     Raises:
         UserError: naming the key or option that is wrong, the nearest valid one, and what to type.
     """
-    name = chosen_task(overrides)
+    name, files = chosen_task(overrides), chosen_files(overrides, composer.config_dir)
+    check_options(composer, overrides)
     try:
         cfg = composer.compose(overrides)
+        check_composed(files, cfg, name)
         check_kinds(composer, overrides, cfg)
         task = task_of(cfg, name, partial=not needed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(composer, overrides, error)) from None
-    check_targets(OmegaConf.to_container(cfg, resolve=False))
-    task.check()
+    check(task)
     check_named(composer, cfg)
     return cfg
 
@@ -199,11 +202,11 @@ def chosen_task(overrides: list[str]) -> str:
 
 def check_kinds(composer: Composer, overrides: list[str], cfg: DictConfig) -> None:
     """A dotted value must keep the kind that the chosen YAML gives it (a whole number may become another number)."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    dotted = [o for o in parsed if "." in o.key_or_group and not o.key_or_group.startswith("hydra")]
+    read = parsed(overrides)
+    dotted = [o for o in read if "." in o.key_or_group and not o.key_or_group.startswith("hydra")]
     if not dotted:
         return
-    base = composer.compose([o.input_line or "" for o in parsed if o not in dotted])
+    base = composer.compose([o.input_line or "" for o in read if o not in dotted])
     for override in dotted:
         default = OmegaConf.select(base, override.key_or_group)
         value = OmegaConf.select(cfg, override.key_or_group)
@@ -230,25 +233,6 @@ def same_kind(default: Any, value: Any) -> bool:
     return kind(default) == kind(value)
 
 
-def check_targets(node: Any) -> None:
-    """A `_target_` names the file of a class of ours; one that names the room alone is answered with the file."""
-    if isinstance(node, dict | list):
-        for child in node.values() if isinstance(node, dict) else node:
-            check_targets(child)
-    target = node.get("_target_") if isinstance(node, dict) else None
-    if not isinstance(target, str) or not target.startswith("rsssl.") or target.count(".") != 2:
-        return
-    _, room, name = target.split(".")
-    folder = Path(__file__).parent / room
-    known = re.compile(rf"^(class|def) {re.escape(name)}\b", re.MULTILINE)
-    if (folder / "__init__.py").is_file() and name not in (folder / "__init__.py").read_text():
-        for file in sorted(folder.glob("*.py")):
-            if known.search(file.read_text()):
-                raise UserError(
-                    f"_target_: {target} lies in a file of its own: type _target_: rsssl.{room}.{file.stem}.{name}"
-                )
-
-
 def check_named(composer: Composer, cfg: DictConfig) -> None:
     """The options that a key names (`pretrain.dataset`, `finetune.augment`) exist, and their bands match the
     dataset's."""
@@ -266,6 +250,7 @@ def check_named(composer: Composer, cfg: DictConfig) -> None:
                 raise UserError(
                     f"{key}={name} is unknown; there are {', '.join(known)}. Did you mean this? Type {key}={meant}"
                 )
+    chosen_files([f"dataset={name}" for name in names], composer.config_dir)
     for name in names:
         ours, other = cfg.dataset.select or cfg.dataset.bands, composer.compose([f"dataset={name}"]).dataset
         theirs = other.select or other.bands
@@ -287,14 +272,9 @@ def precheck(overrides: list[str], config_dir: str | None, multirun: bool, start
         start: whether jobs are to start: then the keys that are needed, and the folders of images, have to be there.
     """
     with Composer(config_dir) as composer:
-        try:
-            parsed = OverridesParser.create().parse_overrides(overrides)
-        except HydraException as error:
-            raise UserError(
-                f"{error}\nAn override is typed key=value, for example ts=5 or dataset.root=/data"
-            ) from None
-        check_launcher(parsed, composer.options("hydra/launcher"), multirun, start)
-        for line in expand(parsed) if multirun else [overrides]:
+        read = parsed(overrides)
+        check_launcher(read, composer.options("hydra/launcher"), multirun, start)
+        for line in expand(read) if multirun else [overrides]:
             cfg = composed(composer, line, needed=start)
             if start and "dataset" in cfg:
                 typed(Dataset, cfg.dataset).located()  # a missing folder is told now, not after torch has been loaded

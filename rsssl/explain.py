@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Protocol
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from rsssl.errors import nearest
+from rsssl.errors import UserError, nearest
 from rsssl.groups import GROUPS
 
 # Keys that have another name now: (task, old) -> new.
@@ -33,6 +34,29 @@ def leaf_keys(cfg: Any, prefix: str = "") -> list[str]:
             keys.append(f"{prefix}{name!s}")
             keys += leaf_keys(cfg._get_node(name), f"{prefix}{name!s}.")
     return keys
+
+
+def parsed(overrides: list[str]) -> list[Override]:
+    """The overrides as Hydra understands them; UserError when it does not."""
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise UserError(f"{error}\nAn override is typed key=value, for example ts=5 or dataset.root=/data") from None
+
+
+def check_options(composer: Composer, overrides: list[str]) -> None:
+    """Raises UserError for an option whose name Hydra reads as a number, as true or false, or as nothing."""
+    for override in parsed(overrides):
+        key, text = override.key_or_group, str(override.get_value_string())
+        if key not in GROUPS or override.is_delete() or not isinstance(override.value(), bool | int | float | None):
+            continue
+        if text in composer.options(key):
+            raise UserError(
+                f"{key}={text}: Hydra reads {text} as a value and not as a name: give the file another name, or type "
+                f"{key}='\"{text}\"'"
+            )
+        meant = nearest(text.replace("null", "none"), composer.options(key)) or composer.options(key)[0]
+        raise UserError(f"{key}={text} is unknown: leave it out, or type {key}={meant}")
 
 
 def explain(composer: Composer, overrides: list[str], error: Exception) -> str:
@@ -106,7 +130,11 @@ def tasks_with(composer: Composer, key: str) -> list[str]:
     """The tasks that have a key."""
     first = ("predict", "map", "pipeline")  # of several, those that people mean
     tasks = sorted(composer.options("task"), key=lambda t: (t not in first, first.index(t) if t in first else 0, t))
-    return [t for t in tasks if key in leaf_keys(composer.compose([f"task={t}"]))]
+    found = []
+    for task in tasks:
+        with suppress(Exception):  # a task of the user's own that does not compose is not the one they mean
+            found += [task] if key in leaf_keys(composer.compose([f"task={task}"])) else []
+    return found
 
 
 def wrong_value(composer: Composer, overrides: list[str], override: Override) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rsssl.checks import check
 from rsssl.compose import Composer, composed, option, plain, task_of, unique
 from rsssl.data.dataset import Dataset
 from rsssl.engine.run import Run
@@ -35,7 +36,7 @@ def prepared(cfg: DictConfig, options: Mapping[str, str], folder: Path) -> tuple
         UserError: for impossible values, and keys that are needed and not given.
     """
     task = task_of(cfg, options["task"])
-    task.check()
+    check(task)
     run = Run(
         folder=folder,
         store=store_at(cfg.paths.store),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
@@ -96,7 +97,7 @@ def assemble(planned: Plan, device: torch.device) -> Training:
     try_size(backbone, planned.preprocess.card.n_bands, size_at(0, 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold("method", keys.seed) % 2**63)
-        method: Method = instantiate(recipe.ssl, backbone=backbone)
+        method = make_method(recipe.ssl, backbone)
     on_device(over_all_ranks(method), device)
     if recipe.compile:
         distributed.keep_from_compiler()
@@ -125,6 +126,23 @@ def assemble(planned: Plan, device: torch.device) -> Training:
             "pretrain.batch_size=%d is more than the pool's %d images; a batch is the pool", keys.batch_size, len(pool)
         )
     return Training(method, batches, device)
+
+
+def make_method(node: dict[str, Any], backbone: nn.Module) -> Method:
+    """The method of a configuration; UserError when it is none, or its constructor left out that of `Method`."""
+    name = str(node["_target_"]).rpartition(".")[2]
+    try:
+        method = instantiate(node, backbone=backbone)
+    except InstantiationException as error:
+        if "__init__() call" not in str(error.__cause__):  # torch's, for a module that is set before
+            raise
+        method = None
+    if not isinstance(method, Method) or not hasattr(method, "n_views"):
+        raise UserError(
+            f"{name} is not a method yet: write class {name}(Method), and begin its __init__ with "
+            "super().__init__(backbone, views)"
+        )
+    return method
 
 
 def check_size(backbone: nn.Module, size: int) -> None:

@@ -31,9 +31,6 @@ class AssessAccuracy:
 
     examples: ClassVar[dict[str, str]] = {"class_map": "map.tif", "reference": "points.gpkg"}
 
-    def check(self) -> None:
-        """Every combination is possible."""
-
     def run(self, run: Run) -> dict[str, Any]:
         """Writes the figures and the confusion matrix, and prints a table.
 

@@ -32,9 +32,6 @@ class Export:
 
     examples: ClassVar[dict[str, str]] = {"checkpoint": "runs/mine", "out": "my_model"}
 
-    def check(self) -> None:
-        """Every combination is possible."""
-
     def run(self, run: Run) -> dict[str, Any]:
         """Exports, and prints how the folder is loaded.
 
