@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rsssl.batch import Batch
 from rsssl.engine import checkpoint, distributed
 from rsssl.engine.checkpoint import Checkpoints
+from rsssl.engine.contract import check_first_output
 from rsssl.engine.device import autocast, seed_dropout
 from rsssl.engine.meter import Meter
 from rsssl.engine.monitor import CollapseMonitor
@@ -133,6 +134,7 @@ class Fit:
         calls = [(call, evenly(times, total)) for times, call in self.meanwhile if writes]
         buffers_before = BuffersBefore(self.model)
         self.model.train()
+        check_first_output(self.model)
         batches = self.batches.start(step * self.batches.accumulate)
         meter = Meter(self.title, step, total, visible=writes)
         saved_at = time.monotonic()

@@ -13,9 +13,9 @@ from rsssl.rng import fold, uniform
 class Method(nn.Module):
     """Base of all methods: a backbone, the modules that are trained beside it, and a loss.
 
-    To add a method, write a file like `rsssl/methods/simclr.py`: a subclass that tells how many views of an image it
-    needs (`n_views`) and turns them into {"loss": scalar, "embedding": (n, D)}, with further scalars to be logged. Its
-    YAML names the class as `_target_` and gives all its other arguments.
+    To add a method, write a file like `rsssl/methods/simclr.py`: a subclass with `forward`, and with `least_views`, the
+    fewest views of an image that make sense. Its YAML names the class as `_target_` and gives all its other arguments,
+    `views` among them: how many views of each image a step has.
 
     Args:
         backbone: images (B, C, S, S) to features (B, `backbone.num_features`).
@@ -41,7 +41,15 @@ class Method(nn.Module):
         self.num_features: int = int(backbone.num_features)  # type: ignore[arg-type]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError(f"{type(self).__name__} must define forward(batch)")
+        """The loss of one batch. Losses that compare images gather them first: see `rsssl.engine.distributed.gather`.
+
+        Returns:
+            Tensors: "loss", a scalar with a gradient; "embedding" (n, D), which is watched for a collapse and may be
+            left out; and further scalars, which are logged under their names.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no forward: write def forward(self, batch: Batch) -> dict[str, Tensor] into it"
+        )
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Called after each optimizer step: the place to update moving averages.

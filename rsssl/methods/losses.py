@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+Result = TypeVar("Result")
 
-def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Makes a function or a method compute in float32 under any precision: sums of exponentials and squares need it."""
+
+def full_precision(loss: Callable[..., Result]) -> Callable[..., Result]:
+    """Makes a function or a method compute in float32 under any precision: sums of exponentials and squares need it.
+
+    It may give anything. The tensors that it is given by position become float32, those by keyword stay as they are.
+    """
 
     @functools.wraps(loss)
-    def wrapped(*arguments: Any, **options: Any) -> Tensor:
+    def wrapped(*arguments: Any, **options: Any) -> Result:
         tensors = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
         device = next(a.device.type for a in tensors if isinstance(a, Tensor))
         with torch.autocast(device, enabled=False):
