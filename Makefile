@@ -1,7 +1,8 @@
 # make demo: pre-train and evaluate on made-up imagery, a few minutes.   make test: ruff, mypy, pytest.   make lint
 # Each first installs what is missing: GDAL, a compiler and the venv module by apt, the rest into .venv by pip.
 PYTHON ?= python3
-PYTEST_ARGS ?= -n auto --dist worksteal
+# One worker more than cores: many tests wait for processes of their own.
+PYTEST_ARGS ?= -n $(shell echo $$(($$(nproc) + 1))) --dist worksteal
 SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
