@@ -16,6 +16,12 @@ from rsssl.groups import GROUPS
 
 # Keys that have another name now: (task, old) -> new.
 RENAMED = {("accuracy", "scene"): "class_map", ("map", "adapt"): "values"}
+# Keys whose work another one does: what to say.
+REPLACED = {
+    "backbone.pretrained": "type start=imagenet",
+    "backbone.weights": "type start=file start.file={value}",
+    "backbone.adapt": "bands are matched by name, type nothing in its place",
+}
 
 
 class Composer(Protocol):
@@ -115,6 +121,8 @@ def unknown_key(composer: Composer, override: Override, task: str, names: list[s
     key, value = override.key_or_group, override.get_value_string()
     if new := RENAMED.get((task, key)):
         return f"{key}= is called {new}= with task={task}: type {new}={value}"
+    if instead := REPLACED.get(key):
+        return f"{key}= is not a key any more: {instead.format(value=value)}"
     if owners := tasks_with(composer, key):
         others = f" (or {', '.join(f'task={o}' for o in owners[1:])})" if len(owners) > 1 else ""
         return (

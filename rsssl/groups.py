@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-GROUPS = ("task", "dataset", "backbone", "ssl", "augment", "optimizer", "schedule", "evaluate", "tracker", "experiment")
+GROUPS = (
+    "task",
+    "dataset",
+    "backbone",
+    "start",
+    "ssl",
+    "augment",
+    "optimizer",
+    "schedule",
+    "evaluate",
+    "tracker",
+    "experiment",
+)
 
 
 def group_options(group: str, config_dir: str | Path | None = None) -> list[str]:

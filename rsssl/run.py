@@ -33,13 +33,15 @@ Keys people use, as key=value:
   dataset.root=DIR          where the images lie (one folder a class; class folders may be a subset)
   ts=5                      labels per class; a fraction with ts=0.1; the whole pool with ts=all
   seed=0                    draws the labelled images and the classifier
-  pretrain.epochs=100       passes over the unlabelled pool
+  pretrain.minutes=20       a budget: as many steps as it buys here (null: 8 on CPUs, 60 on accelerators)
+  pretrain.epochs=100       passes over the unlabelled pool instead
   pretrain.steps=5000       that many steps instead
   pretrain.images=6000      pre-train on that many images of the pool (null: all)
   pretrain.dataset=NAME     pre-train on another dataset, or on several: [aid,nwpu_resisc45]
   pretrain.batch_size=256   images a step
   pretrain.lr=0.001         peak learning rate (null: the optimizer's own)
   backbone.name=convnext_tiny   any timm model
+  start=random              what the backbone is before: imagenet, random, file (start.file=FILE), dinov2, ...
   checkpoint=DIR            evaluate weights that exist: a run folder, or what task=pretrain printed
   scene=FILE out=MAP.tif    with task=map checkpoint=DIR: the scene as a class map; bands=[4,3,2] names its bands
   map.stride=16             pixels between windows; also map.window, map.fast, map.confidence, map.probabilities

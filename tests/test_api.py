@@ -23,7 +23,7 @@ from rsssl.networks.files import CLASSIFIER, write_classifier
 from rsssl.networks.load import load
 from rsssl.networks.plan import canonical
 
-SMALL = {"backbone.name": "resnet10t", "workers": 1, "device": "cpu", "tracker": "csv"}
+SMALL = {"backbone.name": "resnet10t", "start": "random", "workers": 1, "device": "cpu", "tracker": "csv"}
 SHORT = {"steps": 2, "batch_size": 8, "image_size": 16, "probes": 0, "pictures": 0}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 GUIDE = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text()
-SMALL = ["backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]", "tracker=csv", "pretrain.pictures=0"]
+SMALL = ["backbone.name=resnet10t", "start=random", "+backbone.kwargs.channels=[8,16,32,64]", "pretrain.pictures=0"]
 
 
 @pytest.fixture

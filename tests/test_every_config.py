@@ -48,6 +48,7 @@ def made_small(cfg: DictConfig, tiles: Path) -> DictConfig:
     cfg.backbone.name = "vit_tiny_patch16_224" if transformer else "resnet10t"
     narrow = {"depth": 2, "embed_dim": 48} if transformer else {"channels": [16, 16, 32, 32], "stem_width": 8}
     cfg.backbone.kwargs = dict(cfg.backbone.kwargs) | narrow
+    cfg.start = {"_target_": "rsssl.networks.starts.Start"}
     for key in LARGE:
         if isinstance(cfg.ssl.get(key), int) and cfg.ssl[key] > 64:
             cfg.ssl[key] = 64

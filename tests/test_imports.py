@@ -42,7 +42,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imported(folder: Path, *tasks: str) -> list[set[str]]:
     """For each task, run after one another in one new process: the heavy packages imported up to its end."""
     images = ["dataset=folder", f"dataset.root={folder / 'images'}"]
-    training = [*images, "backbone.name=resnet10t", "pretrain.epochs=1", "pretrain.batch_size=8", "tracker=csv"]
+    training = [
+        *images,
+        "backbone.name=resnet10t",
+        "start=random",
+        "pretrain.epochs=1",
+        "pretrain.batch_size=8",
+        "tracker=csv",
+    ]
     keys = {"pack": images, "pretrain": training, "pipeline": [*training, "ts=2"]}
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),

@@ -12,6 +12,7 @@ TRAIN = [
     "task=pretrain",
     "dataset=folder",
     "backbone.name=resnet10t",
+    "start=random",
     "ssl.views=2",
     "pretrain.batch_size=16",
     "pretrain.image_size=16",

@@ -11,7 +11,7 @@ from torch import nn
 
 from rsssl.compose import Composer, composed
 from rsssl.errors import UserError
-from rsssl.networks.pretraining import make_method
+from rsssl.networks.training import make_method
 
 METHOD = """
 from rsssl.methods.base import Method

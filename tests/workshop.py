@@ -41,6 +41,7 @@ from rsssl.engine.loop import Fit
 from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.tracking import Tracker
 from rsssl.methods.base import Method
+from rsssl.models.ema import WeightAverage
 from rsssl.models.preprocess import Preprocess
 from rsssl.optim import Cosine, parameter_groups
 
@@ -56,9 +57,9 @@ SMALL = {
 def config_of(name: str) -> Any:
     """The method's config with a small network and, so that they turn over in a few steps, small queues."""
     if name in ("mae", "dino"):
-        network = ["+backbone.kwargs.depth=1"]
+        network = ["+backbone.kwargs.depth=1", "start=random"]
     else:
-        network = ["backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]"]
+        network = ["backbone.name=resnet10t", "start=random", "+backbone.kwargs.channels=[8,16,32,64]"]
     with Composer() as composer:
         return composed(composer, [f"ssl={name}", *network, *SMALL.get(name, [])])
 
@@ -87,6 +88,7 @@ def fit(name: str, pack: str, folder: str, steps: int, **options: Any) -> tuple[
     over_all_ranks(method)
     optimizer = instantiate(cfg.optimizer, params=parameter_groups(*method.trained_modules()), lr=1e-3, _convert_="all")
     settings: dict[str, Any] = {"checkpoint_minutes": 0.0, "log_every": 1, "monitor": CollapseMonitor()} | options
+    settings["average"] = WeightAverage(method.backbone, 0.3)
     return Fit(
         method,
         batches,
@@ -100,12 +102,13 @@ def fit(name: str, pack: str, folder: str, steps: int, **options: Any) -> tuple[
 
 
 def train(name: str, pack: str, folder: str, steps: int, **options: Any) -> None:
-    """Trains to the end and leaves `final.pt`, the method's state."""
+    """Trains to the end and leaves `final.pt`, the state of the method and of the average of its weights."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     run, method = fit(name, pack, folder, steps, **options)
     run.run()
     if distributed.rank() == 0:
-        torch.save(method.state_dict(), Path(folder) / "final.pt")
+        average = {f"average.{k}": v for k, v in run.average.module.state_dict().items()}  # type: ignore[union-attr]
+        torch.save(method.state_dict() | average, Path(folder) / "final.pt")
 
 
 @cache

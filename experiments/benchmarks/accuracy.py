@@ -67,12 +67,15 @@ def figures(bench: Bench) -> Iterator[Figure]:
     scale = Scale(256, 1, (1,), (0,), 500) if bench.quick else Scale()
     overrides = [
         "dataset=eurosat_rgb",
+        "backbone=resnet18",
+        "start=random",
+        "pretrain.average=0",
         f"pretrain.images={scale.images}",
         f"paths.data={bench.data}",
         f"paths.store={bench.scratch / 'store'}",
     ]
     with Composer() as composer:
-        cfg = composer.compose(overrides)
+        cfg = composer.compose([*overrides, f"pretrain.epochs={scale.our_epochs[0]}"])
         task, run = prepared(cfg, {"task": "pipeline"}, bench.scratch)
         todo = plan(task, task.dataset, run)  # packs, splits and draws, as the command does
     results = {n: ours(bench, todo, scale, overrides, n) for n in scale.our_epochs}
@@ -202,7 +205,7 @@ def bound(bench: Bench, cfg: Any, todo: Any, epochs: int) -> dict[str, Any]:
     from hydra.utils import instantiate
     from torch.utils.flop_counter import FlopCounterMode
 
-    from rsssl.networks.pretraining import stage_size
+    from rsssl.networks.training import stage_size
 
     bands = todo.parts[0].pack.card.n_bands
     steps = todo.n_images // cfg.pretrain.batch_size * epochs

@@ -33,6 +33,11 @@ def rsssl_run(arguments: list[str], log: Path) -> None:
         raise SystemExit(f"rsssl-run {' '.join(arguments)} failed; the last lines of {log}:\n{log.read_text()[-2000:]}")
 
 
+def network(method: str) -> list[str]:
+    """The method, on a ResNet-18 unless it brings a transformer."""
+    return [f"ssl={method}", *([] if method in ("mae", "dino") else ["backbone=resnet18"])]
+
+
 def steps(common: list[str], method: str, seconds: float, out: Path) -> int:
     """How many steps of pre-training fit into the time."""
     key = hashlib.sha256(json.dumps([*common, method]).encode()).hexdigest()[:8]
@@ -40,7 +45,7 @@ def steps(common: list[str], method: str, seconds: float, out: Path) -> int:
     note = folder / "pretrain.json"
     if not note.is_file():
         few = ["task=pretrain", f"pretrain.steps={CALIBRATION}", "pretrain.pictures=0", "pretrain.probes=0"]
-        rsssl_run([*common, f"ssl={method}", *few, f"hydra.run.dir={folder}"], out / "logs" / f"{method}.txt")
+        rsssl_run([*common, *network(method), *few, f"hydra.run.dir={folder}"], out / "logs" / f"{method}.txt")
     found = json.loads(note.read_text())["pretrain"]
     return max(1, round(seconds * found["steps"] / found["seconds"]))
 
@@ -66,6 +71,8 @@ def main() -> None:
         f"pretrain.images={options.images}",
         f"paths.store={out}/store",
         "tracker=csv",
+        "start=random",
+        "pretrain.average=0",
         *options.overrides,
     ]
     methods = options.only.split(",") if options.only else [m for m in group_options("ssl") if m not in LEFT_OUT]
@@ -78,7 +85,7 @@ def main() -> None:
         )  # a sweep of other steps or seeds; the store keeps its stages
         sweep = [f"ts={options.ts}", f"seed={seeds}", f"hydra.sweep.dir={out}/runs/{method}"]
         few = [f"pretrain.steps={todo}", "pretrain.pictures=3", "pretrain.probes=0"]
-        rsssl_run(["--multirun", *common, f"ssl={method}", *few, *sweep], out / "logs" / f"{method}.txt")
+        rsssl_run(["--multirun", *common, *network(method), *few, *sweep], out / "logs" / f"{method}.txt")
     subprocess.run(["rsssl-report", str(out / "runs")], check=True)
 
 

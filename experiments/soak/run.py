@@ -51,6 +51,7 @@ SAME = (
     "split_hash",
 )  # not the hash of the configuration, which knows the store
 COMMAND = [
+    "start=random",
     "dataset=synthetic",
     "dataset.generate.per_class=60",
     "pretrain.images=256",

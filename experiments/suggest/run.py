@@ -83,6 +83,8 @@ def prepared(root: Path, out: Path, protocol: str, overrides: list[str]) -> tupl
         f"dataset.root={root}",
         "ssl=simclr",
         "backbone=resnet18",
+        "start=random",
+        "pretrain.average=0",
         "pretrain.images=6000",
         "pretrain.epochs=10",
         store,

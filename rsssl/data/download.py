@@ -27,7 +27,8 @@ BLOCK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
 MAX_BYTES = 200 << 30  # of one archive, unpacked
 MAX_RATIO = 200  # unpacked to packed; imagery is far below
-_METHODS = {32: "md5", 40: "sha1", 64: "sha256"}
+_METHODS = {8: "sha256", 32: "md5", 40: "sha1", 64: "sha256"}  # by digits; 8: the first ones of a SHA-256
+OTHERWISE = "type dataset.root=FOLDER"
 
 
 def fetch_and_extract(url: str, checksum: str, root: Path) -> None:
@@ -60,13 +61,14 @@ def fetch_and_extract(url: str, checksum: str, root: Path) -> None:
         ) from error
 
 
-def fetch(url: str, checksum: str, target: Path) -> Path:
+def fetch(url: str, checksum: str, target: Path, otherwise: str = OTHERWISE) -> Path:
     """Download a file unless it is there; a `.part` file of an earlier attempt is continued.
 
     Args:
         url: of the file.
-        checksum: hexadecimal MD5, SHA-1 or SHA-256, told apart by length.
+        checksum: hexadecimal MD5, SHA-1 or SHA-256, told apart by length; eight digits are a SHA-256's first ones.
         target: the file's name.
+        otherwise: what to type where it cannot be had.
 
     Raises:
         UserError: when the server does not answer or the checksum differs (the file is then removed).
@@ -86,7 +88,7 @@ def fetch(url: str, checksum: str, target: Path) -> Path:
                 if attempt == 2 or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                     raise UserError(
                         f"{url} cannot be fetched: {error}. What has arrived is kept; run the same command "
-                        f"again, or fetch it and save it as {target}"
+                        f"again, or fetch it and save it as {target}, or {otherwise}"
                     ) from error
                 log.warning("the download was interrupted (%s); it goes on", error)
         received = digest(part, checksum)
@@ -94,7 +96,7 @@ def fetch(url: str, checksum: str, target: Path) -> Path:
             part.unlink()
             raise UserError(
                 f"{url} is not the file it should be: its checksum is {received}, expected {checksum}. It "
-                "was removed; run the same command again, or fetch it and type dataset.root=FOLDER"
+                f"was removed; run the same command again, or {otherwise}"
             )
         os.replace(part, target)
     return target
@@ -106,7 +108,7 @@ def digest(path: Path, like: str) -> str:
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             method.update(block)
-    return method.hexdigest()
+    return method.hexdigest()[: len(like)]
 
 
 def _download(url: str, part: Path) -> None:

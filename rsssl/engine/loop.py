@@ -25,6 +25,7 @@ from rsssl.engine.stop import Stopped, StopRequests
 from rsssl.engine.tracking import Tracker
 from rsssl.engine.watch import Watch
 from rsssl.errors import UserError
+from rsssl.models.ema import WeightAverage
 
 log = logging.getLogger(__name__)
 MONITORED = 512  # rows of the embedding that the collapse monitor looks at
@@ -82,6 +83,7 @@ class Fit:
         seed: of what the network itself draws at random.
         timeout: seconds without progress after which a rank ends, when there are several.
         start_from: another training's checkpoint to begin with, where this one has none of its own.
+        average: of the model's weights, which follows them.
         advice: what to type after a step that was not finite.
 
     `seconds` and `images` count what the training has taken so far, before its last resumption too.
@@ -102,6 +104,7 @@ class Fit:
     seed: int = 0
     timeout: float = 600.0
     start_from: Path | None = None
+    average: WeightAverage | None = None
     advice: str = "type a lower learning rate"
     seconds: float = field(default=0.0, init=False)
     images: int = field(default=0, init=False)
@@ -198,6 +201,8 @@ class Fit:
             self._fail(step, taken, mean_loss, buffers_before)
         self.optimizer.step()
         self.model.after_step(step, total)  # type: ignore[operator]
+        if self.average:
+            self.average.follow(step, total)
         images = ranks * sum(len(batch.ids) for batch in taken)
         numbers = {"loss": mean_loss, "gradient_norm": norm, "lr_factor": factor}
         return StepResult(taken[-1].epoch, images, outputs, numbers, flags)
@@ -232,6 +237,7 @@ class Fit:
         return {
             "step": step,
             "model": self.model.state_dict(),
+            "average": self.average.module.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "seconds": self.seconds,
             "images": self.images,
@@ -253,9 +259,12 @@ class Fit:
         step = state["step"]
         if step > total:
             raise UserError(
-                f"{file} was written after step {step}, and this training has {total}: type a larger pretrain.epochs"
+                f"{file} was written after step {step}, and this training has {total}: type a larger pretrain.epochs, "
+                "steps or minutes"
             )
         self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.module.load_state_dict(state["average"])
         # The rates and the like are the config's: they may differ from those of the training that it goes on from.
         settings = {"param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(state["optimizer"] | settings)

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MAY_DIFFER = (
     "pretrain.epochs",
     "pretrain.steps",
+    "pretrain.minutes",
     "pretrain.lr",
     "pretrain.progressive",
     "optimizer",

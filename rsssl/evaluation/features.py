@@ -27,6 +27,7 @@ from rsssl.engine.device import autocast, on_device, precision
 from rsssl.engine.distributed import broadcast, collect, rank, world_size
 from rsssl.engine.files import explain_os_error, write_atomic, write_json
 from rsssl.engine.store import Store
+from rsssl.models.maps import check_size
 from rsssl.models.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ class Weights:
         preprocess: how the images of the evaluated dataset become its input.
         record: what the results say of the pre-training; None for weights that were not pre-trained here.
         file: where the weights lie; None where `build` makes them.
+        start: what tells the start that they were trained from; None for random ones, and where nothing was trained.
     """
 
     build: Callable[[], nn.Module]
@@ -144,6 +146,7 @@ class Weights:
     preprocess: Preprocess
     record: dict[str, Any] | None = None
     file: Path | None = None
+    start: dict[str, Any] | None = None
 
 
 class Extractor:
@@ -174,6 +177,7 @@ class Extractor:
         """Rows (n,) of the pack -> features (n, D)."""
         if self._model is None:
             self._model = on_device(self.build(), self.device)
+            check_size(self._model, self.preprocess.size, "image_size")
         self._model.eval()  # the online probe's backbone is put back into training between two calls
         x = prepare(stored(self.pack, rows, self.device), self.preprocess)
         if self.symmetry:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rsssl.batch import Batch
 from rsssl.errors import UserError
+from rsssl.models.batch_norm import hold_statistics
 from rsssl.rng import fold, uniform
 
 
@@ -58,6 +59,12 @@ class Method(nn.Module):
             step: number of the step that was just done, from 0.
             total_steps: steps of the whole training.
         """
+
+    def train(self, mode: bool = True) -> Method:
+        """As torch's, but for batch normalisations that keep their statistics (see models/batch_norm.py)."""
+        super().train(mode)
+        hold_statistics(self)
+        return self
 
     def trained_modules(self) -> list[nn.Module]:
         """The modules that the optimizer trains."""

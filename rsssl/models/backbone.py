@@ -7,33 +7,46 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from rsssl.errors import UserError
 from rsssl.models import classic
 from rsssl.models.maps import pool_depths
-from rsssl.models.weights import ADAPT, existing, fit_state, load_weights, read_metadata, read_tensors
+from rsssl.models.weights import existing, read_metadata, read_tensors
 
 SMALL = "_small"  # resnet34_small, resnet18_small, ...: a timm ResNet with classic.small_stem
 _SPEC = "rsssl.backbone"  # key in the metadata of a weights file: how to build the model again
 
 
+@dataclass(frozen=True)
+class Published:
+    """Weights that timm or torchvision publish.
+
+    Args:
+        name: of the weights, as "resnet18.a1_in1k".
+        mean: per band in units of 0 to 1, of the standardisation that they expect.
+        std: per band in units of 0 to 1.
+        size: pixels of a side that they were trained at.
+        licence: of the weights.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    licence: str
+
+
 def build_backbone(
-    name: str,
-    in_chans: int,
-    pretrained: bool = False,
-    weights: str | os.PathLike[str] | None = None,
-    adapt: str = "mean",
-    kwargs: Mapping[str, Any] | None = None,
-    depths: int = 1,
-    seed: int = 0,
+    name: str, in_chans: int, kwargs: Mapping[str, Any] | None = None, depths: int = 1, seed: int = 0
 ) -> nn.Module:
-    """A backbone: (B, in_chans, H, W) -> pooled features (B, model.num_features).
+    """A backbone with random weights: (B, in_chans, H, W) -> pooled features (B, model.num_features).
 
     The names of the tensors are timm's: a saved backbone loads strictly into timm.create_model(name, num_classes=0,
     in_chans=in_chans).
@@ -42,35 +55,19 @@ def build_backbone(
         name: a timm model, a timm ResNet with `_small` behind its name (3x3 stem, no max pooling), or one of
             classic.NAMES.
         in_chans: bands of the images.
-        pretrained: whether to begin with the publisher's ImageNet weights.
-        weights: a file to begin with instead (see weights.load_weights).
-        adapt: what becomes of a first convolution for other bands: "mean" or "tile" (see weights.adapt_bands), or
-            "random".
         kwargs: further arguments of the timm model, as drop_path_rate.
         depths: more than 1 joins the pooled maps of that many depths (see maps.pool_depths).
         seed: of the initial weights; the same seed gives the same weights, and torch's own generator is left as it was.
 
     Raises:
-        UserError: for an unknown name (the message has the nearest), for arguments that the model does not take and for
-            weights that cannot be read or fetched.
+        UserError: for an unknown name (the message has the nearest), and for arguments that the model does not take.
     """
     if in_chans < 1:
         raise ValueError(f"in_chans must be at least 1, not {in_chans}")
-    if pretrained and weights:
-        raise UserError(
-            f"backbone.pretrained=true and backbone.weights={weights} exclude each other. "
-            "Type backbone.pretrained=false or backbone.weights=null"
-        )
-    if adapt not in ADAPT:
-        raise UserError(f"backbone.adapt={adapt} is not known. Type one of: {', '.join('adapt=' + a for a in ADAPT)}")
     arguments = _plain(kwargs or {})
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # of the CPU only: torch.manual_seed would seed GPUs as well
         model = _build(name, in_chans, arguments)
-    if pretrained:
-        _load_pretrained(model, name, in_chans, adapt, arguments)
-    elif weights:
-        load_weights(model, weights, in_chans, adapt)
     if depths != 1:
         pool_depths(model, depths)
     model.spec = {"name": name, "in_chans": in_chans, "kwargs": arguments, "depths": depths}  # type: ignore[assignment]
@@ -137,21 +134,59 @@ def create_timm(
     return model
 
 
-def _load_pretrained(model: nn.Module, name: str, in_chans: int, adapt: str, kwargs: dict[str, Any]) -> None:
+def published_weights(name: str) -> Published | None:
+    """What timm or torchvision say of the weights they publish for a network; None where they publish none.
+
+    Args:
+        name: of the network, with or without a tag of timm's, as "vit_small_patch14_dinov2.lvd142m".
+
+    Raises:
+        UserError: for a tag that timm does not know.
+    """
+    import timm
+
+    if name in classic.NAMES:
+        weights_name = f"{name.removesuffix(SMALL)} of torchvision"
+        return Published(weights_name, *classic.STANDARDISATION[name], 224, "BSD-3-Clause")
+    name = _timm_name(name)
+    network = name.split(".")[0]
+    try:
+        config = timm.models.get_pretrained_cfg(name) if timm.is_model(network) else None
+    except RuntimeError as error:
+        known = ", ".join(timm.list_pretrained(f"{network}.*"))
+        raise UserError(f"timm knows no weights {name}: type start.tag= with one of {known}") from error
+    if config is None or not config.has_weights:
+        return None
+    full_name = f"{config.architecture}.{config.tag}"
+    return Published(
+        full_name, tuple(config.mean), tuple(config.std), config.input_size[-1], config.license or "not said"
+    )
+
+
+def published_state(published: Published, name: str, kwargs: Mapping[str, Any], instead: str) -> dict[str, Tensor]:
+    """Published weights, from the cache of timm or torchvision or fetched into it.
+
+    Args:
+        published: which.
+        name: of the backbone.
+        kwargs: its further arguments: a transformer's weights are fitted to its patches.
+        instead: what to type where they cannot be had.
+
+    Raises:
+        UserError: when they cannot be had.
+    """
     try:
         if name in classic.NAMES:
-            state = classic.torchvision_state(name.removesuffix(SMALL))
-        else:
-            state = create_timm(_timm_name(name), 3, kwargs, pretrained=True).state_dict()
+            return classic.torchvision_state(name.removesuffix(SMALL))
+        return create_timm(published.name, 3, dict(kwargs), pretrained=True).state_dict()
     except UserError:
         raise
     except Exception as error:  # hubs, proxies and caches raise errors of many kinds
         raise UserError(
-            f"The pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}). "
-            "Download them on a machine with a network connection and "
-            "type backbone.pretrained=false backbone.weights=/path/to/file"
+            f"the weights {published.name} are neither in the cache nor could they be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}): type the command once where there is a network "
+            f"and copy the cache, or {instead}"
         ) from error
-    fit_state(model, state, in_chans, adapt, f"The pretrained weights of {name}")
 
 
 def save_backbone(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> Path:
@@ -226,7 +261,7 @@ def describe_backbone(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dic
     metadata = read_metadata(path)
     if _SPEC not in metadata:
         raise UserError(
-            f"{path} was not saved by rsssl. For its weights type backbone.name=... backbone.weights={path}"
+            f"{path} was not saved by rsssl. For its weights type backbone.name=... start=file start.file={path}"
         )
     return json.loads(metadata[_SPEC]), metadata
 

@@ -8,6 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+KEEPS = "keeps_statistics"  # attribute of a batch normalisation whose statistics are not to change
+
+
+def keep_statistics(network: nn.Module) -> None:
+    """Marks all batch normalisations of a network, and of copies made of it later: they use the statistics they have.
+
+    So features do not mix the images of a batch, and small batches do as well as large ones.
+
+    Args:
+        network: with statistics of its own; `Method.train` heeds the mark.
+    """
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            setattr(module, KEEPS, True)
+
+
+def hold_statistics(model: nn.Module) -> None:
+    """Puts the marked batch normalisations of a model into evaluation mode."""
+    for module in model.modules():
+        if getattr(module, KEEPS, False):
+            module.eval()
+
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -21,6 +43,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: images (B, C, S, S).
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in norms if not getattr(m, KEEPS, False)]
     momenta = [m.momentum for m in norms]
     model.eval()
     for norm in norms:

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from rsssl.errors import UserError
 
 NAMES = ("alexnet", "alexnet_small", "googlenet")
+# Mean and std, in units of 0 to 1, that torchvision's ImageNet weights of them expect.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STANDARDISATION = {"alexnet": _IMAGENET, "alexnet_small": _IMAGENET, "googlenet": ((0.5,) * 3, (0.5,) * 3)}
 
 
 class FittingMaxPool(nn.MaxPool2d):

@@ -51,3 +51,34 @@ class MovingAverage(nn.Module):
     @torch.no_grad()
     def forward(self, *arguments: Any) -> Any:
         return self.module(*arguments)
+
+
+class WeightAverage:
+    """A moving average of a network's weights and statistics over the last part of a training.
+
+    With p the average after t steps, p = d p + (1 - d) p_source, d = min(1 - 1 / (share T), (1 + t) / (10 + t)) for T
+    steps in all (Polyak and Juditsky 1992; with this warm-up in Tan and Le 2019, arXiv 1905.11946, code).
+
+    Args:
+        source: the network in training.
+        share: of all steps, over which is averaged.
+    """
+
+    def __init__(self, source: nn.Module, share: float) -> None:
+        self.source, self.share = source, share
+        self.module = copy.deepcopy(source).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def follow(self, step: int, total_steps: int) -> None:
+        """Moves towards the source.
+
+        Args:
+            step: number of the step that was just done, from 0.
+            total_steps: steps of the whole training.
+        """
+        decay = min(1 - 1 / max(1.0, self.share * total_steps), (1 + step) / (10 + step))
+        own, source = self.module.state_dict(), self.source.state_dict()
+        moving = [k for k, v in own.items() if v.is_floating_point()]
+        torch._foreach_lerp_([own[k] for k in moving], [source[k] for k in moving], 1 - decay)
+        for k in own.keys() - set(moving):
+            own[k].copy_(source[k])

@@ -112,6 +112,16 @@ def patch_side(backbone: nn.Module) -> int:
     return int(patches[0]) if patches else 1
 
 
+def check_size(backbone: nn.Module, size: int, key: str) -> None:
+    """Raises UserError when a transformer's patches do not divide the images; `key` is what to type."""
+    side = patch_side(backbone)
+    if size % side:
+        raise UserError(
+            f"this transformer cuts images into patches of {side} pixels, and {size} is no multiple of it: "
+            f"type {key}={max(side, side * round(size / side))}"
+        )
+
+
 def pool_depths(backbone: nn.Module, depths: int) -> nn.Module:
     """Makes a network's features the averages of its coarsest maps, joined; the names of its tensors stay.
 

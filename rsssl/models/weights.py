@@ -21,7 +21,7 @@ from rsssl.errors import UserError
 log = logging.getLogger(__name__)
 
 MIN_MATCHED = 0.9
-ADAPT = ("mean", "tile", "random")
+ADAPT = ("mean", "tile", "random")  # what becomes of a trained network's first convolution under another sensor
 _NESTED = ("state_dict", "model_state_dict", "model", "teacher", "student", "backbone", "encoder")
 _SHOWN = 8
 
@@ -99,7 +99,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         UserError: when the file is missing or damaged, has no tensors, or is a pickle with other objects.
     """
-    path = existing(path, "backbone.weights")
+    path = existing(path, "start.file")
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
@@ -142,6 +142,26 @@ def adapt_bands(weight: Tensor, bands: int, how: str) -> Tensor:
     return wide * (source / bands)
 
 
+def match_bands(weight: Tensor, order: Sequence[int | None]) -> Tensor:
+    """A first convolution for other bands, scaled so that activations keep their size.
+
+    Args:
+        weight: (O, I, kh, kw), a convolution for I bands.
+        order: of each band that it is for afterwards, the number of the filter; None: the mean of all filters.
+
+    Returns:
+        (O, len(order), kh, kw).
+    """
+    mean = weight.mean(dim=1)
+    filters = [mean if i is None else weight[:, i] for i in order]
+    return torch.stack(filters, 1) * (weight.shape[1] / len(order))
+
+
+def first_convolution(state: Mapping[str, Tensor]) -> Tensor:
+    """The weights (O, I, kh, kw) of the first convolution among a network's tensors."""
+    return next(v for v in state.values() if v.ndim == 4)
+
+
 def _best_prefix(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """What stands before the backbone's names in the file ("module.", "backbone.", ...): the prefix that fits most."""
     probes = list(wanted)[:: max(len(wanted) // 16, 1)]
@@ -153,22 +173,23 @@ def _best_prefix(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> s
     return max(sorted(prefixes, key=lambda p: (len(p), p)), key=fitting)
 
 
-def fit_state(model: nn.Module, state: Mapping[str, Tensor], in_chans: int, adapt: str, origin: str) -> Match:
+def fit_state(model: nn.Module, state: Mapping[str, Tensor], order: Sequence[int | None] | None, origin: str) -> Match:
     """Copies into a backbone every tensor that fits by name and shape, and logs what did not.
 
     Args:
         model: the backbone.
         state: the tensors by name.
-        in_chans: bands of the backbone.
-        adapt: what becomes of a first convolution for another number of bands: "random" leaves it as it was built, for
-            other values see `adapt_bands`.
+        order: for each of the backbone's bands the number of the filter (see `match_bands`); None: the filters as they
+            are where there are as many, else the mean of all.
         origin: where the tensors come from, for messages.
 
     Raises:
-        UserError: when less than 90 % of the backbone's tensors are there; the backbone is then left as it was.
+        UserError: when less than 90 % of the backbone's tensors are there, or some are not finite; the backbone is then
+            left as it was.
     """
     wanted = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     prefix = _best_prefix(wanted, state)
+    stem = next(name for name, p in model.named_parameters() if p.ndim == 4)
     matched: dict[str, Tensor] = {}
     adapted: dict[str, Tensor] = {}
     missing: list[str] = []
@@ -176,10 +197,12 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], in_chans: int, adap
         given = state.get(prefix + name)
         if given is None:
             missing.append(name)
+        elif name == stem and given.shape[:1] + given.shape[2:] == tensor.shape[:1] + tensor.shape[2:]:
+            as_it_is: list[int | None] = list(range(given.shape[1]))
+            bands = order or (as_it_is if given.shape == tensor.shape else [None] * tensor.shape[1])
+            (matched if list(bands) == as_it_is else adapted)[name] = match_bands(given.float(), bands)
         elif given.shape == tensor.shape:
             matched[name] = given
-        elif _differs_in_bands(given.shape, tensor.shape, in_chans):
-            adapted[name] = tensor if adapt == "random" else adapt_bands(given.float(), in_chans, adapt)
         else:
             missing.append(f"{name} {tuple(given.shape)} for {tuple(tensor.shape)}")
     used = {prefix + k for k in wanted}
@@ -192,40 +215,17 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], in_chans: int, adap
             f"{_list(missing)}. Unused: {_list(unused)}. "
             "Type the name of the model the weights were made with: backbone.name=..."
         )
+    broken = [k for k, v in new.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if broken:
+        raise UserError(f"{origin} hold NaN or infinity in {_list(broken)}: take an earlier checkpoint of their run")
     model.load_state_dict({k: v.to(wanted[k].dtype) for k, v in new.items()}, strict=False)
-    log.info("%s: %d of %d tensors loaded, %d missing", origin, len(new), len(wanted), len(missing))
+    level = logging.INFO if missing else logging.DEBUG  # a classifier that is left out is no news
+    log.log(level, "%s: %d of %d tensors loaded, %d missing", origin, len(new), len(wanted), len(missing))
     if unused:
-        log.info("%s: %d more left unused: %s", origin, len(unused), _list(unused))
+        log.log(level, "%s: %d more left unused: %s", origin, len(unused), _list(unused))
     if missing:
         log.warning("%s lack tensors, which keep their initial values: %s", origin, _list(missing))
-    if adapted:
-        log.info("%s: first convolution adapted to %d bands (%s)", origin, in_chans, adapt)
     return match
-
-
-def _differs_in_bands(given: torch.Size, wanted: torch.Size, in_chans: int) -> bool:
-    """Whether these are shapes of the same first convolution for different numbers of bands."""
-    same = given[:1] + given[2:] == wanted[:1] + wanted[2:]
-    return same and len(wanted) == 4 and wanted[1] == in_chans
-
-
-def load_weights(model: nn.Module, path: str | os.PathLike[str], in_chans: int, adapt: str) -> Match:
-    """Reads a weights file into a backbone.
-
-    Args:
-        model: the backbone.
-        path: a .safetensors file or a torch file.
-        in_chans: bands of the backbone.
-        adapt: see `fit_state`.
-
-    Raises:
-        UserError: when the file cannot be read, holds NaN or infinity, or fits the backbone badly.
-    """
-    state = read_state(path)
-    broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-    if broken:
-        raise UserError(f"{path} holds NaN or infinity in {_list(broken)}. Take an earlier checkpoint of its run.")
-    return fit_state(model, state, in_chans, adapt, f"The weights in {path}")
 
 
 def _list(names: Sequence[str]) -> str:

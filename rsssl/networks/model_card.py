@@ -157,6 +157,9 @@ def _provenance(notes: dict[str, Any]) -> str:
     if record := notes.get("pretrain"):
         known = [f"{k} {record[k]}" for k in ("dataset", "images", "epochs", "artifact") if record.get(k) is not None]
         lines.append(f"* pre-training: {', '.join(known)}")
+        if start := record.get("start"):  # whose licence goes with the weights
+            said = {k: start[k] for k in ("published", "sha256", "licence", "citation") if start.get(k)}
+            lines.append(f"* trained from published weights: {', '.join(f'{k} {v}' for k, v in said.items())}")
     if versions := notes.get("versions"):
         lines.append("* versions: " + ", ".join(f"{k} {v}" for k, v in versions.items()))
     if config_hash := notes.get("config_hash"):

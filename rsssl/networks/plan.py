@@ -21,11 +21,15 @@ from rsssl.engine.resume import resumed
 from rsssl.engine.run import Run
 from rsssl.engine.store import digest
 from rsssl.errors import UserError
+from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
 from rsssl.networks.recipe import Recipe
+from rsssl.networks.starts import Start
 
-VERSION = 2  # raised when a change of the code changes what the same inputs train to
+VERSION = 3  # raised when a change of the code changes what the same inputs train to
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per band, in units of 0 to 1
 LARGEST = 224  # pixels of a view unless pretrain.image_size says otherwise: what the field and the paper train at
+ENLARGED = 2  # times that small images are enlarged, at most, to the size that a start wants
 GROUPS = ("ssl", "augment", "optimizer", "schedule", "backbone")
 # Keys that cannot change the weights, or that stand in the inputs in another form.
 NOT_IN_THE_INPUTS = ("dataset", "root", "resume", "log_every", "checkpoint_minutes", "probes", "pictures")
@@ -41,20 +45,24 @@ class Plan:
 
     Args:
         recipe: how it is trained.
+        start: what the backbone is before.
         parts: the datasets.
         indices: of each part, the rows that are trained on.
         preprocess: how images become the network's input.
         lr: peak learning rate.
         inputs: what the training's hash is made of.
+        minutes: the budget of time, where neither epochs nor steps are given.
         start_from: another training's checkpoint.
     """
 
     recipe: Recipe
+    start: Start
     parts: list[Data]
     indices: list[np.ndarray]
     preprocess: Preprocess
     lr: float
     inputs: dict[str, Any]
+    minutes: float | None
     start_from: Path | None = None
 
     @property
@@ -81,13 +89,18 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
     keys = recipe.pretrain
     parts = [load(d, run.store, run.workers, recipe.protocol) for d in datasets(recipe, dataset, run)]
     indices = draw(parts, keys.images, keys.seed)
-    size = view_size(recipe, parts)
-    mean, std = statistics(*((d.pack, d.split.pool) for d in parts))
-    if keys.standardise == "half":
-        mean, std = (0.5,) * len(mean), (0.5,) * len(std)
+    start: Start = instantiate(recipe.start, _convert_="all")
+    card = replace(parts[0].pack.card, classes=())
+    native = min(min(d.pack.card.size) for d in parts)
+    preprocess = presented(recipe, start, card, native, statistics(*((d.pack, d.split.pool) for d in parts)))
     lr = keys.lr if keys.lr is not None else recipe.optimizer["lr"]
-    settings = {k: v for k, v in asdict(keys).items() if k not in NOT_IN_THE_INPUTS} | {"image_size": size, "lr": lr}
-    for key, without in (("steps", None), ("accumulate", 1)):
+    settings = {k: v for k, v in asdict(keys).items() if k not in NOT_IN_THE_INPUTS} | {
+        "image_size": preprocess.size,
+        "lr": lr,
+    }
+    minutes = keys.budget(run.device.type)
+    settings["minutes"] = minutes
+    for key, without in (("epochs", None), ("steps", None), ("minutes", None), ("accumulate", 1)):
         if settings[key] == without:
             settings.pop(key)
     inputs = {
@@ -96,10 +109,9 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
         "pretrain": settings,
         **{group: canonical(getattr(recipe, group)) for group in GROUPS},
     }
-    unlabelled = replace(parts[0].pack.card, classes=())
-    planned = Plan(recipe, parts, indices, Preprocess(unlabelled, size, mean, std), lr, inputs)
-    if recipe.backbone["weights"]:
-        inputs["weights"] = file_hash(recipe.backbone["weights"])
+    if identity := start.identity(recipe.backbone["name"]):
+        inputs["start"] = identity
+    planned = Plan(recipe, start, parts, indices, preprocess, lr, inputs, minutes)
     if together := recipe.ssl.get("together"):
         inputs["places"] = digest({"places": place_of_each(planned, together)})
     if code := own_code(inputs):
@@ -151,19 +163,23 @@ def as_list(value: Any) -> list[str]:
     return [str(v) for v in value] if not isinstance(value, str) else [value]
 
 
-def view_size(recipe: Recipe, parts: list[Data]) -> int:
-    """`pretrain.image_size`, else the images' own size up to LARGEST pixels."""
-    return recipe.pretrain.image_size or min(LARGEST, *(min(d.pack.card.size) for d in parts))
+def presented(recipe: Recipe, start: Start, card: SensorCard, native: int, pool: Statistics) -> Preprocess:
+    """How images become the network's input.
 
-
-def file_hash(path: str) -> str:
-    """The SHA-256 of a weights file."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(
-            f"backbone.weights={path} is not a file: type backbone.weights=FILE with a .safetensors or .pth file"
-        )
-    return sha256(file.read_bytes())
+    Args:
+        recipe: how it is trained.
+        start: what the backbone is before.
+        card: of the images.
+        native: pixels of a side of the smallest of them.
+        pool: mean and std of the pool.
+    """
+    form, keys = start.form(recipe.backbone["name"]), recipe.pretrain
+    size = keys.image_size or (min(LARGEST, native) if form is None else min(form.size, ENLARGED * native))
+    if keys.standardise == "half":
+        pool = (0.5,) * card.n_bands, (0.5,) * card.n_bands
+    elif form and keys.standardise == "start":
+        pool = form.standardisation(card, *pool)
+    return Preprocess(card, size, *pool)
 
 
 def draw(parts: list[Data], images: int | None, seed: int) -> list[np.ndarray]:

@@ -5,41 +5,33 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
-from rsssl import rng
 from rsssl.augment import prepare
 from rsssl.data.dataset import Dataset
-from rsssl.data.loader import PoolBatches, Sampling
-from rsssl.data.places import Partners
-from rsssl.data.pool import Pool, stored
+from rsssl.data.pool import stored
 from rsssl.engine import distributed
-from rsssl.engine.batch_norm import over_all_ranks
 from rsssl.engine.checkpoint import Checkpoints
-from rsssl.engine.device import on_device
 from rsssl.engine.files import write_json
 from rsssl.engine.loop import Fit
 from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.ranks import alone
 from rsssl.engine.run import Run
-from rsssl.errors import UserError
 from rsssl.evaluation.online_probe import OnlineProbe
-from rsssl.methods.base import Method
 from rsssl.models.batch_norm import recalibrate
-from rsssl.models.maps import patch_side
+from rsssl.networks.budget import budget_of, outlook
 from rsssl.networks.files import BACKBONE, write_backbone
-from rsssl.networks.plan import PLACES_HINT, Plan, place_of_each, plan
+from rsssl.networks.plan import Plan, plan
 from rsssl.networks.recipe import Recipe
-from rsssl.optim import parameter_groups
+from rsssl.networks.training import Training, assemble
+from rsssl.optim import layer_rates, parameter_groups
 from rsssl.report.pictures import Pictures
 
 log = logging.getLogger(__name__)
@@ -78,122 +70,21 @@ def copy_metrics(source: Path, run: Run) -> None:
             shutil.copytree(source / name, run.record(name), dirs_exist_ok=True)
 
 
-@dataclass(frozen=True)
-class Training:
-    """What a pre-training is made of, on this rank: built the same way to train and to replay a step."""
-
-    method: Method
-    batches: PoolBatches
-    device: torch.device
-
-
-def assemble(planned: Plan, device: torch.device) -> Training:
-    """The method with its backbone, and its batches."""
-    recipe, keys = planned.recipe, planned.recipe.pretrain
-    backbone = instantiate(recipe.backbone, in_chans=planned.preprocess.card.n_bands, seed=keys.seed)
-    check_size(backbone, planned.preprocess.size)
-    stages = [(float(until), float(scale)) for until, scale in keys.progressive]
-    size_at = stage_size(planned.preprocess.size, stages, max(2, patch_side(backbone)))
-    try_size(backbone, planned.preprocess.card.n_bands, size_at(0, 1))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.fold("method", keys.seed) % 2**63)
-        method = make_method(recipe.ssl, backbone)
-    on_device(over_all_ranks(method), device)
-    if recipe.compile:
-        distributed.keep_from_compiler()
-        method.backbone.compile(mode=recipe.compile)  # in place: the names of the weights stay
-    partners = Partners(place_of_each(planned, method.together), PLACES_HINT) if method.together else None
-    pool = Pool(planned.sources, partners=partners)
-    if partners and partners.alone:
-        log.warning(
-            "%d of %d tiles are the only ones of their place: their positives are crops of themselves",
-            partners.alone,
-            len(pool),
-        )
-    sampling = Sampling(
-        batch_size=keys.batch_size,
-        epochs=keys.epochs,
-        seed=keys.seed,
-        key="+".join(d.split.hash for d in planned.parts),
-        steps=keys.steps,
-        accumulate=keys.accumulate,
-        size_at=size_at,
-    )
-    views = instantiate(recipe.augment, _convert_="all")
-    batches = PoolBatches(pool, views, method.n_views, planned.preprocess, sampling, device, local=method.uses_local)
-    if keys.batch_size > len(pool):
-        log.warning(
-            "pretrain.batch_size=%d is more than the pool's %d images; a batch is the pool", keys.batch_size, len(pool)
-        )
-    return Training(method, batches, device)
-
-
-def make_method(node: dict[str, Any], backbone: nn.Module) -> Method:
-    """The method of a configuration; UserError when it is none, or its constructor left out that of `Method`."""
-    name = str(node["_target_"]).rpartition(".")[2]
-    try:
-        method = instantiate(node, backbone=backbone)
-    except InstantiationException as error:
-        if "__init__() call" not in str(error.__cause__):  # torch's, for a module that is set before
-            raise
-        method = None
-    if not isinstance(method, Method) or not hasattr(method, "n_views"):
-        raise UserError(
-            f"{name} is not a method yet: write class {name}(Method), and begin its __init__ with "
-            "super().__init__(backbone, views)"
-        )
-    return method
-
-
-def check_size(backbone: nn.Module, size: int) -> None:
-    """Raises UserError when a transformer's patches do not divide the images."""
-    side = patch_side(backbone)
-    if size % side:
-        raise UserError(
-            f"this transformer cuts images into patches of {side} pixels, and {size} is no multiple of it: "
-            f"type pretrain.image_size={max(side, side * round(size / side))}"
-        )
-
-
-@torch.inference_mode()
-def try_size(backbone: nn.Module, bands: int, size: int) -> None:
-    """Raises UserError when a network on the CPU cannot take images as small as the training begins with."""
-    training = backbone.training
-    try:
-        backbone.eval()(torch.zeros(1, bands, size, size))
-    except RuntimeError as error:
-        raise UserError(
-            f"the training begins with images of {size} pixels, and this backbone cannot take them ({error}): type a "
-            "larger pretrain.image_size=, or pretrain.progressive=[] for the full size from the first step"
-        ) from error
-    finally:
-        backbone.train(training)
-
-
-def stage_size(size: int, stages: list[tuple[float, float]], multiple: int = 2) -> Callable[[int, int], int]:
-    """(step, total) -> pixels of a view: the stage's share of the size, a multiple of `multiple`, 16 at least."""
-
-    def at(step: int, total: int) -> int:
-        for until, scale in stages:
-            if step < until * total:
-                return min(size, max(16, multiple * round(size * scale / multiple)))
-        return size
-
-    return at
-
-
 def train(planned: Plan, run: Run, folder: Path) -> None:
     """One pre-training in `folder`, resumed from its last checkpoint if it was interrupted."""
     recipe, keys = planned.recipe, planned.recipe.pretrain
-    training = assemble(planned, run.device)
-    method, batches, device = training.method, training.batches, training.device
-    parameters = parameter_groups(*method.trained_modules())
+    budget = budget_of(planned, folder, lambda steps: assemble(planned, run, steps))
+    training = assemble(planned, run, budget.steps, budget.rows)
+    method, batches, device, average = training.method, training.batches, training.device, training.average
+    backbone = average.module if average else method.backbone  # what is looked at and kept
+    rates = layer_rates(method.backbone, planned.lr, keys.layer_decay)
+    parameters = parameter_groups(*method.trained_modules(), rates=rates)
     optimizer = instantiate(recipe.optimizer, lr=planned.lr, params=parameters, _convert_="all")
     epochs = round(batches.total_steps / batches.steps_per_epoch, 2)
     log_size(planned, training, epochs)
     tracker, checkpoints = instantiate(recipe.tracker), Checkpoints(folder)
     ridge = instantiate(run.option("evaluate", "ridge"), _convert_="all")
-    probe = OnlineProbe(method.backbone, planned.parts[0], planned.preprocess, ridge, device)
+    probe = OnlineProbe(backbone, planned.parts[0], planned.preprocess, ridge, device)
     pictures = Pictures(method, batches, planned.preprocess, folder, tracker)
     if distributed.rank() == 0:
         run.save_config(folder)
@@ -213,6 +104,7 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
         seed=keys.seed,
         timeout=run.timeout,
         start_from=planned.start_from,
+        average=average,
         advice=f"type the same command with task=replay to see which images and which layer it was, and with "
         f"pretrain.resume={folder} and a lower pretrain.lr= (it was {planned.lr:g}) to go on from the last checkpoint",
     )
@@ -221,9 +113,9 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
         return
     if not method.whole_images:
         with alone():  # the same images for any number of ranks
-            recalibrate(method.backbone, whole_images(planned, device))
+            recalibrate(backbone, whole_images(planned, device))
     inputs = {"inputs": json.dumps(planned.inputs)}
-    write_backbone(method.backbone.cpu(), folder / BACKBONE, planned.preprocess, inputs)
+    write_backbone(backbone.cpu(), folder / BACKBONE, planned.preprocess, inputs)
     record = {
         "images": planned.n_images,
         "epochs": epochs,
@@ -235,6 +127,8 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
         "processes": distributed.world_size(),
     }
     write_json(folder / "training.json", record)
+    if sentence := outlook(folder, planned, batches.total_steps):
+        log.info(sentence)
     checkpoints.keep_newest()
 
 

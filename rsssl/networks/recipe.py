@@ -9,6 +9,8 @@ from rsssl.checks import one_of, positive
 from rsssl.errors import UserError
 
 COMPILE = ("default", "reduce-overhead", "max-autotune")  # modes of torch.compile; the second is CUDA graphs
+AUTO_MINUTES = {"cpu": 8.0, "cuda": 60.0}  # by device
+MOST_EPOCHS = 100  # a budget buys no more passes over the pool
 FIXED_SIZE = ("swin", "mixer", "mlp")  # families of backbones that take images of one size only
 
 
@@ -20,14 +22,19 @@ class PretrainKeys:
         dataset: names of datasets to pre-train on; None: the evaluated dataset's own pool.
         root: their folders, where they are not the usual ones.
         images: how many images of the pool; None: all.
-        epochs: passes over the pool.
+        epochs: passes over the pool; None: `minutes`.
         steps: that many steps in place of whole epochs.
+        minutes: a budget, where neither epochs nor steps are given: as many steps as it buys on this machine, at most
+            MOST_EPOCHS passes; None: AUTO_MINUTES.
         batch_size: images in a batch.
         accumulate: batches that make a step.
         image_size: pixels of a view; None: the images' own size, up to 224.
         progressive: [until, scale] pairs: up to that share of the steps, views at that scale of the size.
         lr: peak learning rate; None: the optimizer's own.
-        standardise: "card" (mean and std of the pool) or "half" (the paper's (x - 0.5) / 0.5).
+        layer_decay: from each stage of the backbone to the one before it the rate is multiplied by it.
+        average: the weights that are kept are averages over about that share of the steps; 0: the last ones.
+        standardise: "start" (as the start's network is used to), "card" (mean and std of the pool) or "half" (the
+            paper's (x - 0.5) / 0.5).
         seed: of the first weights, the order and the augmentation.
         resume: another training's checkpoint to go on from.
         log_every: steps between two rows of metrics.
@@ -39,13 +46,16 @@ class PretrainKeys:
     dataset: Any
     root: Any
     images: int | None
-    epochs: int
+    epochs: int | None
     steps: int | None
+    minutes: float | None
     batch_size: int
     accumulate: int
     image_size: int | None
     progressive: list[Any]
     lr: float | None
+    layer_decay: float
+    average: float
     standardise: str
     seed: int
     resume: str | None
@@ -62,19 +72,31 @@ class PretrainKeys:
         """
         names = ("images", "epochs", "steps", "batch_size", "image_size", "lr", "log_every", "accumulate")
         positive(**{f"pretrain__{name}": getattr(self, name) for name in names})
-        if self.standardise not in ("card", "half"):
-            raise UserError(
-                f"pretrain.standardise={self.standardise} is unknown: type pretrain.standardise=card (mean and std of "
-                "the pool) or pretrain.standardise=half (the paper's (x - 0.5) / 0.5)"
-            )
+        positive(pretrain__minutes=self.minutes)
+        if self.minutes and (self.epochs or self.steps):
+            raise UserError("pretrain.minutes= and pretrain.epochs= or steps= both say how long: type one of them")
+        # start: as its network is used to. card: mean and std of the pool. half: the paper's (x - 0.5) / 0.5.
+        one_of("pretrain.standardise", self.standardise, ("start", "card", "half"))
         if self.batch_size < 2:
             raise UserError("pretrain.batch_size=1 leaves nothing to compare with: type pretrain.batch_size=256")
+        if not 0 <= self.average < 1:
+            raise UserError(
+                f"pretrain.average={self.average} is no share of the steps: type pretrain.average=0.3, or 0"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"pretrain.layer_decay={self.layer_decay} is not in (0, 1]: type pretrain.layer_decay=0.6")
         for name in ("probes", "pictures"):
             if getattr(self, name) < 0:
                 raise UserError(
                     f"pretrain.{name}={getattr(self, name)} is below zero: type pretrain.{name}=10, or 0 for none"
                 )
         self._check_progressive()
+
+    def budget(self, device: str) -> float | None:
+        """Minutes of training on that type of device; None where epochs or steps are given."""
+        if self.epochs or self.steps:
+            return None
+        return AUTO_MINUTES.get(device, AUTO_MINUTES["cuda"]) if self.minutes is None else self.minutes
 
     def _check_progressive(self) -> None:
         hint = "type pretrain.progressive='[[0.8,0.5]]' (80 % of the steps at half size) or pretrain.progressive=[]"
@@ -97,6 +119,7 @@ class Recipe:
 
     Args:
         backbone: arguments of `build_backbone`.
+        start: what it is before the training (see starts.py).
         ssl: the method; empty for ssl=none.
         augment: the augmentation policy.
         optimizer: of the pre-training and of fine-tuning.
@@ -108,6 +131,7 @@ class Recipe:
     """
 
     backbone: dict[str, Any]
+    start: dict[str, Any]
     ssl: dict[str, Any]
     augment: dict[str, Any]
     optimizer: dict[str, Any]
@@ -132,11 +156,6 @@ class Recipe:
         # paper: the published code's choice of the best epoch on half of the test images.
         one_of("protocol", self.protocol, ("clean", "validation", "paper"))
         positive(backbone__depths=self.backbone["depths"])
-        if self.backbone["pretrained"] and self.backbone["weights"]:
-            raise UserError(
-                "backbone.pretrained=true and backbone.weights are two different starts: leave one out, type "
-                "backbone.pretrained=false"
-            )
         for name in ("temperature", "views"):
             positive(**{f"ssl__{name}": self.ssl.get(name)})
         if self.pretrain.progressive and str(self.backbone["name"]).startswith(FIXED_SIZE):

@@ -23,9 +23,10 @@ from rsssl.engine.ranks import world_size
 from rsssl.engine.replay import Failure, not_finite
 from rsssl.engine.run import Run
 from rsssl.errors import UserError
+from rsssl.networks.budget import read_budget
 from rsssl.networks.plan import Plan, plan
-from rsssl.networks.pretraining import Training, assemble
 from rsssl.networks.recipe import Recipe
+from rsssl.networks.training import Training, assemble
 
 SHOWN = 5
 
@@ -46,7 +47,8 @@ def replay_failure(recipe: Recipe, dataset: Dataset, run: Run) -> dict[str, Any]
             f"{folder} keeps no step that was not finite: type the command that failed, all of it, with task=replay "
             f"added"
         )
-    training = assemble(planned, run.device)
+    budget = read_budget(folder)
+    training = assemble(planned, run, failure.total, budget.rows if budget else None)
     state = checkpoint.read(folder / f"checkpoint-{failure.step:09d}.pt", training.device)
     training.method.load_state_dict(state["model"])
     return replay(training, planned, failure)

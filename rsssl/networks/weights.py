@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from torch import nn
 
 from rsssl.data.prepared import Data
 from rsssl.engine.files import sha256
@@ -16,12 +17,13 @@ from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
 from rsssl.evaluation.features import Weights
 from rsssl.models.backbone import describe_backbone, read_backbone
-from rsssl.models.preprocess import Preprocess
 from rsssl.networks.files import BACKBONE, preprocess_of, write_backbone
 from rsssl.networks.load import find_weights
-from rsssl.networks.plan import LARGEST, canonical, view_size
+from rsssl.networks.plan import LARGEST, canonical, presented
 from rsssl.networks.pretraining import pretrain
 from rsssl.networks.recipe import Recipe
+from rsssl.networks.starts import Start
+from rsssl.networks.training import started
 
 NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
 RECORDED = ("artifact", "folder", "dataset", "images", "epochs", "images_per_second", "seconds", "reused")
@@ -32,34 +34,36 @@ def pretrained_or_train(recipe: Recipe, checkpoint: str | None, data: Data, run:
     if checkpoint:
         return from_file(find_checkpoint(checkpoint, run.store), data)
     if recipe.ssl.get("_target_") is None:
-        return untrained(recipe, data)
+        return untrained(recipe, instantiate(recipe.start, _convert_="all"), data, run)
     record = pretrain(recipe, data.dataset, run)
     return from_file(Path(record["weights"]), data, {k: record[k] for k in RECORDED})
 
 
-def untrained(recipe: Recipe, data: Data, random: bool = False, like: Weights | None = None) -> Weights:
-    """The backbone as it starts. Images are standardised with the statistics of the evaluated dataset's own pool.
+def untrained(recipe: Recipe, start: Start, data: Data, run: Run, like: Weights | None = None) -> Weights:
+    """The backbone as it starts.
 
     Args:
         recipe: which backbone.
+        start: `Start()` for random weights.
         data: the evaluated dataset.
-        random: random weights, whatever backbone.pretrained and backbone.weights name.
+        run: whose store keeps what is fetched.
         like: the same network at the same size as these weights, whatever the recipe says: what a baseline has to be.
     """
-    start = recipe.backbone | ({"pretrained": False, "weights": None} if random else {})
-    if like:
-        start |= like.spec
-    card, seed = data.pack.card, recipe.pretrain.seed
-    inputs: dict[str, Any] = {"backbone": canonical(start), "seed": seed, "bands": card.n_bands}
-    if start["weights"]:
-        inputs["file"] = sha256(Path(start["weights"]).expanduser().read_bytes())
-    size = like.preprocess.size if like else view_size(recipe, [data])
-
-    def build() -> nn.Module:
-        return instantiate(start, in_chans=card.n_bands, seed=seed)
-
-    spec = {k: start[k] for k in NETWORK}
-    return Weights(build, spec, digest(inputs), Preprocess(card, size, data.mean, data.std))
+    card, backbone = data.pack.card, recipe.backbone | (like.spec if like else {})
+    asked = replace(recipe, backbone=backbone)
+    preprocess = presented(asked, start, card, min(card.size), (data.mean, data.std))
+    inputs: dict[str, Any] = {
+        "backbone": canonical(backbone),
+        "seed": recipe.pretrain.seed,
+        "bands": card.n_bands,
+        "start": start.identity(backbone["name"]),
+    }
+    return Weights(
+        build=lambda: started(asked, start, card, run),
+        spec={k: backbone[k] for k in NETWORK},
+        hash=digest(inputs),
+        preprocess=preprocess.at(like.preprocess.size) if like else preprocess,
+    )
 
 
 def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> Weights:
@@ -83,14 +87,25 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
             f"{file} was trained on the bands in another order ({', '.join(bands)}) than {card.name} has them "
             f"({', '.join(card.bands)}): type 'dataset.select=[{','.join(card.bands[ours.index(b)] for b in theirs)}]'"
         )
+    start = json.loads(metadata.get("inputs", "{}")).get("start")
+    record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
     return Weights(
         build=lambda: read_backbone(file)[0],
         spec={k: spec[k] for k in NETWORK if k in spec},
         hash=sha256(file.read_bytes())[:16],
         preprocess=trained.of(card),
-        record=record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True},
+        record=record | {"start": start} if start else record,
         file=file,
+        start=start,
     )
+
+
+def began_as(weights: Weights, start: Start) -> bool:
+    """Whether weights were trained from this start, which is not a random one: then it is a baseline."""
+    try:
+        return bool(weights.start) and weights.start == start.identity(weights.spec["name"])
+    except UserError:  # start= is that of this command: of the checkpoint's network there may be no such weights
+        return False
 
 
 def stored_file(weights: Weights, store: Store) -> Path:

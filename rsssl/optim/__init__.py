@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsssl.optim.groups import parameter_groups
+from rsssl.optim.groups import layer_rates, parameter_groups
 from rsssl.optim.lars import LARS
 from rsssl.optim.optimizers import SGD, Adam, AdamW
 from rsssl.optim.schedules import Constant, Cosine, Linear, Polyline, Schedule, Step
@@ -18,5 +18,6 @@ __all__ = [
     "Polyline",
     "Schedule",
     "Step",
+    "layer_rates",
     "parameter_groups",
 ]

@@ -32,6 +32,7 @@ class Row(NamedTuple):
     pretrain_images: int = 0
     pretrain_epochs: int = 0
     artifact: str = ""
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,13 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
     return results, warnings
 
 
+def method_of(ssl: str, start: str) -> str:
+    """A row's name: the signal that the backbone was trained by, and what it was before."""
+    if start == "random":
+        return ssl
+    return f"{start}, frozen" if ssl == "none" else f"{ssl} from {start}"
+
+
 def need(entry: dict[str, Any], keys: Iterable[str]) -> None:
     missing = [key for key in keys if key not in entry]
     if missing:
@@ -131,7 +139,8 @@ def result(content: dict[str, Any], path: Path, modified: float) -> Result:
         **texts,
         tta=bool(content.get("tta", False)),
         baseline=False,
-        method=str(content["ssl"] or "none"),
+        method=method_of(str(content["ssl"] or "none"), str(content.get("start") or "random")),
+        start=str(content.get("start") or "random"),
         pretrain_dataset="+".join(map(str, source)) if isinstance(source, list) else str(source),
         pretrain_images=int(pretrain.get("images") or 0),
         pretrain_epochs=int(pretrain.get("epochs") or 0),
@@ -173,7 +182,7 @@ def baseline(run: Result, key: str, entry: Any) -> Result:
         tta=run.row.tta,
         baseline=True,
         backbone="" if key == "image_statistics" else run.row.backbone,
-        method=BASELINES.get(key, key.replace("_", " ")),
+        method=f"{run.row.start}, frozen" if key == "frozen_start" else BASELINES.get(key, key.replace("_", " ")),
     )
     confusion = checked_confusion(entry, len(run.classes)) if "confusion" in entry else []
     result = dataclasses.replace(run, row=row, scores=checked_scores(entry), confusion=confusion)

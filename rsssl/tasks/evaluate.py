@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,21 @@ if TYPE_CHECKING:
 
 # What a classifier's file says of how it was made and how good it is.
 NOTED = (
-    *("dataset", "ssl", "backbone", "evaluate", "ts", "seed", "protocol", "n_train", "n_test", "oa", "aa", "kappa"),
+    *(
+        "dataset",
+        "ssl",
+        "start",
+        "backbone",
+        "evaluate",
+        "ts",
+        "seed",
+        "protocol",
+        "n_train",
+        "n_test",
+        "oa",
+        "aa",
+        "kappa",
+    ),
     *("per_class", "baselines", "tta", "versions", "config_hash", "split_hash", "finished"),
 )
 
@@ -52,7 +66,8 @@ class Evaluate(Pretrain):
         ts: labels per class, a fraction of the pool, or "all".
         seed: draws the labelled images and the classifier.
         tta: average over the eight flips and quarter turns of the test images.
-        baselines: evaluate a random network and the image statistics too.
+        baselines: evaluate the start, a random network and the image statistics too.
+        image_size: pixels at which the network sees images; None: as it was trained.
         checkpoint: weights that exist.
     """
 
@@ -62,6 +77,7 @@ class Evaluate(Pretrain):
     seed: int
     tta: bool
     baselines: bool
+    image_size: int | None
     checkpoint: str | None
 
     def check(self) -> None:
@@ -69,6 +85,7 @@ class Evaluate(Pretrain):
         train_scale(self.ts)
         keys = self.finetune
         positive(finetune__epochs=keys.epochs, finetune__batch_size=keys.batch_size, finetune__lr=keys.lr)
+        positive(image_size=self.image_size)
         super().check()
 
     def check_method(self) -> None:
@@ -93,6 +110,7 @@ class Evaluate(Pretrain):
         from rsssl.engine.ranks import alone, rank
         from rsssl.evaluation.job import Job
         from rsssl.networks.files import CLASSIFIER, write_classifier
+        from rsssl.networks.starts import Start
         from rsssl.networks.weights import find_checkpoint, pretrained_or_train, stored_file, untrained
 
         device, store = run.device, run.store
@@ -107,8 +125,10 @@ class Evaluate(Pretrain):
         evaluator = instantiate(self.evaluate, _convert_="all")
         scratch = evaluator.trains_network and evaluator.start == "random"
         weights = (
-            untrained(self, data, random=True) if scratch else pretrained_or_train(self, self.checkpoint, data, run)
+            untrained(self, Start(), data, run) if scratch else pretrained_or_train(self, self.checkpoint, data, run)
         )
+        if self.image_size:
+            weights = replace(weights, preprocess=weights.preprocess.at(self.image_size))
         begin = time.monotonic()
         figures, head, network = self._fit(job, evaluator, weights, run)
         seconds = time.monotonic() - begin
@@ -117,6 +137,7 @@ class Evaluate(Pretrain):
             return {}
         results = self._results(job, weights, figures, baselines, run) | {"evaluation_seconds": seconds}
         results["ssl"] = "none" if scratch else self.method_name(run)
+        results["start"] = "random" if scratch else self.start_name(weights, run)
         with alone():  # the other ranks have ended
             backbone = network if network is not None else stored_file(weights, store)
         notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record}
@@ -149,17 +170,24 @@ class Evaluate(Pretrain):
         return train_network(job, weights, how)
 
     def _baselines(self, job: Job, evaluator: Any, weights: Weights, run: Run) -> dict[str, Any]:
-        """A random network and the image statistics under the same probe; beside a network trained whole, the linear
-        one."""
+        """The start as it is, a random network and the image statistics under the same probe; beside a network trained
+        whole, the linear one."""
         from hydra.utils import instantiate
 
         from rsssl.evaluation.frozen import frozen, statistics
-        from rsssl.networks.weights import untrained
+        from rsssl.networks.starts import Start
+        from rsssl.networks.weights import began_as, untrained
 
         if evaluator.trains_network:
             evaluator = instantiate(run.option("evaluate", "linear"), _convert_="all")
-        random = untrained(self, job.data, random=True, like=weights)
-        return {"random_init": frozen(job, evaluator, random)[0], "image_statistics": statistics(job, evaluator)}
+        figures = {}
+        start = instantiate(self.start, _convert_="all")
+        if began_as(weights, start):
+            begun = untrained(self, start, job.data, run, like=weights)
+            figures["frozen_start"] = frozen(job, evaluator, begun)[0]
+        random = untrained(self, Start(), job.data, run, like=weights)
+        figures["random_init"] = frozen(job, evaluator, random)[0]
+        return figures | {"image_statistics": statistics(job, evaluator)}
 
     def _results(
         self, job: Job, weights: Weights, figures: dict[str, Any], baselines: dict[str, Any], run: Run
@@ -172,6 +200,7 @@ class Evaluate(Pretrain):
             "task": run.options["task"],
             "dataset": card.name,
             "ssl": None,
+            "start": None,
             "backbone": network_name(weights, min(card.size)),
             "evaluate": run.options["evaluate"],
             "ts": train_scale(self.ts),
@@ -195,15 +224,27 @@ class Evaluate(Pretrain):
         """What the results call the signal that the backbone was trained by."""
         if self.checkpoint:
             return f"checkpoint {Path(self.checkpoint).name}"
-        weights = self.backbone["weights"]
-        if self.ssl.get("_target_") is None and (self.backbone["pretrained"] or weights):
-            return "imagenet" if self.backbone["pretrained"] else f"weights {Path(weights).name}"
         return run.options["ssl"]
+
+    def start_name(self, weights: Weights, run: Run) -> str:
+        """What the results call that which the backbone was before any training."""
+        from hydra.utils import instantiate
+
+        from rsssl.networks.weights import began_as
+
+        if weights.record is None:
+            return run.options["start"]
+        if weights.start is None:
+            return "random"
+        known = began_as(weights, instantiate(self.start, _convert_="all"))
+        return run.options["start"] if known else "another start"
 
 
 def print_results(results: dict[str, Any], file: Path) -> None:
     """The run's few lines on the terminal; tables over runs are rsssl-report's."""
-    rows = [(f"{results['ssl']} + {results['evaluate']}", results)]
+    from rsssl.report.results import method_of
+
+    rows = [(f"{method_of(results['ssl'], results['start'])} + {results['evaluate']}", results)]
     rows += [(name.replace("_", " "), values) for name, values in results["baselines"].items()]
     width = max(len(name) for name, _ in rows)
     scale = results["ts"] if isinstance(results["ts"], str | float) else f"{results['ts']} labels per class"

@@ -20,6 +20,7 @@ TRAIN = [
     "task=pretrain",
     "dataset=folder",
     "backbone.name=resnet10t",
+    "start=random",
     "+backbone.kwargs.channels=[8,16,32,64]",
     "ssl.views=2",
     "pretrain.batch_size=16",

@@ -89,6 +89,7 @@ def test_replay_names_the_images_and_the_layer(workshop, tiles: Path, tmp_path: 
         "dataset=folder",
         f"dataset.root={tiles}",
         "backbone.name=resnet10t",
+        "start=random",
         "+backbone.kwargs.channels=[8,16,32,64]",
         "pretrain.batch_size=16",
         "pretrain.image_size=16",

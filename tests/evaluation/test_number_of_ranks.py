@@ -10,7 +10,15 @@ import pytest
 
 from rsssl.data.pack import Pack
 
-EVALUATE = ["dataset=folder", "backbone.name=resnet10t", "ssl=none", "ts=5", "hydra.run.dir=run", "tracker=csv"]
+EVALUATE = [
+    "dataset=folder",
+    "backbone.name=resnet10t",
+    "start=random",
+    "ssl=none",
+    "ts=5",
+    "hydra.run.dir=run",
+    "tracker=csv",
+]
 SAME = ("oa", "aa", "kappa", "per_class", "confusion", "n_test", "n_train", "split_hash", "config_hash", "baselines")
 
 

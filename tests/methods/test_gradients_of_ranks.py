@@ -15,10 +15,14 @@ METHODS = [m for m in group_options("ssl") if m != "none"]
 KINDS = ["simclr", "moco_v2", "nnclr", "vicreg", "swav", "dino", "seasonal", "simsiam"]
 CODE = """
 from rsssl.batch import Batch
+from rsssl.models.batch_norm import keep_statistics
 from rsssl.engine.ranks import alone, rank, share
 
 def steps(name):
-    method = over_all_ranks(method_of(name)[0]).double()
+    method = method_of(name)[0]
+    if KEPT:  # from published weights: batch norm with the statistics that it has
+        keep_statistics(method)
+    method = over_all_ranks(method).double().train()
     draws, method.draws = method.draws, lambda *a: draws(*a).double()
     trained = [p for m in method.trained_modules() for p in m.parameters()]
     results = []
@@ -57,11 +61,16 @@ if rank() == 0:
 """
 
 
-@pytest.mark.parametrize(("ranks", "methods"), [(2, METHODS), (4, KINDS)], ids=["2", "4"])
+@pytest.mark.parametrize(
+    ("ranks", "methods", "kept"),
+    [(2, METHODS, False), (2, ["simclr", "byol"], True), (4, KINDS, False)],
+    ids=["2", "2, batch norm kept", "4"],
+)
 def test_gradients_of_ranks_equal_those_of_one_process(
-    ranks: int, methods: list[str], workshop, tmp_path: Path
+    ranks: int, methods: list[str], kept: bool, workshop, tmp_path: Path
 ) -> None:
-    workshop.run(tmp_path, code=f"METHODS = {methods}\n" + CODE, methods=methods, ranks=ranks)
+    code = f"METHODS, KEPT = {methods}, {kept}\n" + CODE
+    workshop.run(tmp_path, code=code, methods=methods, ranks=ranks)
     several, one = torch.load(tmp_path / "results.pt", weights_only=True)
     for name in methods:
         for step, ((loss, gradient), (whole_loss, whole)) in enumerate(

@@ -54,9 +54,9 @@ def eurosat(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack
 def build(name: str, *overrides: str) -> tuple[Method, Any]:
     """A method with a small backbone, and its config."""
     if "backbone=resnet18" in overrides or name not in ("mae", "dino"):
-        network = ["backbone.name=resnet10t"]
+        network = ["backbone.name=resnet10t", "start=random"]
     else:
-        network = ["+backbone.kwargs.depth=3"]
+        network = ["+backbone.kwargs.depth=3", "start=random"]
     with Composer() as composer:
         cfg = composed(composer, [f"ssl={name}", *network, *overrides])
     torch.manual_seed(0)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import rsssl
 from rsssl.data.pack import Pack
@@ -86,30 +85,7 @@ def test_what_the_network_was_trained_with_comes_from_its_file(
     assert all(torch.equal(v, expected[k]) for k, v in weights.build().state_dict().items())
 
 
-def first_convolution(model: nn.Module) -> torch.Tensor:
-    return next(m.weight for m in model.modules() if isinstance(m, nn.Conv2d)).detach()
-
-
-@pytest.mark.parametrize("adapt", ["mean", "tile", "random"])
-@pytest.mark.parametrize("n_bands", [1, 3, 13])
-def test_carried_over_as_asked(four_bands: Path, adapt: str, n_bands: int) -> None:
-    """backbone.weights=: `adapt` decides what becomes of the first convolution, all else is as in the file."""
-    model = build_backbone(NAME, n_bands, weights=four_bands, adapt=adapt, seed=9)
-    old, new = first_convolution(build_backbone(NAME, 4, seed=1)), first_convolution(model)
-    for band in range(n_bands):
-        if adapt == "random":
-            expected = first_convolution(build_backbone(NAME, n_bands, seed=9))[:, band]
-        else:
-            expected = (old.mean(1) if adapt == "mean" else old[:, band % 4]) * 4 / n_bands
-        torch.testing.assert_close(new[:, band], expected)
-    others = build_backbone(NAME, 4, seed=1).state_dict()
-    same = [torch.equal(v, others[k]) for k, v in model.state_dict().items() if v.shape != new.shape]
-    assert len(same) > 30 and all(same)
-
-
-def test_no_other_way_is_guessed(four_bands: Path) -> None:
-    with pytest.raises(UserError, match=r"adapt=median is not known.*adapt=mean, adapt=tile, adapt=random"):
-        build_backbone(NAME, 3, weights=four_bands, adapt="median")
+def test_no_other_way_is_guessed() -> None:
     with pytest.raises(ValueError, match="random"):
         adapt_bands(torch.zeros(2, 4, 3, 3), 3, "random")
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from rsssl.errors import UserError
 from rsssl.models.backbone import build_backbone
-from rsssl.models.weights import adapt_bands, load_weights, read_state
+from rsssl.models.weights import Match, adapt_bands, fit_state, match_bands, read_state
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,16 @@ def source() -> nn.Module:
     model = timm.create_model("resnet18", num_classes=10)
     model(torch.randn(4, 3, 32, 32))
     return model.eval()
+
+
+def load(model: nn.Module, file: Path, order: list[int | None] | None = None) -> Match:
+    return fit_state(model, read_state(file), order, f"The weights in {file}")
+
+
+def loaded(name: str, bands: int, file: Path, order: list[int | None] | None = None, seed: int = 0) -> nn.Module:
+    model = build_backbone(name, bands, seed=seed)
+    load(model, file, order)
+    return model
 
 
 def _agrees(model: nn.Module, source: nn.Module) -> bool:
@@ -53,29 +63,28 @@ def test_round_trips(kind: str, source: nn.Module, tmp_path: Path) -> None:
         noise = {"projector." + k: torch.randn(3, 3) for k in list(state)[:20]}
         torch.save(noise | {"encoder_q." + k: v for k, v in state.items()}, file)
     assert not _agrees(build_backbone("resnet18", 3, seed=4), source)
-    assert _agrees(build_backbone("resnet18", 3, weights=file, seed=4), source)
+    assert _agrees(loaded("resnet18", 3, file, seed=4), source)
 
 
-@pytest.mark.parametrize("how", ["mean", "tile"])
-def test_first_convolution_goes_from_3_to_13_bands(
-    how: str, source: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("order", [None, [2, 1, 0], [None, 1, 0, 2], [0, None, None, 1, 2, *[None] * 8]])
+def test_the_first_convolution_follows_the_order_of_the_bands(
+    order: list[int | None] | None, source: nn.Module, tmp_path: Path
 ) -> None:
     save_file(source.state_dict(), tmp_path / "w.safetensors")
-    with caplog.at_level(logging.INFO):
-        model = build_backbone("resnet18", 13, weights=tmp_path / "w.safetensors", adapt=how)
-    assert f"first convolution adapted to 13 bands ({how})" in caplog.text
+    bands = len(order or [0] * 13)
+    model = loaded("resnet18", bands, tmp_path / "w.safetensors", order)
     old = source.conv1.weight.detach()
-    for band in range(13):
-        expected = old.mean(1) if how == "mean" else old[:, band % 3]
-        torch.testing.assert_close(model.conv1.weight[:, band], expected * 3 / 13)
+    for band, k in enumerate(order or [None] * 13):
+        expected = old.mean(1) if k is None else old[:, k]
+        torch.testing.assert_close(model.conv1.weight[:, band], expected * 3 / bands)
     assert torch.equal(model.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
 
 
-def test_adaptation_random_keeps_the_seeds_stem(source: nn.Module, tmp_path: Path) -> None:
-    save_file(source.state_dict(), tmp_path / "w.safetensors")
-    model = build_backbone("resnet18", 13, weights=tmp_path / "w.safetensors", adapt="random", seed=6)
-    assert torch.equal(model.conv1.weight, build_backbone("resnet18", 13, seed=6).conv1.weight)
-    assert torch.equal(model.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+def test_bands_put_in_another_order_give_the_same_picture() -> None:
+    weight, x = torch.randn(8, 3, 7, 7), torch.randn(2, 3, 32, 32)
+    before = nn.functional.conv2d(x, weight)
+    after = nn.functional.conv2d(x[:, [2, 0, 1]], match_bands(weight, [2, 0, 1]))
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bands", [2, 4, 13])
@@ -84,38 +93,9 @@ def test_tile_is_timms_and_mean_keeps_grey_images(bands: int) -> None:
     torch.testing.assert_close(adapt_bands(weight, bands, "tile"), adapt_input_conv(bands, weight.clone()))
     grey = torch.randn(1, 1, 32, 32)
     before = nn.functional.conv2d(grey.expand(-1, 3, -1, -1), weight)
-    after = nn.functional.conv2d(grey.expand(-1, bands, -1, -1), adapt_bands(weight, bands, "mean"))
-    torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
-
-
-def test_pretrained_goes_through_timm_and_is_adapted(source: nn.Module, tmp_path: Path) -> None:
-    torch.save(
-        timm.create_model("resnet18").state_dict() | {"conv1.weight": source.conv1.weight.detach()}, tmp_path / "p.pth"
-    )
-    overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "p.pth")}}  # timm's own way to say where weights are
-    model = build_backbone("resnet18", 13, pretrained=True, kwargs=overlay)
-    torch.testing.assert_close(model.conv1.weight[:, 12], source.conv1.weight.mean(1) * 3 / 13)
-    small = build_backbone("resnet18_small", 3, pretrained=True, kwargs=overlay)  # a 7x7 stem does not fit 3x3
-    assert torch.equal(small.layer1[0].conv1.weight, model.layer1[0].conv1.weight)
-
-
-def test_pretrained_alexnet_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.models import alexnet
-
-    reference = alexnet(weights=None).eval()
-    monkeypatch.setattr("rsssl.models.classic.torchvision_state", lambda name: reference.state_dict())
-    model = build_backbone("alexnet", 3, pretrained=True).eval()
-    x = torch.randn(1, 3, 224, 224)
-    torch.testing.assert_close(model(x), reference.features(x).mean((2, 3)))
-
-    def offline(name: str) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr("rsssl.models.classic.torchvision_state", offline)
-    with pytest.raises(
-        UserError, match=r"weights of googlenet could not be fetched .*no route.*backbone.weights=/path"
-    ):
-        build_backbone("googlenet", 3, pretrained=True)
+    for wide in (adapt_bands(weight, bands, "mean"), match_bands(weight, [None] * bands)):
+        after = nn.functional.conv2d(grey.expand(-1, bands, -1, -1), wide)
+        torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
 
 
 def test_googlenet_is_torchvisions() -> None:
@@ -142,7 +122,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: 
         with pytest.raises(
             UserError, match=rf"{file} is damaged or holds Python objects .*safetensors.torch.save_file"
         ):
-            build_backbone("resnet18", 3, weights=tmp_path / file)
+            loaded("resnet18", 3, tmp_path / file)
     assert not (tmp_path / "ran").exists()
 
 
@@ -150,7 +130,7 @@ def test_weights_of_another_model_are_refused_untouched(source: nn.Module, tmp_p
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     model = build_backbone("resnet34", 3, seed=1)
     with pytest.raises(UserError, match=r"badly: \d+ of its \d+ tensors match. Missing: layer1\.2\.\S+.* and \d+ more"):
-        load_weights(model, tmp_path / "w.safetensors", 3, "mean")
+        load(model, tmp_path / "w.safetensors")
     fresh = build_backbone("resnet34", 3, seed=1).state_dict()
     assert all(torch.equal(v, fresh[k]) for k, v in model.state_dict().items())
 
@@ -159,13 +139,13 @@ def test_almost_all_is_enough_and_the_rest_is_named(source: nn.Module, tmp_path:
     state = source.state_dict()
     del state["layer4.1.conv2.weight"]
     save_file(state, tmp_path / "w.safetensors")
-    match = load_weights(build_backbone("resnet18", 3), tmp_path / "w.safetensors", 3, "mean")
+    match = load(build_backbone("resnet18", 3), tmp_path / "w.safetensors")
     assert match.missing == ("layer4.1.conv2.weight",) and 0.98 < match.share < 1
     assert set(match.unused) == {"fc.weight", "fc.bias"}
 
 
 def test_files_that_are_no_weights(source: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"No weights file at .*nowhere.*backbone.weights="):
+    with pytest.raises(UserError, match=r"No weights file at .*nowhere.*start.file="):
         read_state(tmp_path / "nowhere.pth")
     (tmp_path / "empty.pth").write_bytes(b"")
     (tmp_path / "text.pth").write_text("not weights")
@@ -181,7 +161,7 @@ def test_files_that_are_no_weights(source: nn.Module, tmp_path: Path) -> None:
     broken["bn1.bias"] = broken["bn1.bias"] * float("nan")
     save_file(broken, tmp_path / "nan.safetensors")
     with pytest.raises(UserError, match=r"NaN or infinity in bn1\.bias"):
-        build_backbone("resnet18", 3, weights=tmp_path / "nan.safetensors")
+        loaded("resnet18", 3, tmp_path / "nan.safetensors")
 
 
 def test_a_file_as_torchgeo_publishes_them_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -191,7 +171,7 @@ def test_a_file_as_torchgeo_publishes_them_is_reported(tmp_path: Path, caplog: p
     torch.save({"epoch": 99, "state_dict": state | {"queue": torch.zeros(4, 4)}}, tmp_path / "b13.pth")
     model = build_backbone("resnet50", 13, seed=3)
     with caplog.at_level(logging.INFO):
-        match = load_weights(model, tmp_path / "b13.pth", 13, "mean")
+        match = load(model, tmp_path / "b13.pth")
     assert match.prefix == "module." and match.missing == ("layer4.2.bn3.bias",) and not match.adapted
     assert set(match.unused) == {"module.fc.weight", "module.fc.bias", "queue"}
     assert all(torch.equal(model.state_dict()[k], published.state_dict()[k]) for k in match.matched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from rsssl.models.backbone import build_backbone
-from rsssl.optim import LARS, parameter_groups
+from rsssl.optim import LARS, layer_rates, parameter_groups
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "optimizer"
 
@@ -129,3 +130,24 @@ def test_groups_agree_with_timm() -> None:
     decayed, plain = parameter_groups(nn.ModuleDict({"backbone": model}))
     assert {id(p) for p in plain["params"]} == {id(p) for p in theirs[0]["params"]}
     assert {id(p) for p in decayed["params"]} == {id(p) for p in theirs[1]["params"]}
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "tf_efficientnet_lite0"])
+def test_rates_fall_towards_the_input(name: str) -> None:
+    """By the stage that stands in a parameter's name; what comes after the backbone has the whole rate."""
+    backbone = timm.create_model(name, num_classes=0)
+    head = torch.nn.Linear(backbone.num_features, 3)
+    pattern = re.compile(r"(?:layer|blocks\.)(\d+)\.")
+    first = 1 if name.startswith("resnet") else 0
+    stages = {n: int(m[1]) - first + 1 for n, _ in backbone.named_parameters() if (m := pattern.match(n))}
+    last = max(stages.values())
+    rates = layer_rates(backbone, 0.1, 0.5)
+    groups = parameter_groups(backbone, head, rates=rates)
+    rate_of = {id(p): group.get("lr", 0.1) for group in groups for p in group["params"]}
+    assert {rate_of[id(p)] for p in head.parameters()} == {0.1}
+    for n, p in backbone.named_parameters():
+        stem = 0 if n.startswith(("conv", "bn1", "patch", "cls", "pos")) and not n.startswith("conv_head") else last
+        assert rate_of[id(p)] == pytest.approx(0.1 * 0.5 ** (last + 1 - stages.get(n, stem))), n
+    assert layer_rates(backbone, 0.1, 1.0) == {}
+    exempt = {id(p) for group in groups if group.get("weight_decay") == 0.0 for p in group["params"]}
+    assert exempt == {id(p) for g in parameter_groups(backbone, head)[1:] for p in g["params"]}

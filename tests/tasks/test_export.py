@@ -33,6 +33,7 @@ def made(workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dataset=folder",
         f"dataset.root={root / 'tiles'}",
         "backbone.name=resnet10t",
+        "start=random",
         "pretrain.epochs=1",
         "workers=1",
         "pretrain.batch_size=8",

@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = [
     "dataset=folder",
     "backbone.name=resnet10t",
+    "start=random",
     "+backbone.kwargs.channels=[8,16,32,64]",
     "ssl.views=2",
     "tracker=csv",

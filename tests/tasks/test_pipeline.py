@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = [
     "backbone=resnet18",
     "backbone.name=resnet10t",
+    "start=random",
     "pretrain.epochs=2",
     "pretrain.batch_size=32",
     "pretrain.image_size=32",
@@ -253,6 +254,7 @@ def test_the_validation_protocol_keeps_the_test_set_closed(
             "ts=2",
             "evaluate=ridge",
             "backbone.name=resnet10t",
+            "start=random",
             f"protocol={protocol}",
             f"hydra.run.dir={protocol}",
         )

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
 from rsssl.models.backbone import build_backbone
+from rsssl.models.maps import check_size
 from rsssl.networks.plan import draw
-from rsssl.networks.pretraining import check_size, stage_size, try_size
+from rsssl.networks.training import stage_size, try_size
 from rsssl.networks.weights import find_checkpoint, network_name
 
 
@@ -55,10 +56,10 @@ def test_the_resolution_schedule_steps_where_it_says() -> None:
 
 def test_a_transformer_says_which_sizes_it_takes() -> None:
     transformer = SimpleNamespace(patch_embed=SimpleNamespace(patch_size=(16, 16)))
-    check_size(transformer, 64)  # type: ignore[arg-type]
-    check_size(SimpleNamespace(), 75)  # type: ignore[arg-type]
+    check_size(transformer, 64, "pretrain.image_size")  # type: ignore[arg-type]
+    check_size(SimpleNamespace(), 75, "image_size")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"pretrain\.image_size=144"):
-        check_size(transformer, 150)  # type: ignore[arg-type]
+        check_size(transformer, 150, "pretrain.image_size")  # type: ignore[arg-type]
 
 
 def test_a_network_says_that_the_first_images_are_too_small() -> None:

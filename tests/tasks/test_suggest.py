@@ -22,7 +22,7 @@ from rsssl.models.card import SensorCard
 from rsssl.networks.bank import refuse_other_sensor
 from rsssl.report.contact_sheet import COLUMNS, EDGE, GAP, HEAD, LINE, PAGE, SIDE, contact_sheet
 
-NETWORK = ["ssl=none", "backbone=resnet18", "backbone.name=resnet10t", "pretrain.image_size=32"]
+NETWORK = ["ssl=none", "backbone=resnet18", "backbone.name=resnet10t", "start=random", "pretrain.image_size=32"]
 HUES = {"red": (210, 40, 40), "green": (40, 190, 60), "blue": (50, 60, 220)}
 
 

@@ -1,0 +1,32 @@
+"""Names of bands: which of them are red, green and blue, and which of one sensor are those of another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+COLOURS = ("red", "green", "blue")
+LETTERS = {"r": "red", "g": "green", "b": "blue"}
+SENTINEL2 = {"b02": "blue", "b03": "green", "b04": "red"}
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Names that can be compared: lower case, "r" as "red", Sentinel-2's B02, B03 and B04 as their colours.
+
+    B1 to B12 alone are not taken for Sentinel-2's: Landsat counts in the same way. One with a zero (B01) or B8A is.
+    """
+    lower = [name.strip().lower() for name in names]
+    numbered = any(re.fullmatch(r"b0\d|b8a", name) for name in lower)
+
+    def of(name: str) -> str:
+        if numbered and re.fullmatch(r"b\d", name):
+            name = f"b0{name[1]}"
+        return SENTINEL2.get(name, name) if numbered else LETTERS.get(name, name)
+
+    return [of(name) for name in lower]
+
+
+def places(theirs: Sequence[str], ours: Sequence[str]) -> list[int | None]:
+    """For each of our bands the number of theirs with the same name (see `plain_names`); None where there is none."""
+    known = plain_names(theirs)
+    return [known.index(name) if name in known else None for name in plain_names(ours)]

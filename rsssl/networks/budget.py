@@ -1,0 +1,215 @@
+"""What a training takes, known before its first step: the steps that a number of minutes buys, and the memory.
+
+Both are measured on a training of the same kind that is thrown away, and kept with the training: one that is resumed,
+on another machine too, and a sweep take what was once worked out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsssl.engine import distributed, memory
+from rsssl.engine.device import autocast
+from rsssl.engine.files import write_json
+from rsssl.engine.loop import SCORE
+from rsssl.engine.ranks import local_world_size
+from rsssl.engine.tracking import read_metrics
+from rsssl.errors import UserError
+from rsssl.evaluation.online_probe import IMAGES
+from rsssl.models.parts import in_parts, mixes_images
+from rsssl.networks.plan import Plan
+from rsssl.networks.recipe import MOST_EPOCHS
+from rsssl.networks.training import Training
+
+log = logging.getLogger(__name__)
+FILE = "budget.json"
+SHARES = 1000  # the schedule of sizes is looked at in so many places
+TIMED = 2  # steps at each size, after one that warms up
+PEAK = 1.3  # of a step's memory to what its forward pass keeps for the backward pass: 1.25 to 1.32 were measured
+KEPT = 4  # a parameter, its gradient, and the optimizer's two moments
+MARGIN = 0.9  # of the memory that is free
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What was worked out.
+
+    Args:
+        steps: of the training; None where pretrain.epochs says it.
+        rows: views that go through the network together, where not all of them do.
+        gigabytes: of the largest step.
+        seconds: of a step, by its size in pixels; empty where nobody asked.
+    """
+
+    steps: int | None
+    rows: int | None
+    gigabytes: float
+    seconds: dict[str, float]
+
+
+def budget_of(planned: Plan, folder: Path, trial: Callable[[int], Training]) -> Budget:
+    """The budget of a training, the same on all ranks.
+
+    Args:
+        planned: the training.
+        folder: of the store, where it is kept.
+        trial: makes a training of so many steps, to be measured and thrown away.
+
+    Raises:
+        UserError: when a step does not fit into memory.
+    """
+    kept: Budget | None = distributed.broadcast(read_budget(folder) if distributed.rank() == 0 else None)
+    if kept is not None:
+        return kept
+    training = trial(SHARES)
+    needed, rows = fitted(training)
+    steps = planned.recipe.pretrain.steps
+    seconds: dict[str, float] = {}
+    if planned.minutes is not None:
+        steps, seconds = bought(planned, training)
+    budget: Budget = distributed.broadcast(Budget(steps, rows, needed / 1e9, seconds))
+    if distributed.rank() == 0:
+        write_json(folder / FILE, asdict(budget))
+    return budget
+
+
+def read_budget(folder: Path) -> Budget | None:
+    """The budget that a training's folder holds; None before it was worked out."""
+    file = folder / FILE
+    return Budget(**json.loads(file.read_text())) if file.is_file() else None
+
+
+def bought(planned: Plan, training: Training) -> tuple[int, dict[str, float]]:
+    """The steps that the plan's minutes buy, and the seconds of a step at each size."""
+    assert planned.minutes is not None
+    at, passes = training.batches.sampling.size_at, training.batches.steps_per_epoch
+    shares = Counter(at(step, SHARES) for step in range(SHARES)) if at else {planned.preprocess.size: SHARES}
+    seconds = {size: seconds_of_step(training, size) for size in shares}
+    mean = sum(share * seconds[size] for size, share in shares.items()) / SHARES
+    affordable = max(1, int(60 * planned.minutes / mean))
+    steps = min(affordable, MOST_EPOCHS * passes)
+    if distributed.rank() == 0:
+        why = f"pretrain.minutes={planned.minutes:g} buys" if steps == affordable else f"{MOST_EPOCHS} passes are"
+        minutes = steps * mean / 60
+        log.info(f"{why} {steps} steps, {steps / passes:.3g} passes over the pool, about {minutes:.1f} minutes")
+    done = planned.inputs.get("resumed", {}).get("step", 0)  # by the training that this one goes on from
+    return done + steps, {str(size): value for size, value in seconds.items()}
+
+
+def seconds_of_step(training: Training, size: int) -> float:
+    """Seconds of one step with views of that size: making them, the forward and the backward pass."""
+    batches, at = training.batches, training.batches.sampling.size_at
+    if training.device.type == "cpu":
+        memory.keep()  # as the training will
+    step = next(s for s in range(SHARES) if at is None or at(s, SHARES) == size)
+    taken = []
+    for _ in range(1 + TIMED):
+        begin = time.monotonic()
+        for part in range(batches.accumulate):
+            epoch, ids = batches.ids(part)
+            batch = batches.again(epoch, ids, step)
+            with autocast(training.device):
+                loss = training.method(batch)["loss"]
+            loss.backward()
+        if training.device.type == "cuda":
+            torch.cuda.synchronize(training.device)
+        taken.append(time.monotonic() - begin)
+    training.method.zero_grad(set_to_none=True)
+    return min(taken[1:])
+
+
+def fitted(training: Training) -> tuple[int, int | None]:
+    """The bytes of the largest step, and how many views go through the network together where not all can.
+
+    Raises:
+        UserError: when it does not fit into memory, whatever is done.
+    """
+    batches, method = training.batches, training.method
+    images = len(batches.ids(0)[1])
+    fixed = KEPT * sum(p.numel() * p.element_size() for p in method.parameters())
+    one = bytes_of_image(training)
+    sharing = local_world_size() if training.device.type == "cpu" else 1  # the ranks of a machine share its memory
+    free = MARGIN * min(distributed.collect(memory.available(training.device))) / sharing
+    need = int(fixed + PEAK * one * images)
+    log.info(f"a step takes up to {need / 1e9:.1f} GB, of {free / 1e9:.1f} GB that are free")
+    if need <= free:
+        return need, None
+    views = one / method.n_views  # of one view
+    in_parts(method.backbone, 2)
+    light = bytes_of_image(training)
+    rows = int((free - fixed - PEAK * light * images) / (PEAK * views))
+    if not mixes_images(method.backbone) and rows >= 2:
+        rows = min(rows, images * method.n_views // 2)
+        in_parts(method.backbone, rows)
+        log.info(f"so {rows} views at a time go through the network, twice: the gradient is that of the whole batch")
+        return int(fixed + PEAK * (light * images + views * rows)), rows
+    fitting = int((free - fixed) / (PEAK * one))
+    what = f"pretrain.batch_size={fitting}" if fitting > 1 else "a smaller pretrain.image_size= or ssl.views="
+    raise UserError(
+        f"a step of {images} images x {method.n_views} views of {batches.preprocess.size} pixels takes about "
+        f"{need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: type {what}"
+    )
+
+
+def bytes_of_image(training: Training) -> float:
+    """What the forward pass keeps for the backward pass, for each image of a batch at the largest size."""
+    images = len(training.batches.ids(0)[1])
+    few, more = min(2, images), min(4, images)
+    if more == few:
+        return bytes_kept(training, few) / few
+    return max(0.0, (bytes_kept(training, more) - bytes_kept(training, few)) / (more - few))
+
+
+def bytes_kept(training: Training, images: int) -> int:
+    """What the forward pass of so many images keeps for the backward pass."""
+    batches = training.batches
+    epoch, ids = batches.ids(0)
+    kept: dict[int, int] = {}
+
+    def count(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x), autocast(training.device):
+        outputs: Any = training.method(batches.again(epoch, ids[:images], SHARES - 1))
+    del outputs
+    return sum(kept.values())
+
+
+def outlook(folder: Path, planned: Plan, steps: int) -> str | None:
+    """What more time would bring, from the training's own curve: the online probe's in its second half.
+
+    Args:
+        folder: of the store, with metrics.csv.
+        planned: the training.
+        steps: it took.
+
+    Returns:
+        A sentence; None where nothing was measured.
+    """
+    rows = read_metrics(folder / "metrics.csv")
+    curve = [(int(row["step"]), 100 * float(row["value"])) for row in rows if row["name"] == SCORE]
+    if len(curve) < 4:
+        return None
+    before = next(value for step, value in reversed(curve) if step <= steps / 2 or step == curve[0][0])
+    after = curve[-1][1]
+    error = math.sqrt(2 * after * (100 - after) / (IMAGES // 2))  # of a difference between two shares of its images
+    seen = f"in the second half the online probe went from {before:.1f} to {after:.1f} %"
+    if after < before - error:
+        return f"{seen}: more time would not help, a lower rate might, for example pretrain.lr={planned.lr / 3:.2g}"
+    if after - before <= error:
+        return f"{seen}, which is within its error of {error:.1f}: more time would bring little"
+    longer = f"pretrain.minutes={2 * planned.minutes:g}" if planned.minutes else f"pretrain.steps={2 * steps}"
+    return f"{seen}: more time should bring more, for example {longer}"

@@ -1,0 +1,140 @@
+"""What is said of time and memory before the first step: counted another way, kept, and refused where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rsssl.engine import memory
+from rsssl.errors import UserError
+from rsssl.networks import budget
+from rsssl.networks.budget import Budget, budget_of, fitted, outlook
+
+
+class Batches:
+    """Eight images of 16 pixels, or 8 in the first half of the steps."""
+
+    accumulate, steps_per_epoch, n_views = 1, 4, 1
+    preprocess = SimpleNamespace(size=16)
+    sampling = SimpleNamespace(size_at=lambda step, total: 8 if step < total / 2 else 16)
+
+    def ids(self, cursor: int) -> tuple[int, Any]:
+        return 0, torch.arange(8).numpy()
+
+    def again(self, epoch: int, ids: Any, step: int) -> torch.Tensor:
+        return torch.ones(len(ids), 3, *[self.sampling.size_at(step, budget.SHARES)] * 2)
+
+
+class Toy(nn.Module):
+    """A network that keeps its input and one map: 3 and 5 numbers for each pixel."""
+
+    n_views = 1
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5) if norm else nn.Identity(), nn.Sigmoid())
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": self.backbone(x).sum()}
+
+
+def training(norm: bool = False) -> Any:
+    return SimpleNamespace(batches=Batches(), method=Toy(norm), device=torch.device("cpu"), average=None)
+
+
+def planned(minutes: float | None, **keys: Any) -> Any:
+    recipe = SimpleNamespace(pretrain=SimpleNamespace(steps=keys.get("steps")))
+    return SimpleNamespace(
+        minutes=minutes, recipe=recipe, preprocess=Batches.preprocess, inputs=keys.get("inputs", {}), lr=0.3
+    )
+
+
+IMAGE = (3 + 5) * 16 * 16 * 4  # bytes that an image keeps
+FIXED = 4 * 20 * 4  # four times 20 parameters
+
+
+def test_the_memory_is_what_the_layers_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    need, rows = fitted(training())
+    assert rows is None and need == int(FIXED + 1.3 * 8 * IMAGE)
+
+
+def test_what_does_not_fit_goes_in_parts(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    whole = FIXED + 1.3 * 8 * IMAGE
+    monkeypatch.setattr(memory, "available", lambda device: int(0.9 * whole / 0.9))
+    made = training()
+    with caplog.at_level(logging.INFO):
+        need, rows = fitted(made)
+    assert rows in (2, 3, 4) and need < whole and made.method.backbone.rows_at_once == rows
+    assert f"{rows} views at a time" in caplog.text
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_what_can_not_is_refused_with_a_batch_that_can(norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch normalisation in training needs all images at once; without it, one image alone may be too much."""
+    free = FIXED + 1.3 * (3.5 if norm else 0.5) * (IMAGE + norm * 5 * 16 * 16 * 4)  # it keeps its input too
+    monkeypatch.setattr(memory, "available", lambda device: int(free / 0.9) + 100)
+    with pytest.raises(UserError, match=r"batch_size=3" if norm else r"smaller pretrain\.image_size="):
+        fitted(training(norm))
+
+
+def test_minutes_buy_steps_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the steps take 1 s, half 3 s: two minutes buy 60; then nothing is measured again."""
+    monkeypatch.setattr(budget, "seconds_of_step", lambda training, size: {8: 1.0, 16: 3.0}[size])
+    made = budget_of(planned(2.0), tmp_path, lambda steps: training())
+    assert made.steps == 60 and made.seconds == {"8": 1.0, "16": 3.0}
+    kept = budget_of(planned(7.0), tmp_path, lambda steps: pytest.fail("measured again"))
+    assert kept == made == Budget(**json.loads((tmp_path / "budget.json").read_text()))
+
+
+def test_a_small_pool_is_not_passed_over_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "seconds_of_step", lambda training, size: 1e-3)
+    assert budget_of(planned(10.0), tmp_path, lambda steps: training()).steps == 100 * 4
+    resumed = planned(10.0, inputs={"resumed": {"step": 30}})
+    assert budget_of(resumed, tmp_path / "b", lambda steps: training()).steps == 30 + 400
+    assert budget_of(planned(None, steps=7), tmp_path / "c", lambda steps: training()).steps == 7
+
+
+def test_what_is_free_is_within_the_limits_that_are_set() -> None:
+    code = """
+import resource, torch
+from rsssl.engine import memory
+cpu = torch.device("cpu")
+before = memory.available(cpu)
+used = memory._status("VmSize")
+resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000, resource.RLIM_INFINITY))
+print(before, memory.available(cpu))
+"""
+    before, limited = map(int, subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    total = next(
+        int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")
+    )
+    assert 50_000_000 < before <= 1024 * total and 40_000_000 < limited <= 50_000_000
+
+
+CURVES = {
+    (0.5, 0.6, 0.7, 0.9): "minutes=20",
+    (0.8, 0.89, 0.9, 0.9): "little",
+    (1.0, 1.0, 1.0, 1.0): "little",
+    (0.9, 0.9, 0.8, 0.8): "lr=0.1",
+}
+
+
+@pytest.mark.parametrize(("values", "said"), CURVES.items())
+def test_the_outlook_follows_the_curve(values: tuple[float, ...], said: str, tmp_path: Path) -> None:
+    """Of 500 images, an error of 1.9 points at 90 %: from 60 to 90 is more, from 89 to 90 is not."""
+    rows = [f"{25 * (i + 1)},0,probe_oa,{v}" for i, v in enumerate(values)]
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,epoch,name,value", *rows, ""]))
+    sentence = outlook(tmp_path, planned(10.0), 100)
+    assert sentence and said in sentence
+    (tmp_path / "metrics.csv").write_text("step,epoch,name,value\n")
+    assert outlook(tmp_path, planned(10.0), 100) is None
