@@ -98,7 +98,8 @@ def change(outputs: list[dict[str, Tensor]]) -> float:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_thirty_steps_lower_the_loss_without_collapse(name: str, eurosat: Pack) -> None:
-    method, cfg = build(name, *SMALL.get(name, []))
+    narrow = [] if name in ("mae", "dino") else ["+backbone.kwargs.channels=[32,64,128,256]"]
+    method, cfg = build(name, *narrow, *SMALL.get(name, []))
     outputs = train(method, cfg, eurosat, size=64 if name == "jigsaw3x3" else SIZE)
     assert all(torch.isfinite(f["loss"]) for f in outputs)
     if name == "marta_gan":  # two networks against each other: each is better than at the start against a fixed other
