@@ -14,6 +14,7 @@ from rsssl.data.conform import DTYPES, FLOAT_NODATA, MAX_ASPECT, MIN_SIDE, Form,
 from rsssl.data.dataset import Dataset
 from rsssl.data.raster import BadImage, Raster, read
 from rsssl.errors import UserError
+from rsssl.models.bands import COLOURS
 from rsssl.rng import permutation
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def _names(raster: Raster, dtype: str) -> tuple[str, ...]:
     n = len(raster.pixels)
     if len(raster.names) == n and all(raster.names) and len(set(raster.names)) == n:
         return raster.names
-    return ("red", "green", "blue") if n == 3 and dtype == "uint8" else tuple(f"band{i + 1}" for i in range(n))
+    return COLOURS if n == 3 and dtype == "uint8" else tuple(f"band{i + 1}" for i in range(n))
 
 
 def _nodata(dataset: Dataset, rasters: Sequence[Raster], dtype: str) -> float | None:

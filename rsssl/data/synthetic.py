@@ -23,6 +23,7 @@ from rsssl.data.raster import write_geotiff
 from rsssl.data.textures import CLASSES, Draws, Structure, fractal
 from rsssl.engine.files import write_error
 from rsssl.errors import UserError
+from rsssl.models.bands import COLOURS
 from rsssl.rng import fold, hash64_numpy
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,6 @@ SPECTRA: dict[str, tuple[int, ...]] = {
     "turbid water": (1400, 1200, 1150, 950, 850, 500, 450, 380, 150, 11, 180, 120, 350),
 }
 _NAMES = tuple(SPECTRA)
-_COLOURS = ("red", "green", "blue")
 _GREEN, _EARTH = ("conifers", "leaves", "grass"), ("straw", "soil", "wet soil", "sand")
 _BUILT = ("asphalt", "concrete", "tiles")
 _WATER = ("clear water", "turbid water", "conifers", "wet soil")
@@ -222,7 +222,7 @@ def scene(bands: int = 3, size: int = 1024, seed: int = 0, patch: int = 256) -> 
 
 def generate(root: Path, bands: int, size: int, per_class: int, seed: int, scene_size: int) -> None:
     """Write the tiles to root/tiles/<class>/ and the scene beside them; see `ensure` for the arguments."""
-    names = _COLOURS if bands == 3 else BANDS
+    names = COLOURS if bands == 3 else BANDS
     for number, kind in enumerate(CLASSES):
         folder = root / "tiles" / kind
         folder.mkdir(parents=True)

@@ -166,6 +166,13 @@ def raise_together(work: Callable[[], Result]) -> Result:
     return result
 
 
+def first_then_others(work: Callable[[], Result]) -> Result:
+    """Work that rank 0 does before the others, who find what it has fetched; a UserError of any is raised on all."""
+    first = raise_together(lambda: work() if rank() == 0 else None)
+    others = raise_together(lambda: work() if rank() > 0 else None)
+    return first if rank() == 0 else others  # type: ignore[return-value]
+
+
 def add_up(x: Tensor) -> Tensor:
     """x becomes the sum of all ranks' x, in place; without a gradient."""
     if world_size() > 1:

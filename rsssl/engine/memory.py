@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import resource
 import sys
 from functools import cache
@@ -31,14 +32,23 @@ def keep() -> bool:
     return all(mallopt(ctypes.c_int(option), ctypes.c_int(value)) for option, value in options.items())
 
 
+def give_back() -> None:
+    """Gives what the C library keeps for later (see `keep`) back to the system, where that is possible."""
+    if keep():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def available(device: torch.device) -> int:
     """Bytes that this process can still take: of the device, or of the machine within the limits that are set here.
 
     Looked at are what the system has free, the limits of control groups (containers, systemd-run, SLURM), and the
     process's own limit of address space (ulimit -v).
     """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    gc.collect()
+    if device.type == "cuda":  # what torch holds for later counts as free
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    give_back()
     bounds = [_free(), *_of_groups()]
     most, used = resource.getrlimit(resource.RLIMIT_AS)[0], _status("VmSize")
     if most != resource.RLIM_INFINITY:

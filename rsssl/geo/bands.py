@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rsssl.errors import UserError
+from rsssl.models.bands import COLOURS
 from rsssl.models.card import SensorCard
-
-COLOURS = ("red", "green", "blue")
 
 
 def choose(

@@ -15,9 +15,10 @@ import numpy as np
 from rsssl.data.conform import fits
 from rsssl.data.raster import NUMPY_TYPES, gdal_type, import_gdal, quiet
 from rsssl.errors import UserError
-from rsssl.geo.bands import COLOURS, choose, names_of
+from rsssl.geo.bands import choose, names_of
 from rsssl.geo.fit import fit
 from rsssl.geo.grid import Grid
+from rsssl.models.bands import shown_bands
 from rsssl.models.card import SensorCard
 
 CACHE = 256 << 20  # bytes of blocks that GDAL may keep; its own default is a twentieth of the machine's memory
@@ -174,13 +175,11 @@ class Scene:
     def thumbnail(self, shape: tuple[int, int]) -> np.ndarray:
         """A picture (h, w, 3) uint8 of the scene, of that shape.
 
-        It shows the first three bands named red, green and blue, or the first ones, each between its 2nd and 98th
-        percentile; outside is white.
+        It shows the bands named red, green and blue, or the first ones, each between its 2nd and 98th percentile;
+        outside is white.
         """
         values, missing, outside = self.part(0, 0, self.grid.width, self.grid.height, shape)
-        lower = [band.lower() for band in self.card.bands]
-        named = next((n for n in (COLOURS, ("b04", "b03", "b02")) if set(n) <= set(lower)), None)
-        shown = [lower.index(n) for n in named] if named else [min(i, len(lower) - 1) for i in range(3)]
+        shown = shown_bands(self.card.bands)
         hidden = np.zeros(shape, bool) if outside is None else outside
         out = np.full((*shape, 3), 255, np.uint8)
         for channel, i in enumerate(shown):

@@ -26,6 +26,15 @@ def plain_names(names: Sequence[str]) -> list[str]:
     return [of(name) for name in lower]
 
 
+def shown_bands(names: Sequence[str]) -> list[int]:
+    """The numbers of the three bands that people are shown: red, green and blue if they are named, else the first three
+    (of one or two bands the first)."""
+    known = plain_names(names)
+    if set(COLOURS) <= set(known):
+        return [known.index(colour) for colour in COLOURS]
+    return [0, 1, 2] if len(known) > 2 else [0, 0, 0]
+
+
 def places(theirs: Sequence[str], ours: Sequence[str]) -> list[int | None]:
     """For each of our bands the number of theirs with the same name (see `plain_names`); None where there is none."""
     known = plain_names(theirs)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsssl.engine import distributed, memory
 from rsssl.engine.device import autocast
@@ -50,12 +50,14 @@ class Budget:
         rows: views that go through the network together, where not all of them do.
         gigabytes: of the largest step.
         seconds: of a step, by its size in pixels; empty where nobody asked.
+        ranks: that it was worked out for: with another number of them the memory is counted again.
     """
 
     steps: int | None
     rows: int | None
     gigabytes: float
     seconds: dict[str, float]
+    ranks: int
 
 
 def budget_of(planned: Plan, folder: Path, trial: Callable[[int], Training]) -> Budget:
@@ -69,16 +71,18 @@ def budget_of(planned: Plan, folder: Path, trial: Callable[[int], Training]) -> 
     Raises:
         UserError: when a step does not fit into memory.
     """
+    ranks = distributed.world_size()
     kept: Budget | None = distributed.broadcast(read_budget(folder) if distributed.rank() == 0 else None)
-    if kept is not None:
+    if kept is not None and kept.ranks == ranks:
         return kept
     training = trial(SHARES)
     needed, rows = fitted(training)
-    steps = planned.recipe.pretrain.steps
-    seconds: dict[str, float] = {}
-    if planned.minutes is not None:
+    steps, seconds = planned.recipe.pretrain.steps, kept.seconds if kept else {}
+    if kept is not None:
+        steps = kept.steps
+    elif planned.minutes is not None:
         steps, seconds = bought(planned, training)
-    budget: Budget = distributed.broadcast(Budget(steps, rows, needed / 1e9, seconds))
+    budget: Budget = distributed.broadcast(Budget(steps, rows, needed / 1e9, seconds, ranks))
     if distributed.rank() == 0:
         write_json(folder / FILE, asdict(budget))
     return budget
@@ -138,23 +142,25 @@ def fitted(training: Training) -> tuple[int, int | None]:
     batches, method = training.batches, training.method
     images = len(batches.ids(0)[1])
     fixed = KEPT * sum(p.numel() * p.element_size() for p in method.parameters())
-    one = bytes_of_image(training)
+    whole, views = kept_for_an_image(training)
     sharing = local_world_size() if training.device.type == "cpu" else 1  # the ranks of a machine share its memory
     free = MARGIN * min(distributed.collect(memory.available(training.device))) / sharing
-    need = int(fixed + PEAK * one * images)
+    need = int(fixed + PEAK * whole * images)
     log.info(f"a step takes up to {need / 1e9:.1f} GB, of {free / 1e9:.1f} GB that are free")
     if need <= free:
         return need, None
-    views = one / method.n_views  # of one view
-    in_parts(method.backbone, 2)
-    light = bytes_of_image(training)
-    rows = int((free - fixed - PEAK * light * images) / (PEAK * views))
-    if not mixes_images(method.backbone) and rows >= 2:
-        rows = min(rows, images * method.n_views // 2)
-        in_parts(method.backbone, rows)
-        log.info(f"so {rows} views at a time go through the network, twice: the gradient is that of the whole batch")
-        return int(fixed + PEAK * (light * images + views * rows)), rows
-    fitting = int((free - fixed) / (PEAK * one))
+    if views and not mixes_images(method.backbone):
+        in_parts(method.backbone, 1)
+        outside, _ = kept_for_an_image(training)  # of the network: its inputs, the rest of the method
+        of_a_view = PEAK * (whole - outside) / views
+        rows = min(int((free - fixed - PEAK * outside * images) / of_a_view), int(images * views) // 2)
+        if rows >= 1:
+            in_parts(method.backbone, rows)
+            log.info(
+                f"so {rows} views at a time go through the network, twice: the gradient is that of the whole batch"
+            )
+            return int(fixed + PEAK * outside * images + of_a_view * rows), rows
+    fitting = int((free - fixed) / (PEAK * whole))
     what = f"pretrain.batch_size={fitting}" if fitting > 1 else "a smaller pretrain.image_size= or ssl.views="
     raise UserError(
         f"a step of {images} images x {method.n_views} views of {batches.preprocess.size} pixels takes about "
@@ -162,30 +168,41 @@ def fitted(training: Training) -> tuple[int, int | None]:
     )
 
 
-def bytes_of_image(training: Training) -> float:
-    """What the forward pass keeps for the backward pass, for each image of a batch at the largest size."""
+def kept_for_an_image(training: Training) -> tuple[float, float]:
+    """Of each image of a batch at the largest size of the schedule: bytes that the forward pass keeps for the backward
+    pass, and views that go through the network with a gradient (0 for methods that call its layers themselves)."""
     images = len(training.batches.ids(0)[1])
     few, more = min(2, images), min(4, images)
+    size, views = kept_by_forward(training, more)
     if more == few:
-        return bytes_kept(training, few) / few
-    return max(0.0, (bytes_kept(training, more) - bytes_kept(training, few)) / (more - few))
+        return size / more, views / more
+    less, _ = kept_by_forward(training, few)
+    return max(0.0, (size - less) / (more - few)), views / more
 
 
-def bytes_kept(training: Training, images: int) -> int:
-    """What the forward pass of so many images keeps for the backward pass."""
-    batches = training.batches
+def kept_by_forward(training: Training, images: int) -> tuple[int, int]:
+    """The same of a batch of so many images."""
+    batches, at = training.batches, training.batches.sampling.size_at
+    largest = max(range(SHARES), key=lambda step: at(step, SHARES) if at else 0)
     epoch, ids = batches.ids(0)
     kept: dict[int, int] = {}
+    views = 0
 
     def count(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return x
 
+    def see(network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal views
+        views += len(arguments[0]) if torch.is_grad_enabled() else 0
+
+    seen = training.method.backbone.register_forward_pre_hook(see)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x), autocast(training.device):
-        outputs: Any = training.method(batches.again(epoch, ids[:images], SHARES - 1))
+        outputs: Any = training.method(batches.again(epoch, ids[:images], largest))
+    seen.remove()
     del outputs
-    return sum(kept.values())
+    return sum(kept.values()), views
 
 
 def outlook(folder: Path, planned: Plan, steps: int) -> str | None:

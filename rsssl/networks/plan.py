@@ -99,7 +99,7 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
         "lr": lr,
     }
     minutes = keys.budget(run.device.type)
-    settings["minutes"] = minutes
+    settings["minutes"] = keys.minutes or (None if minutes is None else "auto")  # the same on any device
     for key, without in (("epochs", None), ("steps", None), ("minutes", None), ("accumulate", 1)):
         if settings[key] == without:
             settings.pop(key)

@@ -54,11 +54,12 @@ def assemble(planned: Plan, run: Run, steps: int | None, rows: int | None = None
         rows: views that go through the backbone together; None: all.
     """
     recipe, keys, device = planned.recipe, planned.recipe.pretrain, run.device
-    backbone = started(recipe, planned.start, planned.preprocess.card, run)
+    card = planned.preprocess.card
+    backbone = distributed.first_then_others(lambda: started(recipe, planned.start, card, run))
     check_size(backbone, planned.preprocess.size, "pretrain.image_size")
     stages = [(float(until), float(scale)) for until, scale in keys.progressive]
     size_at = stage_size(planned.preprocess.size, stages, max(2, patch_side(backbone)))
-    try_size(backbone, planned.preprocess.card.n_bands, size_at(0, 1))
+    try_size(backbone, card.n_bands, size_at(0, 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold("method", keys.seed) % 2**63)
         method = make_method(recipe.ssl, backbone)
@@ -96,7 +97,7 @@ def assemble(planned: Plan, run: Run, steps: int | None, rows: int | None = None
 
 
 def started(recipe: Recipe, start: Start, card: SensorCard, run: Run) -> nn.Module:
-    """The backbone before any training, for the bands of a card; under torchrun one rank fetches what is missing."""
+    """The backbone before any training, for the bands of a card."""
     backbone: nn.Module = instantiate(recipe.backbone, in_chans=card.n_bands, seed=recipe.pretrain.seed)
     start.load(backbone, card, run.store.root / "starts")
     if start.identity(recipe.backbone["name"]):

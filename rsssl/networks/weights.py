@@ -100,12 +100,12 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
     )
 
 
-def began_as(weights: Weights, start: Start) -> bool:
-    """Whether weights were trained from this start, which is not a random one: then it is a baseline."""
+def begun_from(weights: Weights, start: Start) -> Start | None:
+    """The start, if weights were trained from it and it is not a random one: then it is a baseline."""
     try:
-        return bool(weights.start) and weights.start == start.identity(weights.spec["name"])
+        return start if weights.start and weights.start == start.identity(weights.spec["name"]) else None
     except UserError:  # start= is that of this command: of the checkpoint's network there may be no such weights
-        return False
+        return None
 
 
 def stored_file(weights: Weights, store: Store) -> Path:

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from rsssl.data.pack import Pack
 from rsssl.engine.files import write_atomic
+from rsssl.models.bands import shown_bands
 from rsssl.models.card import SensorCard
-from rsssl.report.tiles import contrast, picture, png, shown_bands
+from rsssl.report.tiles import contrast, picture, png
 
 PAGE = 100  # tiles
 COLUMNS = 10

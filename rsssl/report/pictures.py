@@ -16,8 +16,9 @@ from rsssl.engine.device import autocast
 from rsssl.engine.files import write_atomic
 from rsssl.engine.tracking import Tracker
 from rsssl.methods.base import Method
+from rsssl.models.bands import shown_bands
 from rsssl.models.preprocess import Preprocess
-from rsssl.report.tiles import contrast, picture, png, shown_bands
+from rsssl.report.tiles import contrast, picture, png
 
 ROWS = 8
 SIDE = 96  # pixels of a picture, at least

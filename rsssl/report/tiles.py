@@ -1,25 +1,12 @@
-"""Tiles as people see them: the three bands that are shown, their contrast, and PNG files."""
+"""Tiles as people see them: their contrast, and PNG files."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
-
-COLOURS = (("red", "r", "b04"), ("green", "g", "b03"), ("blue", "b", "b02"))
-
-
-def shown_bands(names: Sequence[str]) -> list[int]:
-    """Three band numbers: red, green and blue if they are named, else the first three (of one or two bands the
-    first)."""
-    lower = [name.lower() for name in names]
-    red, green, blue = ([lower.index(alias) for alias in colour if alias in lower] for colour in COLOURS)
-    if red and green and blue:
-        return [red[0], green[0], blue[0]]
-    return [0, 1, 2] if len(names) > 2 else [0, 0, 0]
 
 
 def contrast(values: np.ndarray) -> tuple[float, float]:

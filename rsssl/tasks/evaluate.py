@@ -15,6 +15,7 @@ from rsssl.tasks.pretrain import Pretrain
 if TYPE_CHECKING:
     from rsssl.evaluation.features import Weights
     from rsssl.evaluation.job import Job
+    from rsssl.networks.starts import Start
 
 # What a classifier's file says of how it was made and how good it is.
 NOTED = (
@@ -111,7 +112,7 @@ class Evaluate(Pretrain):
         from rsssl.evaluation.job import Job
         from rsssl.networks.files import CLASSIFIER, write_classifier
         from rsssl.networks.starts import Start
-        from rsssl.networks.weights import find_checkpoint, pretrained_or_train, stored_file, untrained
+        from rsssl.networks.weights import begun_from, find_checkpoint, pretrained_or_train, stored_file, untrained
 
         device, store = run.device, run.store
         if self.checkpoint:
@@ -132,12 +133,13 @@ class Evaluate(Pretrain):
         begin = time.monotonic()
         figures, head, network = self._fit(job, evaluator, weights, run)
         seconds = time.monotonic() - begin
-        baselines = self._baselines(job, evaluator, weights, run) if self.baselines else {}
+        start = None if scratch else begun_from(weights, instantiate(self.start, _convert_="all"))
+        baselines = self._baselines(job, evaluator, weights, start, run) if self.baselines else {}
         if rank() > 0:
             return {}
         results = self._results(job, weights, figures, baselines, run) | {"evaluation_seconds": seconds}
         results["ssl"] = "none" if scratch else self.method_name(run)
-        results["start"] = "random" if scratch else self.start_name(weights, run)
+        results["start"] = "random" if scratch else self.start_name(weights, start, run)
         with alone():  # the other ranks have ended
             backbone = network if network is not None else stored_file(weights, store)
         notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record}
@@ -169,20 +171,19 @@ class Evaluate(Pretrain):
         )
         return train_network(job, weights, how)
 
-    def _baselines(self, job: Job, evaluator: Any, weights: Weights, run: Run) -> dict[str, Any]:
+    def _baselines(self, job: Job, evaluator: Any, weights: Weights, start: Start | None, run: Run) -> dict[str, Any]:
         """The start as it is, a random network and the image statistics under the same probe; beside a network trained
         whole, the linear one."""
         from hydra.utils import instantiate
 
         from rsssl.evaluation.frozen import frozen, statistics
         from rsssl.networks.starts import Start
-        from rsssl.networks.weights import began_as, untrained
+        from rsssl.networks.weights import untrained
 
         if evaluator.trains_network:
             evaluator = instantiate(run.option("evaluate", "linear"), _convert_="all")
         figures = {}
-        start = instantiate(self.start, _convert_="all")
-        if began_as(weights, start):
+        if start:
             begun = untrained(self, start, job.data, run, like=weights)
             figures["frozen_start"] = frozen(job, evaluator, begun)[0]
         random = untrained(self, Start(), job.data, run, like=weights)
@@ -226,18 +227,11 @@ class Evaluate(Pretrain):
             return f"checkpoint {Path(self.checkpoint).name}"
         return run.options["ssl"]
 
-    def start_name(self, weights: Weights, run: Run) -> str:
+    def start_name(self, weights: Weights, start: Start | None, run: Run) -> str:
         """What the results call that which the backbone was before any training."""
-        from hydra.utils import instantiate
-
-        from rsssl.networks.weights import began_as
-
-        if weights.record is None:
+        if weights.record is None or start:
             return run.options["start"]
-        if weights.start is None:
-            return "random"
-        known = began_as(weights, instantiate(self.start, _convert_="all"))
-        return run.options["start"] if known else "another start"
+        return "another start" if weights.start else "random"
 
 
 def print_results(results: dict[str, Any], file: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,37 @@ def test_minutes_buy_steps_that_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
     assert made.steps == 60 and made.seconds == {"8": 1.0, "16": 3.0}
     kept = budget_of(planned(7.0), tmp_path, lambda steps: pytest.fail("measured again"))
     assert kept == made == Budget(**json.loads((tmp_path / "budget.json").read_text()))
+
+
+def test_with_other_ranks_the_steps_stay_and_the_memory_is_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "budget.json").write_text(json.dumps(asdict(Budget(60, 3, 1.0, {"8": 1.0}, ranks=4))))
+    monkeypatch.setattr(budget, "bought", lambda *_: pytest.fail("bought again"))
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    assert budget_of(planned(2.0), tmp_path, lambda steps: training()) == Budget(
+        60, None, int(FIXED + 1.3 * 8 * IMAGE) / 1e9, {"8": 1.0}, ranks=1
+    )
+
+
+def test_of_two_views_one_may_go_through_the_network_with_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in MoCo: that view keeps all that the image keeps, so half as many of them fit as of the views."""
+
+    class Half(Toy):
+        n_views = 2
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            with torch.no_grad():
+                self.backbone(x)
+            return super().forward(x)
+
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    made = training()
+    made.method = Half()
+    assert budget.kept_for_an_image(made) == (IMAGE, 1.0)
+    largest_first = SimpleNamespace(size_at=lambda step, total: 16 if step < total / 2 else 8)
+    monkeypatch.setattr(Batches, "sampling", largest_first)
+    assert budget.kept_for_an_image(made) == (IMAGE, 1.0), "the largest size need not be the last"
 
 
 def test_a_small_pool_is_not_passed_over_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

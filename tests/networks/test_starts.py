@@ -21,11 +21,10 @@ from omegaconf import OmegaConf
 
 from rsssl.errors import UserError
 from rsssl.models.backbone import build_backbone
-from rsssl.models.bands import places, plain_names
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import InputLayer, Preprocess
 from rsssl.networks.starts import Filed, Form, Start, Tagged
-from rsssl.networks.weights import began_as
+from rsssl.networks.weights import begun_from
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "start"
 LITE0 = "tf_efficientnet_lite0"
@@ -67,14 +66,6 @@ def test_filters_go_to_the_bands_of_their_colour(bands: tuple[str, ...], tmp_pat
     for i, band in enumerate(bands):
         expected = rgb[:, colours[band]] if band in colours else rgb.mean(1)
         torch.testing.assert_close(stem[:, i], expected * 3 / len(bands))
-
-
-def test_names_of_bands() -> None:
-    assert plain_names(["R", "g ", "Blue", "NIR"]) == ["red", "green", "blue", "nir"]
-    assert plain_names(["B02", "B03", "B04", "B08"]) == ["blue", "green", "red", "b08"]
-    assert plain_names(["B1", "B2", "B3"]) == ["b1", "b2", "b3"], "Landsat counts so too, and its B3 is red"
-    assert plain_names(["B1", "B2", "B8A"]) == ["b01", "blue", "b8a"]
-    assert places(["red", "green", "blue"], SENTINEL2) == [None, 2, 1, 0, *[None] * 9]
 
 
 def test_eight_bits_are_scaled_as_the_network_is_used_to() -> None:
@@ -168,9 +159,9 @@ def test_weights_trained_from_a_card_know_their_start_again() -> None:
     made = filed(url="http://nowhere/w.pth", sha256="0" * 8)
     kept = json.loads(json.dumps(made.identity("resnet10t")))
     weights: Any = SimpleNamespace(start=kept, spec={"name": "resnet10t"})
-    assert began_as(weights, made)
-    assert not began_as(weights, start("imagenet")) and not began_as(weights, start("dinov2"))
-    assert not began_as(SimpleNamespace(start=None, spec={"name": "resnet10t"}), made)  # type: ignore[arg-type]
+    assert begun_from(weights, made) is made
+    assert not begun_from(weights, start("imagenet")) and not begun_from(weights, start("dinov2"))
+    assert not begun_from(SimpleNamespace(start=None, spec={"name": "resnet10t"}), made)  # type: ignore[arg-type]
 
 
 def test_what_a_card_says_has_to_be_true(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which bands of a tile are shown, and with which contrast."""
+"""With which contrast a tile is shown."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from rsssl.report.tiles import contrast, picture, png, shown_bands
-
-
-def test_bands_are_shown_by_their_names() -> None:
-    assert shown_bands(["B01", "B02", "B03", "B04"]) == [3, 2, 1]
-    assert shown_bands(["Blue", "green", "RED", "nir"]) == [2, 1, 0]
-    assert shown_bands(["vv", "vh"]) == [0, 0, 0] and shown_bands(["x", "y", "z", "w"]) == [0, 1, 2]
+from rsssl.report.tiles import contrast, picture, png
 
 
 def test_contrast_goes_from_black_to_white() -> None:
