@@ -115,14 +115,18 @@ class PoolBatches:
 
     def start(self, cursor: int) -> Iterator[Batch]:
         """Batches from number `cursor` on; images are read ahead by one thread."""
-        if self.device.type == "cpu":
-            memory.keep()
-        elif self.pool.held is None and self.pool.fits(self.device):
-            self.pool.hold(self.device)
+        self.settle()
         for epoch, ids, tiles, step, copied in prefetched(self._read(cursor)):
             if copied is not None:
                 torch.cuda.current_stream(self.device).wait_event(copied)
             yield self._batch(epoch, ids, tiles, step)
+
+    def settle(self) -> None:
+        """Takes the memory that reading takes for as long as it goes on."""
+        if self.device.type == "cpu":
+            memory.keep()
+        elif self.pool.held is None and self.pool.fits(self.device):
+            self.pool.hold(self.device)
 
     def again(self, epoch: int, ids: np.ndarray, step: int) -> Batch:
         """The batch of these images in that epoch, as it was at that step."""

@@ -26,6 +26,7 @@ from rsssl.data.pool import stored
 from rsssl.engine.device import autocast, on_device, precision
 from rsssl.engine.distributed import broadcast, collect, rank, world_size
 from rsssl.engine.files import explain_os_error, write_atomic, write_json
+from rsssl.engine.step_memory import images_at_once
 from rsssl.engine.store import Store
 from rsssl.models.maps import check_size
 from rsssl.models.preprocess import Preprocess
@@ -171,6 +172,7 @@ class Extractor:
         self.build, self.pack, self.preprocess = build, pack, preprocess.of(pack.card)
         self.device, self.symmetry = device, symmetry
         self._model: nn.Module | None = None
+        self._at_once = 0
 
     @torch.inference_mode()
     def __call__(self, rows: np.ndarray) -> Tensor:
@@ -179,11 +181,20 @@ class Extractor:
             self._model = on_device(self.build(), self.device)
             check_size(self._model, self.preprocess.size, "image_size")
         self._model.eval()  # the online probe's backbone is put back into training between two calls
-        x = prepare(stored(self.pack, rows, self.device), self.preprocess)
-        if self.symmetry:
-            x = symmetries(x)[self.symmetry]
+        if not self._at_once:
+            self._at_once = images_at_once(self._model, self._seen(rows[:1]), CHUNK)
         with autocast(self.device):
-            return self._model(x)
+            return torch.cat([self._model(self._seen(part)) for part in parts_of(rows, self._at_once)])
+
+    def _seen(self, rows: np.ndarray) -> Tensor:
+        """The images (n, C, S, S) as the network sees them."""
+        x = prepare(stored(self.pack, rows, self.device), self.preprocess)
+        return symmetries(x)[self.symmetry] if self.symmetry else x
+
+
+def parts_of(rows: np.ndarray, at_once: int) -> list[np.ndarray]:
+    """The rows, so many at a time."""
+    return [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
 
 
 def feature_bank(store: Store, pack: Pack, weights: Weights, device: torch.device, symmetry: int = 0) -> FeatureBank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,12 @@ from rsssl.engine.device import autocast, on_device
 from rsssl.engine.distributed import broadcast
 from rsssl.engine.loop import Fit
 from rsssl.engine.ranks import alone, rank
-from rsssl.evaluation.features import Weights
+from rsssl.engine.step_memory import fit_into_memory, images_at_once
+from rsssl.evaluation.features import Weights, parts_of
 from rsssl.evaluation.heads import LinearHead
 from rsssl.evaluation.job import Job
 from rsssl.evaluation.paper import BestEpoch
+from rsssl.models.parts import in_parts
 from rsssl.models.preprocess import Preprocess
 from rsssl.optim import parameter_groups
 
@@ -94,8 +97,9 @@ def predict(model: Classifier, pack: Pack, rows: np.ndarray, preprocess: Preproc
     model.eval()
     device = model.head.weight.device
     parts = []
-    for start in range(0, len(rows), CHUNK):
-        x = prepare(stored(pack, rows[start : start + CHUNK], device), preprocess)
+    at_once = images_at_once(model.backbone, prepare(stored(pack, rows[:1], device), preprocess), CHUNK)
+    for part in parts_of(rows, at_once):
+        x = prepare(stored(pack, part, device), preprocess)
         with autocast(device):
             views = symmetries(x) if tta else [x]
             shares = [model.head(model.backbone(v)).float().softmax(1) for v in views]
@@ -132,6 +136,8 @@ def _train(job: Job, weights: Weights, how: Finetuning) -> tuple[dict[str, Any],
         Sampling(how.batch_size, how.epochs, job.seed, job.data.split.hash),
         job.device,
     )
+    if rows_at_once := fitting(model, batches, job.device):
+        in_parts(model.backbone, rows_at_once)
     best = BestEpoch(job) if job.protocol == "paper" else None
 
     def tested() -> Tensor:
@@ -158,3 +164,17 @@ def _train(job: Job, weights: Weights, how: Finetuning) -> tuple[dict[str, Any],
         return job.figures(tested().argmax(1)) | {"details": details}, model
     model.load_state_dict(best.state)
     return job.figures(best.predicted) | {"details": details | best.details}, model
+
+
+def fitting(model: Classifier, batches: PoolBatches, device: torch.device) -> int | None:
+    """How many images go through the backbone together where not the whole batch can; UserError where it does not fit.
+
+    Looked at on a copy: batch normalisation would learn from the images.
+    """
+    epoch, ids = batches.ids(0)
+    trial = copy.deepcopy(model).train()
+    with torch.random.fork_rng():
+        _, rows = fit_into_memory(
+            trial, trial.backbone, lambda n: batches.again(epoch, ids[:n], 0), len(ids), device, "finetune"
+        )
+    return rows

@@ -13,21 +13,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from rsssl.engine import distributed, memory
+from rsssl.batch import Batch
+from rsssl.engine import distributed
 from rsssl.engine.device import autocast
 from rsssl.engine.files import write_json
 from rsssl.engine.loop import SCORE
-from rsssl.engine.ranks import local_world_size
+from rsssl.engine.step_memory import fit_into_memory
 from rsssl.engine.tracking import read_metrics
-from rsssl.errors import UserError
 from rsssl.evaluation.online_probe import IMAGES
-from rsssl.models.parts import in_parts, mixes_images
 from rsssl.networks.plan import Plan
 from rsssl.networks.recipe import MOST_EPOCHS
 from rsssl.networks.training import Training
@@ -35,10 +33,7 @@ from rsssl.networks.training import Training
 log = logging.getLogger(__name__)
 FILE = "budget.json"
 SHARES = 1000  # the schedule of sizes is looked at in so many places
-TIMED = 2  # steps at each size, after one that warms up
-PEAK = 1.3  # of a step's memory to what its forward pass keeps for the backward pass: 1.25 to 1.32 were measured
-KEPT = 4  # a parameter, its gradient, and the optimizer's two moments
-MARGIN = 0.9  # of the memory that is free
+TIMED = 3  # steps at each size, after one that warms up
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,9 @@ def budget_of(planned: Plan, folder: Path, trial: Callable[[int], Training]) -> 
     if kept is not None and kept.ranks == ranks:
         return kept
     training = trial(SHARES)
-    needed, rows = fitted(training)
+    training.batches.settle()  # as it will for the training: what is free is counted after
+    method, device, images = training.method, training.device, len(training.batches.ids(0)[1])
+    needed, rows = fit_into_memory(method, method.backbone, partial(largest, training), images, device, "pretrain")
     steps, seconds = planned.recipe.pretrain.steps, kept.seconds if kept else {}
     if kept is not None:
         steps = kept.steps
@@ -114,8 +111,6 @@ def bought(planned: Plan, training: Training) -> tuple[int, dict[str, float]]:
 def seconds_of_step(training: Training, size: int) -> float:
     """Seconds of one step with views of that size: making them, the forward and the backward pass."""
     batches, at = training.batches, training.batches.sampling.size_at
-    if training.device.type == "cpu":
-        memory.keep()  # as the training will
     step = next(s for s in range(SHARES) if at is None or at(s, SHARES) == size)
     taken = []
     for _ in range(1 + TIMED):
@@ -130,79 +125,15 @@ def seconds_of_step(training: Training, size: int) -> float:
             torch.cuda.synchronize(training.device)
         taken.append(time.monotonic() - begin)
     training.method.zero_grad(set_to_none=True)
-    return min(taken[1:])
+    return sum(taken[1:]) / TIMED
 
 
-def fitted(training: Training) -> tuple[int, int | None]:
-    """The bytes of the largest step, and how many views go through the network together where not all can.
-
-    Raises:
-        UserError: when it does not fit into memory, whatever is done.
-    """
-    batches, method = training.batches, training.method
-    images = len(batches.ids(0)[1])
-    fixed = KEPT * sum(p.numel() * p.element_size() for p in method.parameters())
-    whole, views = kept_for_an_image(training)
-    sharing = local_world_size() if training.device.type == "cpu" else 1  # the ranks of a machine share its memory
-    free = MARGIN * min(distributed.collect(memory.available(training.device))) / sharing
-    need = int(fixed + PEAK * whole * images)
-    log.info(f"a step takes up to {need / 1e9:.1f} GB, of {free / 1e9:.1f} GB that are free")
-    if need <= free:
-        return need, None
-    if views and not mixes_images(method.backbone):
-        in_parts(method.backbone, 1)
-        outside, _ = kept_for_an_image(training)  # of the network: its inputs, the rest of the method
-        of_a_view = PEAK * (whole - outside) / views
-        rows = min(int((free - fixed - PEAK * outside * images) / of_a_view), int(images * views) // 2)
-        if rows >= 1:
-            in_parts(method.backbone, rows)
-            log.info(
-                f"so {rows} views at a time go through the network, twice: the gradient is that of the whole batch"
-            )
-            return int(fixed + PEAK * outside * images + of_a_view * rows), rows
-    fitting = int((free - fixed) / (PEAK * whole))
-    what = f"pretrain.batch_size={fitting}" if fitting > 1 else "a smaller pretrain.image_size= or ssl.views="
-    raise UserError(
-        f"a step of {images} images x {method.n_views} views of {batches.preprocess.size} pixels takes about "
-        f"{need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: type {what}"
-    )
-
-
-def kept_for_an_image(training: Training) -> tuple[float, float]:
-    """Of each image of a batch at the largest size of the schedule: bytes that the forward pass keeps for the backward
-    pass, and views that go through the network with a gradient (0 for methods that call its layers themselves)."""
-    images = len(training.batches.ids(0)[1])
-    few, more = min(2, images), min(4, images)
-    size, views = kept_by_forward(training, more)
-    if more == few:
-        return size / more, views / more
-    less, _ = kept_by_forward(training, few)
-    return max(0.0, (size - less) / (more - few)), views / more
-
-
-def kept_by_forward(training: Training, images: int) -> tuple[int, int]:
-    """The same of a batch of so many images."""
+def largest(training: Training, images: int) -> Batch:
+    """A batch of the largest step of the schedule, with so many images."""
     batches, at = training.batches, training.batches.sampling.size_at
-    largest = max(range(SHARES), key=lambda step: at(step, SHARES) if at else 0)
+    step = max(range(SHARES), key=lambda step: at(step, SHARES) if at else 0)
     epoch, ids = batches.ids(0)
-    kept: dict[int, int] = {}
-    views = 0
-
-    def count(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    def see(network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        nonlocal views
-        views += len(arguments[0]) if torch.is_grad_enabled() else 0
-
-    seen = training.method.backbone.register_forward_pre_hook(see)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x), autocast(training.device):
-        outputs: Any = training.method(batches.again(epoch, ids[:images], largest))
-    seen.remove()
-    del outputs
-    return sum(kept.values()), views
+    return batches.again(epoch, ids[:images], step)
 
 
 def outlook(folder: Path, planned: Plan, steps: int) -> str | None:

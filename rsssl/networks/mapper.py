@@ -49,7 +49,8 @@ class Mapper:
         tta: bool = False,
     ) -> None:
         self.classifier, self.device = on_device(classifier, device), device
-        self.window, self.stride, self.batch_size, self.tta = window, stride, batch_size, tta
+        self.window, self.stride, self.tta = window, stride, tta
+        self.batch_size = self.classifier.at_once(batch_size)
         self.dense = DenseClassifier(classifier, stride, window) if fast else None
 
     def learn(self, scene: Scene, layout: Layout, file: Path) -> None:

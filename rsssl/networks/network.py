@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rsssl.augment import symmetries
 from rsssl.engine.device import autocast
+from rsssl.engine.step_memory import images_at_once
 from rsssl.evaluation.heads import Head
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import InputLayer, Preprocess
@@ -92,6 +93,12 @@ class SceneNetwork(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # as evaluations do it: the head in full precision
             probabilities: Tensor = self.head(features)
         return probabilities
+
+    def at_once(self, most: int) -> int:
+        """How many tiles, `most` at most, fit into memory together; UserError when not even one does."""
+        device = next(self.backbone.parameters()).device
+        tile = torch.zeros(1, self.card.n_bands, self.size, self.size, device=device)
+        return images_at_once(self.backbone, tile, most)
 
     def features(self, x: Tensor) -> Tensor:
         """Preprocessed x (B, C, S, S) -> features (B, D) float32."""

@@ -100,7 +100,7 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
     }
     minutes = keys.budget(run.device.type)
     settings["minutes"] = keys.minutes or (None if minutes is None else "auto")  # the same on any device
-    for key, without in (("epochs", None), ("steps", None), ("minutes", None), ("accumulate", 1)):
+    for key, without in (("epochs", None), ("steps", None), ("minutes", None), ("accumulate", 1), ("distill", 0.0)):
         if settings[key] == without:
             settings.pop(key)
     inputs = {

@@ -79,8 +79,9 @@ def predict_files(
         UserError: for a list, bands or a folder that cannot be used, or when no image can be.
     """
     root, paths = listed(source)
-    bands = wanted_bands(classifier.card, options.bands)
     on_device(classifier, device)
+    bands, at_once = wanted_bands(classifier.card, options.bands), classifier.at_once(options.batch_size)
+    options = replace(options, bands=bands, batch_size=at_once)
     inputs = {
         "version": PREDICT_VERSION,
         "classifier": classifier.fingerprint,
@@ -97,7 +98,7 @@ def predict_files(
             if bool(known["unusable"]) == unusable_file(out).is_file():
                 return known | {"reused": True}
         parts = output.parts(-(-len(paths) // PART))
-        make_parts(parts, classifier, root, paths, replace(options, bands=bands), device)
+        make_parts(parts, classifier, root, paths, options, device)
         if rank() > 0:
             return {}
         joined = join(parts, out, classifier)

@@ -33,6 +33,7 @@ class PretrainKeys:
         lr: peak learning rate; None: the optimizer's own.
         layer_decay: from each stage of the backbone to the one before it the rate is multiplied by it.
         average: the weights that are kept are averages over about that share of the steps; 0: the last ones.
+        distill: weight of a loss that keeps the start's features readable from the trained ones; 0: none.
         standardise: "start" (as the start's network is used to), "card" (mean and std of the pool) or "half" (the
             paper's (x - 0.5) / 0.5).
         seed: of the first weights, the order and the augmentation.
@@ -56,6 +57,7 @@ class PretrainKeys:
     lr: float | None
     layer_decay: float
     average: float
+    distill: float
     standardise: str
     seed: int
     resume: str | None
@@ -85,10 +87,10 @@ class PretrainKeys:
             )
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"pretrain.layer_decay={self.layer_decay} is not in (0, 1]: type pretrain.layer_decay=0.6")
-        for name in ("probes", "pictures"):
+        for name, usual in (("probes", 10), ("pictures", 10), ("distill", 1.0)):
             if getattr(self, name) < 0:
                 raise UserError(
-                    f"pretrain.{name}={getattr(self, name)} is below zero: type pretrain.{name}=10, or 0 for none"
+                    f"pretrain.{name}={getattr(self, name)} is below zero: type pretrain.{name}={usual}, or 0 for none"
                 )
         self._check_progressive()
 

@@ -22,6 +22,7 @@ from rsssl.engine.device import on_device
 from rsssl.engine.run import Run
 from rsssl.errors import UserError
 from rsssl.methods.base import Method
+from rsssl.methods.distillation import Distillation
 from rsssl.models.batch_norm import keep_statistics
 from rsssl.models.card import SensorCard
 from rsssl.models.ema import WeightAverage
@@ -65,6 +66,8 @@ def assemble(planned: Plan, run: Run, steps: int | None, rows: int | None = None
         method = make_method(recipe.ssl, backbone)
     on_device(over_all_ranks(method), device).train()
     average = WeightAverage(method.backbone, keys.average) if keys.average else None
+    if keys.distill:
+        on_device(Distillation(method, keys.distill), device)
     if rows is not None:
         in_parts(method.backbone, rows)
     if recipe.compile:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from rsssl.engine import memory
+from rsssl.engine import memory, step_memory
 from rsssl.errors import UserError
 from rsssl.networks import budget
-from rsssl.networks.budget import Budget, budget_of, fitted, outlook
+from rsssl.networks.budget import Budget, budget_of, largest, outlook
 
 
 class Batches:
@@ -28,11 +28,14 @@ class Batches:
     preprocess = SimpleNamespace(size=16)
     sampling = SimpleNamespace(size_at=lambda step, total: 8 if step < total / 2 else 16)
 
+    def settle(self) -> None:
+        """Nothing to hold."""
+
     def ids(self, cursor: int) -> tuple[int, Any]:
         return 0, torch.arange(8).numpy()
 
-    def again(self, epoch: int, ids: Any, step: int) -> torch.Tensor:
-        return torch.ones(len(ids), 3, *[self.sampling.size_at(step, budget.SHARES)] * 2)
+    def again(self, epoch: int, ids: Any, step: int) -> Any:
+        return SimpleNamespace(views=torch.ones(1, len(ids), 3, *[self.sampling.size_at(step, budget.SHARES)] * 2))
 
 
 class Toy(nn.Module):
@@ -44,8 +47,8 @@ class Toy(nn.Module):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5) if norm else nn.Identity(), nn.Sigmoid())
 
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"loss": self.backbone(x).sum()}
+    def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+        return {"loss": self.backbone(batch.views[0]).sum()}
 
 
 def training(norm: bool = False) -> Any:
@@ -57,6 +60,11 @@ def planned(minutes: float | None, **keys: Any) -> Any:
     return SimpleNamespace(
         minutes=minutes, recipe=recipe, preprocess=Batches.preprocess, inputs=keys.get("inputs", {}), lr=0.3
     )
+
+
+def fitted(made: Any, keys: str = "pretrain") -> tuple[int, int | None]:
+    method = made.method
+    return step_memory.fit_into_memory(method, method.backbone, lambda n: largest(made, n), 8, made.device, keys)
 
 
 IMAGE = (3 + 5) * 16 * 16 * 4  # bytes that an image keeps
@@ -114,18 +122,35 @@ def test_of_two_views_one_may_go_through_the_network_with_a_gradient(monkeypatch
     class Half(Toy):
         n_views = 2
 
-        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        def forward(self, batch: Any) -> dict[str, torch.Tensor]:
             with torch.no_grad():
-                self.backbone(x)
-            return super().forward(x)
+                self.backbone(batch.views[0])
+            return super().forward(batch)
 
     monkeypatch.setattr(memory, "available", lambda device: 10**9)
     made = training()
     made.method = Half()
-    assert budget.kept_for_an_image(made) == (IMAGE, 1.0)
+    kept = (made.method, made.method.backbone, lambda n: largest(made, n), 8, made.device)
+    assert step_memory.kept_for_an_image(*kept) == (IMAGE, 1.0)
     largest_first = SimpleNamespace(size_at=lambda step, total: 16 if step < total / 2 else 8)
     monkeypatch.setattr(Batches, "sampling", largest_first)
-    assert budget.kept_for_an_image(made) == (IMAGE, 1.0), "the largest size need not be the last"
+    assert step_memory.kept_for_an_image(*kept) == (IMAGE, 1.0), "the largest size need not be the last"
+
+
+def test_of_images_that_are_only_seen_so_many_go_together_as_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The largest layer takes five numbers for each pixel and gives five."""
+    network, image = Toy().backbone.eval(), torch.ones(1, 3, 16, 16)
+    each = step_memory.SEEN * 10 * 16 * 16 * 4
+    monkeypatch.setattr(memory, "available", lambda device: int(3.5 * each / 0.9))
+    with caplog.at_level(logging.INFO):
+        assert step_memory.images_at_once(network, image, 2) == 2 and not caplog.text
+        assert step_memory.images_at_once(network, image, 8) == 3
+    assert "3 images at a time" in caplog.text
+    monkeypatch.setattr(memory, "available", lambda device: int(0.5 * each / 0.9))
+    with pytest.raises(UserError, match="smaller image_size="):
+        step_memory.images_at_once(network, image, 8)
 
 
 def test_a_small_pool_is_not_passed_over_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
