@@ -41,11 +41,12 @@ def fitted(job: Job, probe: Probe, banks: list[FeatureBank]) -> tuple[dict[str, 
     """Fits the probe to the labelled features and tests it; probabilities are averaged over the banks' symmetries."""
     x, y = banks[0].get(job.train), job.labels(job.train)
     tests = [bank.get(job.test) for bank in banks]
+    more = {"pool": banks[0].get(np.setdiff1d(job.data.split.pool, job.train))} if probe.uses_pool else {}
     if rank() > 0 and not probe.divided:
         return {}, None
     if job.protocol == "paper" and probe.paper_head:
         return paper_probe(job, x, y, tests)
-    probe.fit(x, y, job.n_classes, job.seed)
+    probe.fit(x, y, job.n_classes, job.seed, **more)
     several = len(tests) > 1
     scores = torch.stack([probe.probabilities(t) for t in tests]).mean(0) if several else probe.scores(tests[0])
     return job.figures(scores.argmax(1)) | {"details": probe.details}, probe.head() if rank() == 0 else None

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import normalize
 
+from rsssl.evaluation.spaces import PoolSpace
+
 
 class Head(nn.Module):
     """Features (B, D) -> class probabilities (B, K)."""
@@ -102,12 +104,40 @@ class NeighbourHead(Head):
         return votes / votes.sum(1, keepdim=True)
 
 
+class SpacedHead(Head):
+    """The votes of the nearest neighbours in the space of a pool.
+
+    Args:
+        space: features to the space.
+        near: votes there.
+    """
+
+    exportable = False
+
+    def __init__(self, space: PoolSpace, near: NeighbourHead) -> None:
+        super().__init__()
+        self.space, self.near = space, near
+
+    def settings(self) -> dict[str, Any]:
+        return self.near.settings() | {"kind": "propagated"}
+
+    def forward(self, features: Tensor) -> Tensor:
+        votes: Tensor = self.near(self.space(features))
+        return votes
+
+
 def head_from(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
     """The head that `settings()` and a state dict describe."""
     arguments = dict(settings)
     kind = arguments.pop("kind")
     if kind == "neighbours":
         return NeighbourHead(arguments, **tensors)
+    if kind == "propagated":
+        space, near = (
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            for prefix in ("space.", "near.")
+        )
+        return SpacedHead(PoolSpace(**space), NeighbourHead(arguments, **near))
     return LinearHead(tensors["weight"], tensors["bias"], kind == "regression")
 
 
@@ -116,6 +146,7 @@ class Probe:
 
     trains_network = False  # True: the whole network is trained, not a classifier on its features
     divided = False  # True: the ranks divide the work of `scores` and call it together
+    uses_pool = False  # True: `fit` takes the pool's images without a label too, `pool` (N, D)
     paper_head = False  # True: protocol=paper trains this one as the published code does
     details: dict[str, Any]
 

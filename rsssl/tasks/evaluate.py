@@ -172,15 +172,15 @@ class Evaluate(Pretrain):
         return train_network(job, weights, how)
 
     def _baselines(self, job: Job, evaluator: Any, weights: Weights, start: Start | None, run: Run) -> dict[str, Any]:
-        """The start as it is, a random network and the image statistics under the same probe; beside a network trained
-        whole, the linear one."""
+        """The start as it is, a random network and the image statistics under the same probe; the linear one beside a
+        network trained whole, and beside a probe that looks at the whole pool, which would take as long again."""
         from hydra.utils import instantiate
 
         from rsssl.evaluation.frozen import frozen, statistics
         from rsssl.networks.starts import Start
         from rsssl.networks.weights import untrained
 
-        if evaluator.trains_network:
+        if evaluator.trains_network or evaluator.uses_pool:
             evaluator = instantiate(run.option("evaluate", "linear"), _convert_="all")
         figures = {}
         if start:

@@ -37,7 +37,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("evaluate", ["linear", "knn", "ridge"])
+@pytest.mark.parametrize("evaluate", ["linear", "knn", "ridge", "propagate"])
 def test_results_do_not_depend_on_the_number_of_ranks(evaluate: str, workshop, many: Path, tmp_path: Path) -> None:
     found, features = [], []
     for ranks in (1, 2, 4) if evaluate == "knn" else (1, 2):

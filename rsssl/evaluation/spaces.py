@@ -1,0 +1,48 @@
+"""The space in which images of a pool are near to each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class PoolSpace(nn.Module):
+    """Features less the pool's mean, of unit length; in the pool's principal axes, their spread half evened out; of
+    unit length again.
+
+    Length says how strongly an image looks like anything, and not what it looks like (SimpleShot, Wang et al. 2019,
+    arXiv 1911.04623, "CL2N"). An axis of variance v is divided by v^(1/4): between the features' own proportions, where
+    a few axes decide, and equal ones, where noise does.
+
+    Args:
+        mean: (D,) of the pool.
+        axes: (D, d) scaled principal axes of the pool.
+        offset: (d,) where the mean of the unit vectors comes to lie.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    offset: Tensor
+
+    def __init__(self, mean: Tensor, axes: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        for name, value in (("mean", mean), ("axes", axes), ("offset", offset)):
+            self.register_buffer(name, value)
+
+    @classmethod
+    def of(cls, pool: Tensor, dimensions: int) -> PoolSpace:
+        """The space of a pool's features (N, D), with at most so many dimensions."""
+        mean = pool.mean(0)
+        unit = normalize(pool - mean, dim=1)
+        centre = unit.mean(0)
+        covariance = (unit.mT @ unit).double() / len(unit) - torch.outer(centre, centre).double()
+        variance, axes = torch.linalg.eigh(covariance)
+        alive = variance[-dimensions:] > 1e-9 * variance[-1]
+        axes = (axes[:, -dimensions:] * variance[-dimensions:].clamp_min(1e-300) ** -0.25)[:, alive].float()
+        return cls(mean, axes, centre @ axes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, D) -> (B, d) of unit length."""
+        unit = normalize(features.float() - self.mean, dim=1)
+        return normalize(unit @ self.axes - self.offset, dim=1)
