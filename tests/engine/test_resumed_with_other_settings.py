@@ -96,7 +96,7 @@ def test_a_lower_learning_rate_is_allowed_and_takes_effect(workshop, trained) ->
     ("change", "difference"),
     [
         ("backbone.name=resnet14t", "backbone.name: was resnet10t, now resnet14t"),
-        ("ssl.temperature=0.5", "ssl.temperature: was"),
+        ("ssl.variance=20", "ssl.variance: was"),
         ("pretrain.batch_size=8", "pretrain.batch_size: was 16, now 8"),
         ("pretrain.images=50", "pretrain.images: was None, now 50"),
         ("dataset.split_seed=3", "data: was [{'name'"),

@@ -226,7 +226,7 @@ def test_pre_training_on_two_datasets_of_different_sizes(
         "pretrain.dataset=[folder,folder]",
         f"pretrain.root=[{tiles},{other}]",
     )
-    assert "simclr" in text
+    assert "vicreg" in text
     # half of the evaluated folder is its test set and is never trained on, though the folder is named a second time
     assert results(tmp_path / "run")[0]["pretrain"]["images"] == 45 + 40
 
