@@ -48,8 +48,7 @@ def fit_into_memory(
     """
     fixed = sum(p.numel() * p.element_size() * (KEPT if p.requires_grad else 1) for p in model.parameters())
     whole, views = kept_for_an_image(model, backbone, batch_of, images, device)
-    sharing = local_world_size() if device.type == "cpu" else 1  # the ranks of a machine share its memory
-    free = MARGIN * min(distributed.collect(memory.available(device))) / sharing
+    free = min(distributed.collect(free_for(device)))
     need = int(fixed + PEAK * whole * images)
     log.info(f"a step takes up to {need / 1e9:.1f} GB, of {free / 1e9:.1f} GB that are free")
     if need <= free:
@@ -71,6 +70,12 @@ def fit_into_memory(
         f"a step of {images} images x {n_views} views of {size} pixels takes about {need / 1e9:.1f} GB, and "
         f"{free / 1e9:.1f} GB are free: type {what}"
     )
+
+
+def free_for(device: torch.device) -> float:
+    """Bytes that this rank may take; the ranks of a machine share its memory."""
+    sharing = local_world_size() if device.type == "cpu" else 1
+    return MARGIN * memory.available(device) / sharing
 
 
 def kept_for_an_image(
@@ -132,9 +137,7 @@ def images_at_once(network: nn.Module, image: Tensor, most: int) -> int:
         network(image)
     for hook in seen:
         hook.remove()
-    sharing = local_world_size() if device.type == "cpu" else 1
-    free = MARGIN * memory.available(device) / sharing
-    each = SEEN * largest
+    free, each = free_for(device), SEEN * largest
     if each > free:
         raise UserError(
             f"an image of {image.shape[-1]} pixels takes {each / 1e9:.2f} GB on its way through the network, and "

@@ -92,12 +92,12 @@ class Classifier(nn.Module):
 
 
 @torch.inference_mode()
-def predict(model: Classifier, pack: Pack, rows: np.ndarray, preprocess: Preprocess, tta: bool) -> Tensor:
-    """Class probabilities (len(rows), n_classes) on the CPU, averaged over the eight symmetries when `tta`."""
+def predict(model: Classifier, pack: Pack, rows: np.ndarray, preprocess: Preprocess, tta: bool, at_once: int) -> Tensor:
+    """Class probabilities (len(rows), n_classes) on the CPU, averaged over the eight symmetries when `tta`; so many
+    images at once."""
     model.eval()
     device = model.head.weight.device
     parts = []
-    at_once = images_at_once(model.backbone, prepare(stored(pack, rows[:1], device), preprocess), CHUNK)
     for part in parts_of(rows, at_once):
         x = prepare(stored(pack, part, device), preprocess)
         with autocast(device):
@@ -138,10 +138,12 @@ def _train(job: Job, weights: Weights, how: Finetuning) -> tuple[dict[str, Any],
     )
     if rows_at_once := fitting(model, batches, job.device):
         in_parts(model.backbone, rows_at_once)
+    image = prepare(stored(pack, rows[:1], job.device), preprocess)
+    at_once = images_at_once(model.backbone.eval(), image, CHUNK)
     best = BestEpoch(job) if job.protocol == "paper" else None
 
     def tested() -> Tensor:
-        return predict(model, pack, job.test, preprocess, job.tta)
+        return predict(model, pack, job.test, preprocess, job.tta, at_once)
 
     def see(step: int) -> dict[str, float]:
         if best:

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from rsssl.errors import UserError
 from rsssl.evaluation.heads import NeighbourHead, Probe, SpacedHead
+from rsssl.evaluation.knn import BLOCK
 from rsssl.evaluation.spaces import PoolSpace
 from rsssl.evaluation.standardise import check_training_set
-
-BLOCK = 16 << 20  # similarities in memory at a time
 
 
 class Propagation(Probe):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from rsssl.batch import Batch
 from rsssl.engine.distributed import gather
 from rsssl.methods.base import Method
+from rsssl.methods.losses import full_precision
 
 
 class Distillation(nn.Module):
@@ -43,9 +44,8 @@ class Distillation(nn.Module):
         """Of views (n, C, S, S) and their features (n, D): 1 - cosine, the mean over the views of all ranks."""
         frozen = self._frozen[0].to(views.device).eval()
         with torch.no_grad():
-            target = gather(exact(frozen(views)))
-        told = gather(exact(self.head(features)))
-        return 1 - F.cosine_similarity(told - told.mean(0), target - target.mean(0), dim=1).mean()
+            target = gather(frozen(views))
+        return distance(gather(self.head(features)), target)
 
     def _see(self, backbone: nn.Module, arguments: tuple[Tensor, ...], features: Tensor) -> None:
         if torch.is_grad_enabled():
@@ -64,6 +64,7 @@ class Distillation(nn.Module):
         return outputs | {"loss": outputs["loss"] + self.weight * loss, "distillation": loss}
 
 
-def exact(x: Tensor) -> Tensor:
-    """In single precision at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+@full_precision
+def distance(told: Tensor, target: Tensor) -> Tensor:
+    """1 - cosine of features (n, D), each taken from the mean of its batch; the mean over the batch."""
+    return 1 - F.cosine_similarity(told - told.mean(0), target - target.mean(0), dim=1).mean()

@@ -174,7 +174,7 @@ def baseline(run: Result, key: str, entry: Any) -> Result:
     if not isinstance(entry, dict):
         raise ValueError("lacks all scores")
     need(entry, METRICS)
-    # Beside a network trained whole the baselines are still judged by a linear probe on frozen features.
+    # Baselines say by which probe they were judged, where it is another; older results do not.
     probe = "linear" if run.row.evaluate in ("finetune", "scratch") else run.row.evaluate
     row = Row(
         *run.row[:2],  # dataset, protocol

@@ -180,15 +180,18 @@ class Evaluate(Pretrain):
         from rsssl.networks.starts import Start
         from rsssl.networks.weights import untrained
 
+        judged = {}
         if evaluator.trains_network or evaluator.uses_pool:
             evaluator = instantiate(run.option("evaluate", "linear"), _convert_="all")
+            judged = {"evaluate": "linear"}
         figures = {}
         if start:
             begun = untrained(self, start, job.data, run, like=weights)
             figures["frozen_start"] = frozen(job, evaluator, begun)[0]
         random = untrained(self, Start(), job.data, run, like=weights)
         figures["random_init"] = frozen(job, evaluator, random)[0]
-        return figures | {"image_statistics": statistics(job, evaluator)}
+        figures["image_statistics"] = statistics(job, evaluator)
+        return {name: found | judged for name, found in figures.items()}
 
     def _results(
         self, job: Job, weights: Weights, figures: dict[str, Any], baselines: dict[str, Any], run: Run
@@ -239,7 +242,9 @@ def print_results(results: dict[str, Any], file: Path) -> None:
     from rsssl.report.results import method_of
 
     rows = [(f"{method_of(results['ssl'], results['start'])} + {results['evaluate']}", results)]
-    rows += [(name.replace("_", " "), values) for name, values in results["baselines"].items()]
+    for name, values in results["baselines"].items():
+        probe = f" + {values['evaluate']}" if "evaluate" in values else ""
+        rows.append((f"{name.replace('_', ' ')}{probe}", values))
     width = max(len(name) for name, _ in rows)
     scale = results["ts"] if isinstance(results["ts"], str | float) else f"{results['ts']} labels per class"
     print(

@@ -62,9 +62,9 @@ def planned(minutes: float | None, **keys: Any) -> Any:
     )
 
 
-def fitted(made: Any, keys: str = "pretrain") -> tuple[int, int | None]:
+def fitted(made: Any) -> tuple[int, int | None]:
     method = made.method
-    return step_memory.fit_into_memory(method, method.backbone, lambda n: largest(made, n), 8, made.device, keys)
+    return step_memory.fit_into_memory(method, method.backbone, lambda n: largest(made, n), 8, made.device, "pretrain")
 
 
 IMAGE = (3 + 5) * 16 * 16 * 4  # bytes that an image keeps

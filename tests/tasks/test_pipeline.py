@@ -166,6 +166,8 @@ def test_every_evaluation_gives_results(
     (found,) = results(folder)
     assert 0 <= found["oa"] <= 1 and found["protocol"] == protocol
     assert (found["pretrain"] is None) == (evaluate == "scratch")
+    probes = {values.get("evaluate") for values in found["baselines"].values()}
+    assert probes == {None if evaluate == "ridge" else "linear"}, "what judges the baselines, where it is another"
     if protocol == "paper" and evaluate not in ("ridge", "propagate"):
         assert found["details"]["epoch_chosen_on_test_images"]
 
