@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from rsssl.compose import Composer, composed
 from rsssl.groups import group_options
-from rsssl.jobs import prepared
+from rsssl.jobs import configured, prepared
 from rsssl.models.backbone import read_backbone
 from rsssl.networks.pretraining import pretrain
 
@@ -80,9 +80,8 @@ OPTIONS = [p for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
 @pytest.mark.parametrize("path", OPTIONS, ids=[f"{p.parent.name}={p.stem}" for p in OPTIONS])
 def test_an_option_becomes_its_object(path: Path) -> None:
     """Its keys are arguments of the class that it names: composition alone lets any key of an open group through."""
-    node = OmegaConf.load(path)
     arguments: dict[str, Any] = (
         {"params": [torch.nn.Parameter(torch.zeros(1))]} if path.parent.name == "optimizer" else {}
     )
-    made = instantiate(node, _convert_="all", **arguments)
+    made = configured(path.parent.name, path.stem, **arguments)
     assert f"{type(made).__module__}.{type(made).__name__}".startswith(("rsssl.", "torch.optim."))

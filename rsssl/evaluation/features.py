@@ -33,6 +33,7 @@ from rsssl.models.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 CHUNK = 256  # images at a time
+MANY = 5000  # images from which on it is said that their features take a while
 FEATURES_VERSION = 2  # raised when a change of the code changes the features of the same weights and images
 
 Extract = Callable[[np.ndarray], Tensor]  # rows of a pack -> (n, D) float32 features
@@ -52,7 +53,12 @@ class FeatureBank:
         self.folder, self.n_rows, self.extract, self.title = folder, n_rows, extract, title
 
     def get(self, rows: np.ndarray) -> Tensor:
-        """(len(rows), D) float32, on the CPU; what is missing is computed and kept.
+        """(len(rows), D) float32, on the CPU; what is missing is computed and kept. See `complete`."""
+        self.complete(rows)
+        return self.read(rows)
+
+    def complete(self, rows: np.ndarray) -> None:
+        """Computes and keeps what is missing.
 
         Under torchrun all ranks call it together. They divide what is missing in chunks that do not depend on their
         number, and rank 0 keeps it.
@@ -61,7 +67,7 @@ class FeatureBank:
             for _ in self._extract(broadcast(None)):
                 pass
             broadcast(None)  # rank 0 has written them
-            return self._read(rows)
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -75,9 +81,9 @@ class FeatureBank:
                 except OSError as error:
                     raise explain_os_error(error, self.folder) from error
             broadcast(None)
-            return self._read(rows)
 
-    def _read(self, rows: np.ndarray) -> Tensor:
+    def read(self, rows: np.ndarray) -> Tensor:
+        """(len(rows), D) float32, on the CPU, of rows that are complete."""
         bank = np.memmap(self.folder / "features.bin", np.float32, "r", shape=(self.n_rows, self._dim()))
         return torch.from_numpy(np.array(bank[rows]))
 
@@ -102,6 +108,8 @@ class FeatureBank:
                 bar.update(len(turn))
 
     def _compute(self, missing: np.ndarray, known: np.ndarray) -> None:
+        if len(missing) >= MANY:
+            log.info("%s of %d images are computed, once", self.title, len(missing))
         bank = None
         for rows, features in self._extract(missing):
             if bank is None:

@@ -36,13 +36,17 @@ CHUNK = 256  # images tested at a time
 
 @dataclass(frozen=True)
 class NetworkTraining:
-    """`evaluate=finetune` and `evaluate=scratch`: which weights the network starts from.
+    """`evaluate=finetune`, `selftrain` and `scratch`: which weights the network starts from, and what it learns from.
 
     Args:
         start: "pretrained" or "random".
+        pool_images: images of the pool that are learnt from too, with the probabilities that `evaluate=auto` gives them
+            in place of labels (self-training with soft labels and augmented images, Xie et al. 2020, "Self-training
+            with Noisy Student", arXiv 1911.04252).
     """
 
     start: str
+    pool_images: int = 0
     trains_network = True
 
 
@@ -54,7 +58,8 @@ class Finetuning:
         views: the augmentation.
         optimizer: what `conf/optimizer` composes to.
         schedule: what `conf/schedule` composes to.
-        epochs: passes over the labelled images.
+        epochs: passes over the images.
+        steps: in place of whole epochs.
         batch_size: images a step.
         lr: peak learning rate of the head.
         backbone_lr: peak learning rate of the backbone.
@@ -65,6 +70,7 @@ class Finetuning:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     epochs: int
+    steps: int | None
     batch_size: int
     lr: float
     backbone_lr: float
@@ -72,10 +78,17 @@ class Finetuning:
 
 
 class Classifier(nn.Module):
-    """A backbone and a linear layer under cross entropy (Tao et al. 2020, section II-C)."""
+    """A backbone and a linear layer under cross entropy (Tao et al. 2020, section II-C).
 
-    def __init__(self, backbone: nn.Module, n_classes: int) -> None:
+    Args:
+        backbone: images to features.
+        n_classes: of the layer.
+        soft: (N, n_classes) what each image of the pool of batches is of each class, in place of its label.
+    """
+
+    def __init__(self, backbone: nn.Module, n_classes: int, soft: Tensor | None = None) -> None:
         super().__init__()
+        self.soft = soft
         self.backbone = backbone
         self.head = nn.Linear(int(backbone.num_features), n_classes)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.weight)
@@ -84,8 +97,9 @@ class Classifier(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.head(self.backbone(batch.views[0]))
         assert batch.labels is not None
-        accuracy = (logits.argmax(1) == batch.labels).float().mean()
-        return {"loss": F.cross_entropy(logits.float(), batch.labels), "train_accuracy": accuracy}
+        truth = batch.labels if self.soft is None else self.soft[batch.ids.cpu()].to(logits.device)
+        accuracy = (logits.argmax(1) == (truth if truth.ndim == 1 else truth.argmax(1))).float().mean()
+        return {"loss": F.cross_entropy(logits.float(), truth), "train_accuracy": accuracy}
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Nothing to update."""
@@ -107,33 +121,42 @@ def predict(model: Classifier, pack: Pack, rows: np.ndarray, preprocess: Preproc
     return torch.cat(parts)
 
 
-def train_network(job: Job, weights: Weights, how: Finetuning) -> tuple[dict[str, Any], LinearHead | None, Any]:
+def train_network(
+    job: Job, weights: Weights, how: Finetuning, more: tuple[np.ndarray, Tensor] | None = None
+) -> tuple[dict[str, Any], LinearHead | None, Any]:
     """The network trained with the labelled images: its figures, and on rank 0 its head and its backbone.
+
+    `more` are rows (N,) of the pack without labels, and what they are (N, n_classes) of each class.
 
     Rank 0 does it while the others wait: a few labels are too few to divide, and the result is that of one process.
     """
     if rank() > 0:
         return broadcast(None), None, None
     with alone():
-        figures, model = _train(job, weights, how)
+        figures, model = _train(job, weights, how, more)
     return broadcast(figures), LinearHead(model.head.weight.detach(), model.head.bias.detach()), model.backbone
 
 
-def _train(job: Job, weights: Weights, how: Finetuning) -> tuple[dict[str, Any], Classifier]:
+def _train(
+    job: Job, weights: Weights, how: Finetuning, more: tuple[np.ndarray, Tensor] | None
+) -> tuple[dict[str, Any], Classifier]:
     pack, preprocess = job.data.pack, weights.preprocess
+    rows, soft = np.sort(job.train), None
+    if more:
+        rows = np.concatenate([rows, more[0]])
+        soft = torch.cat([F.one_hot(job.labels(np.sort(job.train)), job.n_classes).float(), more[1]])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold("classifier", job.seed) % 2**63)
-        model = on_device(Classifier(weights.build(), job.n_classes), job.device)
+        model = on_device(Classifier(weights.build(), job.n_classes, soft), job.device)
     groups = [group | {"lr": how.backbone_lr} for group in parameter_groups(model.backbone)]
     groups += parameter_groups(model.head)
     optimizer = instantiate(how.optimizer, lr=how.lr, params=groups, _convert_="all")
-    rows = np.sort(job.train)
     batches = PoolBatches(
         Pool([Source(pack, rows)], pack.labels[rows]),
         how.views,
         1,
         preprocess,
-        Sampling(how.batch_size, how.epochs, job.seed, job.data.split.hash),
+        Sampling(how.batch_size, how.epochs, job.seed, job.data.split.hash, how.steps),
         job.device,
     )
     if rows_at_once := fitting(model, batches, job.device):
@@ -163,7 +186,9 @@ def _train(job: Job, weights: Weights, how: Finetuning) -> tuple[dict[str, Any],
     fit.run()
     details = {"seconds": fit.seconds, "steps": batches.total_steps}
     if best is None:
-        return job.figures(tested().argmax(1)) | {"details": details}, model
+        probabilities = tested()
+        trust = {"calibration": job.trust(probabilities)}
+        return job.figures(probabilities.argmax(1)) | {"details": details} | trust, model
     model.load_state_dict(best.state)
     return job.figures(best.predicted) | {"details": details | best.details}, model
 

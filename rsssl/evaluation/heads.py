@@ -1,8 +1,8 @@
-"""What a classifier is once it is fitted: a module from features to class probabilities, and the base of all probes."""
+"""What a classifier is once it is fitted: a module from features to class probabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,160 +10,216 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import normalize
 
+from rsssl.engine.distributed import collect, rank, world_size
+from rsssl.errors import UserError
 from rsssl.evaluation.spaces import PoolSpace
+
+SMOOTHING = 0.1  # of a vote, dealt out evenly: a class without a neighbour is improbable, and not impossible
+BLOCK = 16 << 20  # similarities in memory at a time: some hundred rows, as products of fewer are slow
 
 
 class Head(nn.Module):
-    """Features (B, D) -> class probabilities (B, K)."""
+    """Features (B, D) -> class probabilities (B, K): the softmax of its logits."""
 
     layer: tuple[Tensor, Tensor] | None = None  # weight (K, D) and bias (K,) of one that is a linear layer
-    exportable = True  # False: decides by code that no exported program can hold
+    compared = 1  # how many images each new one is compared with
 
     def settings(self) -> dict[str, Any]:
         """What `head_from` needs beside the tensors, as JSON; "kind" says which head it is."""
         raise NotImplementedError(f"{type(self).__name__} must define settings()")
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (B, D) -> logits (B, K)."""
+        raise NotImplementedError(f"{type(self).__name__} must define logits(features)")
+
+    def sharpened(self, weight: float) -> Head:
+        """The same classifier with its logits times a positive weight."""
+        raise NotImplementedError(f"{type(self).__name__} must define sharpened(weight)")
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.logits(features).softmax(1)
+
 
 class LinearHead(Head):
-    """A linear layer, then the softmax.
-
-    With `regression` (ridge regression on one-hot labels estimates probabilities directly) values below zero become
-    zero and the rest is divided by its sum.
+    """A linear layer.
 
     Args:
         weight: (K, D).
-        bias: (K,).
-        regression: whether the layer's output estimates probabilities and not their logarithms.
+        bias: (K,); -inf for a class that is never predicted.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, regression: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.weight, self.bias, self.regression = nn.Parameter(weight.float()), nn.Parameter(bias.float()), regression
+        self.weight, self.bias = nn.Parameter(weight.float()), nn.Parameter(bias.float())
 
     @property
     def layer(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return self.weight.detach(), self.bias.detach()
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "regression" if self.regression else "linear"}
+        return {"kind": "linear"}
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.probabilities(F.linear(features.float(), self.weight, self.bias))
+    def logits(self, features: Tensor) -> Tensor:
+        return F.linear(features.float(), self.weight, self.bias)
 
-    def probabilities(self, scores: Tensor) -> Tensor:
-        """The layer's output (B, K) as probabilities."""
-        if not self.regression:
-            return scores.softmax(1)
-        share = scores.clamp_min(1e-6)
-        return share / share.sum(1, keepdim=True)
+    def sharpened(self, weight: float) -> LinearHead:
+        return LinearHead(*(weight * t for t in self.layer))
 
 
 class NeighbourHead(Head):
-    """The classes' shares of the votes of the k most similar labelled images. Its settings are those of `KNN`.
+    """The votes of the k most similar images that it remembers: each votes for the classes by its shares of them.
 
     Args:
-        settings: k, weighted, temperature, centre and classes (K, their number).
-        bank: (n, D) the labelled features, less the mean, of unit length.
-        labels: (n,) int64.
+        settings: k; temperature of a vote's weight exp(cosine / temperature), None for votes that weigh the same;
+            sharpness, of the votes' logarithms.
+        bank: (n, D) the features it remembers, less the mean, of unit length.
+        shares: (n, K) how much of each class each of them is, rows of sum 1.
         mean: (D,) what is subtracted from features first.
+        space: where features are brought first; None to leave them as they are.
     """
 
-    exportable = False
     bank: Tensor
-    labels: Tensor
+    shares: Tensor
     mean: Tensor
 
-    def __init__(self, settings: Mapping[str, Any], bank: Tensor, labels: Tensor, mean: Tensor) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], bank: Tensor, shares: Tensor, mean: Tensor, space: PoolSpace | None = None
+    ) -> None:
         super().__init__()
         self.arguments = dict(settings)
-        for name, value in (("bank", bank), ("labels", labels), ("mean", mean)):
+        for name, value in (("bank", bank), ("shares", shares), ("mean", mean)):
             self.register_buffer(name, value)
+        self.space = space
+
+    @property
+    def compared(self) -> int:  # type: ignore[override]
+        return len(self.bank)
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "neighbours"} | self.arguments
+        return {"kind": "neighbours" if self.space is None else "propagated"} | self.arguments
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.votes(features, features.new_empty(len(features), len(self.bank), dtype=torch.float32))
+    def logits(self, features: Tensor) -> Tensor:
+        return log_votes(self.votes(features), self.arguments["sharpness"])
 
-    def votes(self, features: Tensor, similarity: Tensor) -> Tensor:
-        """The same, in memory that is given: similarity (B, n) is overwritten."""
+    def sharpened(self, weight: float) -> NeighbourHead:
+        settings = self.arguments | {"sharpness": weight * self.arguments["sharpness"]}
+        return NeighbourHead(settings, self.bank, self.shares, self.mean, self.space)
+
+    def votes(self, features: Tensor) -> Tensor:
+        """Features (B, D) -> the classes' shares of the votes (B, K), rows of sum 1."""
+        if self.space is not None:
+            features = self.space(features)
+        cosine, index = self.nearest(normalize(features.float() - self.mean, dim=1) @ self.bank.T)
+        return vote(cosine, index, self.shares, self.arguments["temperature"])
+
+    def nearest(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        """The k largest of each row (B, n), and where they stand; of equal ones those that stand first. An exported
+        program takes any of equal ones."""
         n, k = len(self.bank), min(self.arguments["k"], len(self.bank))
-        torch.mm(normalize(features.float() - self.mean, dim=1), self.bank.T, out=similarity)
-        value, index = similarity.topk(min(k + 1, n), dim=1)
-        if k < n:  # topk leaves open which of equal neighbours it takes: settle those rows by a stable sort
-            tied = value[:, k] == value[:, k - 1]
-            if tied.any():
-                order = similarity[tied].sort(dim=1, descending=True, stable=True).indices
-                index[tied] = order[:, : k + 1]
-            value, index = similarity.gather(1, index[:, :k]), index[:, :k]
-        weight = torch.ones_like(value)
-        if self.arguments["weighted"]:  # relative to the nearest: the shares stay the same and nothing overflows
-            weight = ((value - value[:, :1]) / self.arguments["temperature"]).exp()
-        votes = weight.new_zeros(len(features), self.arguments["classes"])
-        votes.scatter_add_(1, self.labels[index], weight)
-        return votes / votes.sum(1, keepdim=True)
+        if torch.compiler.is_exporting() or k == n:
+            value, index = similarity.topk(k, dim=1)
+            return value, index
+        value, index = similarity.topk(k + 1, dim=1)
+        tied = value[:, k] == value[:, k - 1]
+        if tied.any():  # topk leaves open which of equal neighbours it takes: settle those rows by a stable sort
+            order = similarity[tied].sort(dim=1, descending=True, stable=True).indices
+            index[tied] = order[:, : k + 1]
+        return similarity.gather(1, index[:, :k]), index[:, :k]
 
 
-class SpacedHead(Head):
-    """The votes of the nearest neighbours in the space of a pool.
+def vote(cosine: Tensor, index: Tensor, shares: Tensor, temperature: float | None) -> Tensor:
+    """The votes (B, K) of the images index (B, k), the nearest first, which are shares (n, K) of the classes; their
+    sum is 1, or 0 where none of them has a share."""
+    weight = torch.ones_like(cosine)
+    if temperature is not None:  # relative to the nearest: the shares stay the same and nothing overflows
+        weight = ((cosine - cosine[:, :1]) / temperature).exp()
+    votes = torch.einsum("bk,bkc->bc", weight, shares[index])
+    return votes / votes.sum(1, keepdim=True).clamp_min(torch.finfo(votes.dtype).tiny)
+
+
+def log_votes(votes: Tensor, sharpness: float) -> Tensor:
+    """Votes (..., K) as logits."""
+    return sharpness * (votes + SMOOTHING / votes.shape[-1]).log()
+
+
+class SummedHead(Head):
+    """The sum of the logits of several heads: a logarithmic opinion pool (Genest and Zidek 1986, section 4.2).
 
     Args:
-        space: features to the space.
-        near: votes there.
+        parts: the heads.
     """
 
-    exportable = False
-
-    def __init__(self, space: PoolSpace, near: NeighbourHead) -> None:
+    def __init__(self, parts: Sequence[Head]) -> None:
         super().__init__()
-        self.space, self.near = space, near
+        self.parts = nn.ModuleList(parts)
+
+    @property
+    def heads(self) -> list[Head]:
+        return list(self.parts)  # type: ignore[arg-type]
+
+    @property
+    def compared(self) -> int:  # type: ignore[override]
+        return max(head.compared for head in self.heads)
 
     def settings(self) -> dict[str, Any]:
-        return self.near.settings() | {"kind": "propagated"}
+        return {"kind": "sum", "parts": [head.settings() for head in self.heads]}
 
-    def forward(self, features: Tensor) -> Tensor:
-        votes: Tensor = self.near(self.space(features))
-        return votes
+    def logits(self, features: Tensor) -> Tensor:
+        first, *others = (head.logits(features) for head in self.heads)
+        return sum(others, first)
+
+    def sharpened(self, weight: float) -> SummedHead:
+        return SummedHead([head.sharpened(weight) for head in self.heads])
+
+
+def summed(parts: Sequence[Head]) -> Head:
+    """The head whose logits are the sum of theirs: linear layers become one."""
+    layers = [part.layer for part in parts if part.layer is not None]
+    others = [part for part in parts if part.layer is None]
+    if layers:
+        weights, biases = zip(*layers, strict=True)
+        others.insert(0, LinearHead(torch.stack(weights).sum(0), torch.stack(biases).sum(0)))
+    return others[0] if len(others) == 1 else SummedHead(others)
 
 
 def head_from(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Head:
     """The head that `settings()` and a state dict describe."""
     arguments = dict(settings)
     kind = arguments.pop("kind")
-    if kind == "neighbours":
-        return NeighbourHead(arguments, **tensors)
-    if kind == "propagated":
-        space, near = (
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            for prefix in ("space.", "near.")
+    if kind == "sum":
+        return SummedHead([head_from(part, below(f"parts.{i}.", tensors)) for i, part in enumerate(arguments["parts"])])
+    if kind == "linear":
+        return LinearHead(tensors["weight"], tensors["bias"])
+    own = {name: tensors[name] for name in ("bank", "shares", "mean") if name in tensors}
+    if len(own) < 3:
+        raise UserError(
+            f"this classifier ({kind}) was kept by an earlier rsssl, in a form that is read no more: evaluate again, "
+            "rsssl-run task=evaluate checkpoint=DIR"
         )
-        return SpacedHead(PoolSpace(**space), NeighbourHead(arguments, **near))
-    return LinearHead(tensors["weight"], tensors["bias"], kind == "regression")
+    space = PoolSpace(**below("space.", tensors)) if kind == "propagated" else None
+    return NeighbourHead(arguments, **own, space=space)
 
 
-class Probe:
-    """Base of the classifiers on frozen features, which `evaluate=` names."""
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    trains_network = False  # True: the whole network is trained, not a classifier on its features
-    divided = False  # True: the ranks divide the work of `scores` and call it together
-    uses_pool = False  # True: `fit` takes the pool's images without a label too, `pool` (N, D)
-    paper_head = False  # True: protocol=paper trains this one as the published code does
-    details: dict[str, Any]
 
-    def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int) -> Probe:
-        """Fits to features (n, D) and labels (n,) int64."""
-        raise NotImplementedError(f"{type(self).__name__} must define fit(features, labels, n_classes, seed)")
+@torch.no_grad()
+def in_blocks(call: Callable[[Tensor], Tensor], features: Tensor, compared: int, divided: bool) -> Tensor:
+    """call(features), in blocks: memory beyond the features' own does not grow with their number.
 
-    def scores(self, features: Tensor) -> Tensor:
-        """Features (m, D) to scores (m, n_classes), of which the largest is the class."""
-        raise NotImplementedError(f"{type(self).__name__} must define scores(features)")
-
-    def head(self) -> Head:
-        """What was fitted, as the classifier that is kept."""
-        raise NotImplementedError(f"{type(self).__name__} must define head()")
-
-    @torch.no_grad()
-    def probabilities(self, features: Tensor) -> Tensor:
-        """Features (m, D) to class probabilities (m, n_classes), those of the classifier that is kept."""
-        probabilities: Tensor = self.head()(features)
-        return probabilities
+    Args:
+        call: features (b, D) -> (b, K).
+        features: (m, D).
+        compared: how many images each is compared with.
+        divided: under torchrun all ranks call this together and divide the work, in blocks that do not depend on their
+            number.
+    """
+    if not len(features):
+        return call(features)
+    blocks = features.split(max(1, BLOCK // compared))
+    if not divided:
+        return torch.cat([call(block) for block in blocks])
+    ranks = collect([call(block) for block in blocks[rank() :: world_size()]])
+    return torch.cat([ranks[i % len(ranks)][i // len(ranks)] for i in range(len(blocks))])

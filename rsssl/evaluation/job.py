@@ -12,7 +12,7 @@ from torch import Tensor
 from rsssl import rng
 from rsssl.data.prepared import Data
 from rsssl.engine.store import Store
-from rsssl.evaluation.metrics import confusion, scores
+from rsssl.evaluation.metrics import calibration, confusion, scores
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,7 @@ class Job:
             "per_class": recalls,
             "confusion": matrix.tolist(),
         }
+
+    def trust(self, probabilities: Tensor) -> dict[str, Any]:
+        """How far class probabilities (m, n_classes) of the test images can be trusted."""
+        return calibration(probabilities.numpy(), self.data.pack.labels[self.test])

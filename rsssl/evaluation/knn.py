@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
-from rsssl.engine.distributed import collect, rank, world_size
-from rsssl.evaluation.heads import NeighbourHead, Probe
+from rsssl.evaluation.base import Probe
+from rsssl.evaluation.heads import NeighbourHead, in_blocks
 from rsssl.evaluation.standardise import check_training_set
-
-BLOCK = 16 << 20  # similarities in memory at a time: some hundred rows, as products of fewer are slow
 
 
 class KNN(Probe):
@@ -42,30 +39,17 @@ class KNN(Probe):
         check_training_set(features, labels, n_classes)
         mean = features.float().mean(0) if self.centre else features.new_zeros(features.shape[1]).float()
         bank = normalize(features.float() - mean, dim=1)  # (n, D)
-        names = ("k", "weighted", "temperature", "centre")
-        settings = {name: getattr(self, name) for name in names} | {"classes": n_classes}
-        self._head = NeighbourHead(settings, bank, labels, mean)
+        settings = {"k": self.k, "temperature": self.temperature if self.weighted else None, "sharpness": 1.0}
+        self._head = NeighbourHead(settings, bank, one_hot(labels, n_classes).float(), mean)
         self.details = {"k": min(self.k, len(labels)), "weighted": self.weighted, "centre": self.centre}
         return self
 
     def scores(self, features: Tensor) -> Tensor:
         """Features (m, D) to the classes' shares of the votes (m, n_classes) float32, rows of sum 1.
 
-        Memory beyond the features' own does not grow with m. Under torchrun all ranks call it together and divide the
-        work, in blocks that do not depend on their number.
+        Under torchrun all ranks call it together and divide the work.
         """
-        n = len(self._head.bank)
-        rows = max(1, BLOCK // n)
-        space = features.new_empty(min(rows, len(features)), n, dtype=torch.float32)
-        blocks = features.split(rows)
-        votes_here = [self._head.votes(block, space[: len(block)]) for block in blocks[rank() :: world_size()]]
-        ranks = collect(votes_here)
-        votes = [ranks[i % len(ranks)][i // len(ranks)] for i in range(len(blocks))]
-        return torch.cat(votes) if len(features) else self._head(features)
-
-    def probabilities(self, features: Tensor) -> Tensor:
-        """The same: its scores are probabilities, and the ranks divide the work."""
-        return self.scores(features)
+        return in_blocks(self._head.votes, features, len(self._head.bank), divided=True)
 
     def head(self) -> NeighbourHead:
         return self._head

@@ -9,8 +9,8 @@ from torch import nn
 
 from rsssl import rng
 from rsssl.data.prepared import Data
+from rsssl.evaluation.base import Probe
 from rsssl.evaluation.features import Extractor
-from rsssl.evaluation.heads import Probe
 from rsssl.models.preprocess import Preprocess
 
 IMAGES = 1000

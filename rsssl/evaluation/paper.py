@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsssl.evaluation.heads import LinearHead, Probe
+from rsssl.evaluation.base import Probe
+from rsssl.evaluation.heads import LinearHead
 from rsssl.evaluation.job import Job
 from rsssl.evaluation.standardise import check_training_set
 from rsssl.rng import fold, permutation, uniform

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from rsssl.errors import UserError
-from rsssl.evaluation.heads import NeighbourHead, Probe, SpacedHead
-from rsssl.evaluation.knn import BLOCK
+from rsssl.evaluation.base import Probe
+from rsssl.evaluation.heads import BLOCK, NeighbourHead, in_blocks, log_votes, vote
 from rsssl.evaluation.spaces import PoolSpace
 from rsssl.evaluation.standardise import check_training_set
+
+SHARPNESS = 1.6  # of the votes' logarithms: measured at 1 and 5 labels a class
 
 
 class Propagation(Probe):
@@ -21,27 +24,43 @@ class Propagation(Probe):
     F + (1 - a) Y with S the joins' weights exp(cosine / temperature), symmetric and normalised (Zhou et al. 2004,
     "Learning with local and global consistency", algorithm 1). Each class then has its flow divided by the sum of it,
     so that no class drowns another (class mass normalisation, Zhu, Ghahramani and Lafferty 2003, section 4, with equal
-    shares: uneven pools lose less by it than by any estimate of theirs that was tried). A new image is given to its
-    nearest neighbours' votes. Memory grows with the pool, and not with its square.
+    shares: uneven pools lose less by it than by any estimate of theirs that was tried). What an image then has of each
+    class, to the power `decided`, are its shares, and a new image has those of its nearest neighbours. Memory grows
+    with the pool, and not with its square.
 
     Args:
-        dimensions: of the space. neighbours: that an image is joined to, and that vote. temperature: of both weights.
-        alpha: a, how far a label flows. iterations: of the flow.
+        pool_images: of the pool that are looked at, drawn once.
+        dimensions: of the space.
+        neighbours: that an image is joined to, and that vote.
+        temperature: of both weights.
+        alpha: a, how far a label flows.
+        iterations: of the flow.
+        decided: 1 takes the shares as they arrive; the larger, the more the largest of them takes all.
     """
 
-    uses_pool = True
-
-    def __init__(self, dimensions: int, neighbours: int, temperature: float, alpha: float, iterations: int) -> None:
-        if not 0 < alpha < 1 or temperature <= 0 or min(dimensions, neighbours, iterations) < 1:
-            raise ValueError(
-                f"alpha={alpha} must be between 0 and 1, temperature={temperature} positive, dimensions={dimensions}, "
-                f"neighbours={neighbours} and iterations={iterations} at least 1"
+    def __init__(
+        self,
+        pool_images: int,
+        dimensions: int,
+        neighbours: int,
+        temperature: float,
+        alpha: float,
+        iterations: int,
+        decided: float,
+    ) -> None:
+        if not 0 < alpha < 1 or temperature <= 0 or min(pool_images, dimensions, neighbours, iterations, decided) < 1:
+            raise UserError(
+                f"evaluate.alpha={alpha} must be between 0 and 1, evaluate.temperature={temperature} above 0, and "
+                f"pool_images={pool_images}, dimensions={dimensions}, neighbours={neighbours}, "
+                f"iterations={iterations} and decided={decided} at least 1"
             )
-        self.dimensions, self.neighbours, self.temperature = dimensions, neighbours, temperature
-        self.alpha, self.iterations = alpha, iterations
+        self.pool_images, self.dimensions, self.neighbours = pool_images, dimensions, neighbours
+        self.temperature, self.alpha, self.iterations, self.decided = temperature, alpha, iterations, decided
         self.details: dict[str, Any] = {}
 
-    def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int, pool: Tensor | None = None) -> Probe:
+    def fit(
+        self, features: Tensor, labels: Tensor, n_classes: int, seed: int, pool: Tensor | None = None
+    ) -> Propagation:
         """Fits to features (n, D), labels (n,) and the features (N, D) of the pool's unlabelled images.
 
         Raises:
@@ -53,47 +72,52 @@ class Propagation(Probe):
         everything = torch.cat([features, pool])
         space = PoolSpace.of(everything, self.dimensions)
         z = space(everything)
-        flow = self.flow(z, labels, n_classes)
-        reached = flow.sum(1) > 0  # a part of the graph may hold no label
-        classes = (flow / flow.sum(0).clamp_min(torch.finfo(flow.dtype).tiny)).argmax(1)
-        classes[: len(labels)] = labels
-        settings = {
-            "k": self.neighbours,
-            "weighted": True,
-            "temperature": self.temperature,
-            "centre": False,
-            "classes": n_classes,
-        }
-        near = NeighbourHead(settings, z[reached], classes[reached], z.new_zeros(z.shape[1]))
-        self._head = SpacedHead(space, near)
-        shares = torch.bincount(classes[reached], minlength=n_classes) / reached.sum()
-        self.details = {"pool": len(z), "reached": int(reached.sum()), "class_shares": shares.tolist()}
+        self._graph = nearest(z, self.neighbours)
+        known = torch.ones(1, len(labels), dtype=torch.bool)
+        shares = self.shares(labels, known, n_classes)[:, 0]
+        reached = shares.sum(1) > 0  # a part of the graph may hold no label
+        settings = {"k": self.neighbours, "temperature": self.temperature, "sharpness": SHARPNESS}
+        nowhere = z.new_zeros(z.shape[1])
+        self._head = NeighbourHead(settings, z[reached], shares[reached], nowhere, space)
+        found = torch.bincount(shares[reached].argmax(1), minlength=n_classes) / reached.sum()
+        self.details = {"pool": len(z), "reached": int(reached.sum()), "class_shares": found.tolist()}
         return self
 
-    def flow(self, z: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-        """How much of each class arrives at each of N images, z (N, d) of unit length, the first ones labelled:
-        (N, K)."""
-        index, cosine = nearest(z, self.neighbours)
-        weight = ((cosine - 1) / self.temperature).exp()
-        degree = weight.sum(1).index_add_(0, index.flatten(), weight.flatten())
-        weight = weight * degree.rsqrt()[:, None] * degree.rsqrt()[index]
-        source = torch.zeros(len(z), n_classes)
-        source[torch.arange(len(labels)), labels] = 1
-        flow = source
+    def shares(self, labels: Tensor, known: Tensor, n_classes: int) -> Tensor:
+        """What each of N images has of each class, the first of them with labels (n,), of which known (R, n) may be
+        used in each of R rounds: (N, R, K), rows of sum 1, or 0 where no label arrives."""
+        flow = self.flow(labels, known, n_classes)
+        tiny = torch.finfo(flow.dtype).tiny
+        shares = flow / flow.sum(0).clamp_min(tiny)
+        shares = (shares / shares.amax(2, keepdim=True).clamp_min(tiny)) ** self.decided
+        shares = shares / shares.sum(2, keepdim=True).clamp_min(tiny)
+        row, turn = known.T.nonzero(as_tuple=True)
+        shares[row, turn] = one_hot(labels[row], n_classes).to(shares)
+        return shares
+
+    def flow(self, labels: Tensor, known: Tensor, n_classes: int) -> Tensor:
+        """How much of each class arrives at each image, as in `shares`: (N, R, K)."""
+        joins = symmetric(*self._graph, self.temperature)
+        source = torch.zeros(len(joins), len(known), n_classes)
+        row, turn = known.T.nonzero(as_tuple=True)
+        source[row, turn, labels[row]] = 1
+        flow = source = source.flatten(1)
         for _ in range(self.iterations):
-            flow = self.alpha * spread(flow, index, weight) + (1 - self.alpha) * source
-        return flow
+            flow = self.alpha * (joins @ flow) + (1 - self.alpha) * source
+        return flow.unflatten(1, (len(known), n_classes))
+
+    def refitted(self, features: Tensor, labels: Tensor, n_classes: int, seed: int, known: Tensor) -> Tensor:
+        """See `Probe.refitted`: in the pool's graph as it is, an image that is held out is one without a label."""
+        shares = self.shares(labels, known, n_classes)
+        index, cosine = (t[: len(labels)] for t in self._graph)
+        rounds = [vote(cosine, index, of_round, self.temperature) for of_round in shares.unbind(1)]
+        return log_votes(torch.stack(rounds), SHARPNESS)
 
     def scores(self, features: Tensor) -> Tensor:
         """Features (m, D) to the classes' shares of the votes (m, n_classes) float32, rows of sum 1."""
-        rows = max(1, BLOCK // len(self._head.near.bank))
-        return torch.cat([self._head(block) for block in features.split(rows)])
+        return in_blocks(self._head.votes, features, len(self._head.bank), divided=False)
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        """The same."""
-        return self.scores(features)
-
-    def head(self) -> SpacedHead:
+    def head(self) -> NeighbourHead:
         return self._head
 
 
@@ -111,10 +135,13 @@ def nearest(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.cat(indices), torch.cat(cosines)
 
 
-def spread(flow: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """The symmetric matrix of the joins times flow (N, K): each join (i, index[i, j]) weighs the same both ways."""
-    out = torch.zeros_like(flow)
-    for to, share in zip(index.T, weight.T[..., None], strict=True):
-        out += share * flow[to]
-        out.index_add_(0, to, share * flow)
-    return out
+def symmetric(index: Tensor, cosine: Tensor, temperature: float) -> Tensor:
+    """The sparse matrix (N, N) of the joins from each image to index (N, k), which weigh exp((cosine - 1) /
+    temperature) both ways, each divided by the root of what its two ends have together."""
+    n, k = index.shape
+    one, other = torch.arange(n).repeat_interleave(k), index.flatten()
+    weight = ((cosine - 1) / temperature).exp().flatten()
+    degree = torch.zeros(n).index_add_(0, one, weight).index_add_(0, other, weight)
+    weight = weight * degree[one].rsqrt() * degree[other].rsqrt()
+    ends = torch.stack([torch.cat([one, other]), torch.cat([other, one])])
+    return torch.sparse_coo_tensor(ends, weight.repeat(2), (n, n), check_invariants=False).coalesce()

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rsssl.evaluation.heads import LinearHead, Probe
+from rsssl.evaluation.base import Probe
+from rsssl.evaluation.heads import LinearHead
 from rsssl.evaluation.linear import principal_axes
 from rsssl.evaluation.standardise import Standardise, check_training_set
+
+CONFIDENCE = 14.0  # what a score, 0 to 1, is multiplied by to become a logit: measured at 1 and 5 labels a class
 
 
 class RidgeProbe(Probe):
@@ -79,4 +82,5 @@ class RidgeProbe(Probe):
         return self._scaler.unfold(self.weight.T, self.bias)
 
     def head(self) -> LinearHead:
-        return LinearHead(*self.layer(), regression=True)
+        weight, bias = self.layer()
+        return LinearHead(CONFIDENCE * weight, CONFIDENCE * bias)

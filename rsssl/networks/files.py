@@ -12,7 +12,7 @@ lie in a file of the store, and the record names that file and its SHA-256. A pr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rsssl.engine.files import sha256_of, write_atomic
 from rsssl.errors import UserError
-from rsssl.evaluation.heads import Head, head_from
+from rsssl.evaluation.heads import Head, below, head_from
 from rsssl.models.backbone import build_backbone, describe_backbone, read_backbone, save_backbone
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
@@ -36,11 +36,6 @@ VERSION = 1
 def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies that safetensors takes: it refuses tensors that share their memory."""
     return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
-
-
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def write_backbone(backbone: nn.Module, file: Path, preprocess: Preprocess, more: Mapping[str, str]) -> None:
@@ -132,6 +127,22 @@ def read_pretrained(file: Path) -> SceneNetwork:
         training = json.loads((file.parent / "training.json").read_text())
         record |= {k: training[k] for k in ("images", "epochs", "seconds", "images_per_second") if k in training}
     return SceneNetwork(backbone, preprocess, notes={"pretrain": record}, fingerprint=sha256_of(file))
+
+
+def check_bands(file: Path, bands: Sequence[str], card: SensorCard) -> None:
+    """Raises UserError when the weights in a file were trained on other bands than a card has."""
+    if len(bands) != card.n_bands:
+        raise UserError(
+            f"{file} was trained on {len(bands)} bands ({', '.join(bands)}) and {card.name} has {card.n_bands} "
+            f"({', '.join(card.bands)}): type dataset.select=[...] with the bands that match, or pre-train on this "
+            "dataset"
+        )
+    theirs, ours = [b.lower() for b in bands], [b.lower() for b in card.bands]
+    if theirs != ours and sorted(theirs) == sorted(ours):
+        raise UserError(
+            f"{file} was trained on the bands in another order ({', '.join(bands)}) than {card.name} has them "
+            f"({', '.join(card.bands)}): type 'dataset.select=[{','.join(card.bands[ours.index(b)] for b in theirs)}]'"
+        )
 
 
 def preprocess_of(file: Path, metadata: Mapping[str, str]) -> Preprocess:

@@ -60,14 +60,13 @@ mean, std = (torch.tensor(model.pretrained_cfg[k])[:, None, None] for k in ("mea
 NO_TIMM = "timm cannot build this network ({name}), so there is no config.json: load it with rsssl.\n"
 OUTPUT = {
     "linear": "logits (their softmax are the probabilities)",
-    "regression": "scores of a ridge regression on one-hot labels "
-    "(clipped at 0 and divided by their sum: the probabilities)",
     "features": "features",
 }
 KINDS = {
     "linear": "A linear classifier",
-    "regression": "A linear classifier by ridge regression",
     "neighbours": "A classifier by nearest neighbours",
+    "propagated": "A classifier by nearest neighbours in a pool that the labels were spread over",
+    "sum": "A linear classifier joined with the nearest neighbours in a pool that the labels were spread over,",
 }
 
 
@@ -116,7 +115,7 @@ def model_card(about: dict[str, Any], title: str) -> str:
 def _timm(about: dict[str, Any], title: str) -> str:
     """How timm loads the network, and what it then gives."""
     kind = about["head"]["kind"] if about["layer"] else "features"
-    result = {"linear": "logits", "regression": "scores"}.get(kind, kind)
+    result = "logits" if kind == "linear" else kind
     n_bands = len(about["card"]["bands"])
     text = TIMM.format(output=OUTPUT[kind], title=title, n_bands=n_bands, size=about["size"], result=result)
     if about["kind"] == "classifier" and not about["layer"]:

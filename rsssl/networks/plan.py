@@ -16,7 +16,7 @@ from rsssl.data.places import class_folders, place_names
 from rsssl.data.pool import Pool, Source
 from rsssl.data.prepared import Data, load, statistics
 from rsssl.engine import distributed
-from rsssl.engine.files import sha256
+from rsssl.engine.files import sha256, sha256_of
 from rsssl.engine.resume import resumed
 from rsssl.engine.run import Run
 from rsssl.engine.store import digest
@@ -25,6 +25,7 @@ from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
 from rsssl.networks.recipe import Recipe
 from rsssl.networks.starts import Start
+from rsssl.networks.teacher import teacher_file
 
 VERSION = 3  # raised when a change of the code changes what the same inputs train to
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per band, in units of 0 to 1
@@ -52,6 +53,7 @@ class Plan:
         lr: peak learning rate.
         inputs: what the training's hash is made of.
         minutes: the budget of time, where neither epochs nor steps are given.
+        teacher: the file of the network that is learnt from.
         start_from: another training's checkpoint.
     """
 
@@ -63,6 +65,7 @@ class Plan:
     lr: float
     inputs: dict[str, Any]
     minutes: float | None
+    teacher: Path | None = None
     start_from: Path | None = None
 
     @property
@@ -111,7 +114,10 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
     }
     if identity := start.identity(recipe.backbone["name"]):
         inputs["start"] = identity
-    planned = Plan(recipe, start, parts, indices, preprocess, lr, inputs, minutes)
+    teacher = teacher_file(recipe.ssl, run.store)
+    if teacher:
+        inputs["ssl"]["teacher"] = sha256_of(teacher)
+    planned = Plan(recipe, start, parts, indices, preprocess, lr, inputs, minutes, teacher)
     if together := recipe.ssl.get("together"):
         inputs["places"] = digest({"places": place_of_each(planned, together)})
     if code := own_code(inputs):

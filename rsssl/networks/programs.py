@@ -69,11 +69,6 @@ def _resizing(old: int, new: int) -> Tensor:
 
 def check_programs(network: SceneNetwork, onnx: bool, program: bool) -> None:
     """Raises UserError, before anything is written, for what cannot be exported."""
-    if (onnx or program) and network.head is not None and not network.head.exportable:
-        raise UserError(
-            "a classifier of nearest neighbours decides ties by code that no exported program can hold: type "
-            "export.onnx=false export.program=false, or evaluate=linear for a classifier that becomes one"
-        )
     if onnx and not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         raise UserError("export.onnx=true needs the packages onnx and onnxscript: type pip install 'rsssl[export]'")
 

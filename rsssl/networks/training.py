@@ -31,6 +31,7 @@ from rsssl.models.parts import in_parts
 from rsssl.networks.plan import PLACES_HINT, Plan, place_of_each
 from rsssl.networks.recipe import Recipe
 from rsssl.networks.starts import Start
+from rsssl.networks.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +62,10 @@ def assemble(planned: Plan, run: Run, steps: int | None, rows: int | None = None
     stages = [(float(until), float(scale)) for until, scale in keys.progressive]
     size_at = stage_size(planned.preprocess.size, stages, max(2, patch_side(backbone)))
     try_size(backbone, card.n_bands, size_at(0, 1))
+    teacher = Teacher(planned.teacher, planned.parts, planned.indices, run) if planned.teacher else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.fold("method", keys.seed) % 2**63)
-        method = make_method(recipe.ssl, backbone)
+        method = make_method(recipe.ssl, backbone, **({"teacher": teacher} if teacher else {}))
     on_device(over_all_ranks(method), device).train()
     average = WeightAverage(method.backbone, keys.average) if keys.average else None
     if keys.distill:
@@ -108,11 +110,11 @@ def started(recipe: Recipe, start: Start, card: SensorCard, run: Run) -> nn.Modu
     return backbone
 
 
-def make_method(node: dict[str, Any], backbone: nn.Module) -> Method:
+def make_method(node: dict[str, Any], backbone: nn.Module, **more: Teacher) -> Method:
     """The method of a configuration; UserError when it is none, or its constructor left out that of `Method`."""
     name = str(node["_target_"]).rpartition(".")[2]
     try:
-        method = instantiate(node, backbone=backbone)
+        method = instantiate(node, backbone=backbone, **more)
     except InstantiationException as error:
         if "__init__() call" not in str(error.__cause__):  # torch's, for a module that is set before
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +10,18 @@ from typing import Any
 from hydra.utils import instantiate
 
 from rsssl.data.prepared import Data
-from rsssl.engine.files import sha256
 from rsssl.engine.run import Run
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
 from rsssl.evaluation.features import Weights
-from rsssl.models.backbone import describe_backbone, read_backbone
-from rsssl.networks.files import BACKBONE, preprocess_of, write_backbone
-from rsssl.networks.load import find_weights
+from rsssl.networks.checkpoints import NETWORK, find_checkpoint, from_file
+from rsssl.networks.files import BACKBONE, write_backbone
 from rsssl.networks.plan import LARGEST, canonical, presented
 from rsssl.networks.pretraining import pretrain
 from rsssl.networks.recipe import Recipe
 from rsssl.networks.starts import Start
 from rsssl.networks.training import started
 
-NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
 RECORDED = ("artifact", "folder", "dataset", "images", "epochs", "images_per_second", "seconds", "reused")
 
 
@@ -66,40 +62,6 @@ def untrained(recipe: Recipe, start: Start, data: Data, run: Run, like: Weights 
     )
 
 
-def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> Weights:
-    """The backbone kept in a file, with its sensor card.
-
-    Raises:
-        UserError: when the weights were made for other bands than the dataset has.
-    """
-    spec, metadata = describe_backbone(file)  # the network itself is built when features are missing
-    trained = preprocess_of(file, metadata)
-    card, bands = data.pack.card, trained.card.bands
-    if len(bands) != card.n_bands:
-        raise UserError(
-            f"{file} was trained on {len(bands)} bands ({', '.join(bands)}) and {card.name} has {card.n_bands} "
-            f"({', '.join(card.bands)}): type dataset.select=[...] with the bands that match, or pre-train on this "
-            "dataset"
-        )
-    theirs, ours = [b.lower() for b in bands], [b.lower() for b in card.bands]
-    if theirs != ours and sorted(theirs) == sorted(ours):
-        raise UserError(
-            f"{file} was trained on the bands in another order ({', '.join(bands)}) than {card.name} has them "
-            f"({', '.join(card.bands)}): type 'dataset.select=[{','.join(card.bands[ours.index(b)] for b in theirs)}]'"
-        )
-    start = json.loads(metadata.get("inputs", "{}")).get("start")
-    record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
-    return Weights(
-        build=lambda: read_backbone(file)[0],
-        spec={k: spec[k] for k in NETWORK if k in spec},
-        hash=sha256(file.read_bytes())[:16],
-        preprocess=trained.of(card),
-        record=record | {"start": start} if start else record,
-        file=file,
-        start=start,
-    )
-
-
 def begun_from(weights: Weights, start: Start) -> Start | None:
     """The start, if weights were trained from it and it is not a random one: then it is a baseline."""
     try:
@@ -120,16 +82,6 @@ def stored_file(weights: Weights, store: Store) -> Path:
 
     inputs: Mapping[str, Any] = {"weights": weights.hash, "card": card, "size": preprocess.size}
     return store.get("backbone", inputs, build).folder / BACKBONE
-
-
-def find_checkpoint(path: str, store: Store) -> Path:
-    """The weights' file for `checkpoint=`: itself, or that of a run folder, of any folder with one, of a name in the
-    store.
-
-    Raises:
-        UserError: when there is none, or more than one to choose from.
-    """
-    return find_weights(path, store.root / "pretrain")
 
 
 def network_name(weights: Weights, native: int) -> str:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Reads every results.json below the folders and makes one table: a row for each method and for the baselines beside
 it, a column for each ts, mean and sample standard deviation over the seeds. Prints it, and writes report.md, report.csv
-(every number), report_summary.csv, report.tex, label_efficiency.png and confusion_<dataset>.png.
+(every number), report_summary.csv, report.tex, label_efficiency.png, and for each dataset confusion_<dataset>.png and
+reliability_<dataset>.png.
 """
 EXAMPLES = """\
   rsssl-report multirun/2025-01-31/12-00-00
@@ -104,6 +105,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
 def draw(table: Table) -> dict[str, bytes]:
     """File names and PNGs. Adds a note where seeds with other classes are left out of a confusion matrix."""
     from rsssl.report import figures
+    from rsssl.report.reliability import reliability
     from rsssl.report.tables import METRIC_NAMES, percent, plural
 
     images = {"label_efficiency.png": figures.label_efficiency(table)}
@@ -121,13 +123,21 @@ def draw(table: Table) -> dict[str, bytes]:
         title = (
             f"{dataset}: {name}, ts={ts}\n{METRIC_NAMES[table.metric]} {number}, {plural(len(cell.results), 'seed')}"
         )
-        images[file_name(dataset, images)] = figures.confusion(results, title)
+        images[file_name("confusion", dataset, images)] = figures.confusion(results, title)
+        trusted = {
+            ts: table.cells[row, ts].results
+            for ts in table.columns
+            if (row, ts) in table.cells and all(r.bins for r in table.cells[row, ts].results)
+        }
+        if trusted:
+            title = f"{dataset}: {name}, reliability of its probabilities"
+            images[file_name("reliability", dataset, images)] = reliability(trusted, title)
     return images
 
 
-def file_name(dataset: str, taken: Container[str]) -> str:
-    """confusion_<dataset>.png in characters that any file system and link takes; numbered where the name is taken."""
-    stem = "confusion_" + re.sub(r"[^A-Za-z0-9._-]+", "_", dataset)
+def file_name(kind: str, dataset: str, taken: Container[str]) -> str:
+    """KIND_DATASET.png in characters that any file system and link takes; numbered where the name is taken."""
+    stem = f"{kind}_" + re.sub(r"[^A-Za-z0-9._-]+", "_", dataset)
     names = itertools.chain([f"{stem}.png"], (f"{stem}_{number}.png" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
 

@@ -169,7 +169,7 @@ def panel_names(rows: Sequence[Row]) -> dict[Row, str]:
 
 def best_at_largest(table: Table, dataset: str) -> list[Result]:
     """The results (one per seed) of the dataset's best method row at its largest train scale, baselines apart."""
-    results = [r for r in table.results if r.row.dataset == dataset and not r.row.baseline]
+    results = [r for r in table.results if r.row.dataset == dataset and not r.row.baseline and r.confusion]
     if not results:
         return []
     ts = max(results, key=lambda r: (r.labels_per_class, ts_order(r.ts))).ts

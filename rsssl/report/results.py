@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 METRICS = ("oa", "aa", "kappa")
+TRUST = ("ece", "brier", "nll")
 BASELINES = {"random_init": "random init", "image_statistics": "image statistics"}
 WHOLE_NUMBERS = ("seed", "n_train", "n_test", "n_classes")
 SETTINGS = ("dataset", "ssl", "backbone", "evaluate", "ts", "seed", "protocol")
@@ -53,6 +54,8 @@ class Result:
     finished: float  # unix time
     pretrain_seconds: float | None
     path: Path
+    trust: dict[str, float]  # "ece", "brier", "nll", "chance", "ece_before" and so on; empty in older results
+    bins: dict[str, list[Any]]  # of the reliability diagram
 
 
 def ts_order(ts: str) -> tuple[int, float]:
@@ -99,6 +102,8 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
         raise ValueError(f"is of task={content['task']}, which has no scores")
     need(content, REQUIRED)
     results, warnings = [result(content, path, modified)], []
+    if "linear" in (content.get("parts") or {}):  # the baselines' probe on the same features
+        results.append(part(results[0], "linear", content["parts"]["linear"]))
     for key, entry in (content.get("baselines") or {}).items():
         if entry is None:
             continue
@@ -166,7 +171,15 @@ def result(content: dict[str, Any], path: Path, modified: float) -> Result:
         finished=float(content.get("finished") or modified),
         pretrain_seconds=float(seconds) if seconds else None,
         path=path,
+        **checked_trust(content),
     )
+
+
+def part(run: Result, name: str, entry: Any) -> Result:
+    """The result of one of the classifiers that a run put together."""
+    need(entry, METRICS)
+    row = run.row._replace(evaluate=name)
+    return dataclasses.replace(run, row=row, scores=checked_scores(entry), confusion=[], trust={}, bins={})
 
 
 def baseline(run: Result, key: str, entry: Any) -> Result:
@@ -187,7 +200,7 @@ def baseline(run: Result, key: str, entry: Any) -> Result:
     confusion = checked_confusion(entry, len(run.classes)) if "confusion" in entry else []
     result = dataclasses.replace(run, row=row, scores=checked_scores(entry), confusion=confusion)
     # The run's settings are not the baseline's: with their hash, equal baselines of two runs would count as different.
-    return dataclasses.replace(result, config_hash="", pretrain_seconds=None)
+    return dataclasses.replace(result, config_hash="", pretrain_seconds=None, **checked_trust(entry))
 
 
 def checked_scores(entry: dict[str, Any]) -> dict[str, float]:
@@ -203,6 +216,16 @@ def checked_scores(entry: dict[str, Any]) -> dict[str, float]:
             raise ValueError(f"has {name}={value!r}, outside {lowest:g}..1")
         scores[name] = float(value)
     return scores
+
+
+def checked_trust(entry: dict[str, Any]) -> dict[str, Any]:
+    """The calibration as the fields `trust` and `bins`, both empty where there is none."""
+    found = entry.get("calibration")
+    if not found:
+        return {"trust": {}, "bins": {}}
+    trust = {name: float(found[name]) for name in (*TRUST, "chance")}
+    trust |= {f"{name}_before": float(value) for name, value in found.get("before", {}).items()}
+    return {"trust": trust, "bins": found["bins"]}
 
 
 def checked_confusion(entry: dict[str, Any], n: int) -> list[list[int]]:

@@ -264,11 +264,11 @@ def long_csv(table: Table) -> str:
     """One line per row x ts x seed x metric; values as in results.json (fractions)."""
     lines = [
         r.row._asdict()
-        | {"ts": r.ts, "labels_per_class": f"{r.labels_per_class:g}", "seed": r.seed, "metric": m, "value": r.scores[m]}
+        | {"ts": r.ts, "labels_per_class": f"{r.labels_per_class:g}", "seed": r.seed, "metric": metric, "value": value}
         | {"n_train": r.n_train, "n_test": r.n_test, "n_classes": len(r.classes)}
         | {"pretrain_seconds": r.pretrain_seconds or "", "split_hash": r.split_hash, "file": r.path}
         for r in table.results
-        for m in METRICS
+        for metric, value in {**r.scores, **r.trust}.items()
     ]
     return to_csv(list(lines[0]), [list(line.values()) for line in lines])
 
@@ -277,8 +277,8 @@ def summary_csv(table: Table) -> str:
     """One line per row x ts x metric: mean, sample standard deviation (empty for one seed), number of seeds."""
     lines: list[list] = []
     for (row, ts), cell in table.cells.items():
-        for metric in METRICS:
-            mean, std = mean_std([r.scores[metric] for r in cell.results])
+        for metric in (*METRICS, *(key for key in cell.results[0].trust if all(key in r.trust for r in cell.results))):
+            mean, std = mean_std([(r.scores | r.trust)[metric] for r in cell.results])
             n, seconds = len(cell.results), table.seconds.get(row, "")
             lines.append([*row, ts, metric, mean, "" if std is None else std, n, seconds])
     return to_csv([*Row._fields, "ts", "metric", "mean", "std", "n", "pretrain_seconds"], lines)

@@ -43,7 +43,8 @@ class FinetuneKeys:
     """The keys `finetune.*`, of `evaluate=finetune` and `evaluate=scratch`.
 
     Args:
-        epochs: passes over the labelled images.
+        epochs: passes over the images.
+        steps: in place of whole epochs.
         batch_size: images in a batch.
         lr: peak learning rate of the head.
         backbone_lr_scale: what the backbone's is times that, when it was pre-trained.
@@ -51,6 +52,7 @@ class FinetuneKeys:
     """
 
     epochs: int
+    steps: int | None
     batch_size: int
     lr: float
     backbone_lr_scale: float
@@ -85,7 +87,12 @@ class Evaluate(Pretrain):
         """Refuses impossible values, before any data is read."""
         train_scale(self.ts)
         keys = self.finetune
-        positive(finetune__epochs=keys.epochs, finetune__batch_size=keys.batch_size, finetune__lr=keys.lr)
+        positive(
+            finetune__epochs=keys.epochs,
+            finetune__steps=keys.steps,
+            finetune__batch_size=keys.batch_size,
+            finetune__lr=keys.lr,
+        )
         positive(image_size=self.image_size)
         super().check()
 
@@ -110,9 +117,10 @@ class Evaluate(Pretrain):
         from rsssl.engine.files import write_json
         from rsssl.engine.ranks import alone, rank
         from rsssl.evaluation.job import Job
+        from rsssl.networks.checkpoints import find_checkpoint
         from rsssl.networks.files import CLASSIFIER, write_classifier
         from rsssl.networks.starts import Start
-        from rsssl.networks.weights import begun_from, find_checkpoint, pretrained_or_train, stored_file, untrained
+        from rsssl.networks.weights import begun_from, pretrained_or_train, stored_file, untrained
 
         device, store = run.device, run.store
         if self.checkpoint:
@@ -154,22 +162,26 @@ class Evaluate(Pretrain):
         from hydra.utils import instantiate
 
         from rsssl.evaluation.finetune import Finetuning, train_network
-        from rsssl.evaluation.frozen import frozen
+        from rsssl.evaluation.frozen import frozen, soft_labels
 
         if not evaluator.trains_network:
-            return *frozen(job, evaluator, weights), None
+            return *frozen(job, evaluator, weights, ahead=True), None
         keys = self.finetune
         how = Finetuning(
             views=instantiate(run.option("augment", keys.augment), _convert_="all"),
             optimizer=self.optimizer,
             schedule=self.schedule,
             epochs=keys.epochs,
+            steps=keys.steps,
             batch_size=keys.batch_size,
             lr=keys.lr,
             backbone_lr=keys.lr * (1.0 if evaluator.start == "random" else keys.backbone_lr_scale),
             title=run.options["evaluate"],
         )
-        return train_network(job, weights, how)
+        if not evaluator.pool_images:
+            return train_network(job, weights, how)
+        auto = instantiate(run.option("evaluate", "auto"), _convert_="all")
+        return train_network(job, weights, how, soft_labels(job, auto, weights, evaluator.pool_images))
 
     def _baselines(self, job: Job, evaluator: Any, weights: Weights, start: Start | None, run: Run) -> dict[str, Any]:
         """The start as it is, a random network and the image statistics under the same probe; the linear one beside a
@@ -181,7 +193,7 @@ class Evaluate(Pretrain):
         from rsssl.networks.weights import untrained
 
         judged = {}
-        if evaluator.trains_network or evaluator.uses_pool:
+        if evaluator.trains_network or evaluator.pool_images:
             evaluator = instantiate(run.option("evaluate", "linear"), _convert_="all")
             judged = {"evaluate": "linear"}
         figures = {}
@@ -242,6 +254,8 @@ def print_results(results: dict[str, Any], file: Path) -> None:
     from rsssl.report.results import method_of
 
     rows = [(f"{method_of(results['ssl'], results['start'])} + {results['evaluate']}", results)]
+    if "linear" in results.get("parts", {}):
+        rows.append((f"{method_of(results['ssl'], results['start'])} + linear", results["parts"]["linear"]))
     for name, values in results["baselines"].items():
         probe = f" + {values['evaluate']}" if "evaluate" in values else ""
         rows.append((f"{name.replace('_', ' ')}{probe}", values))
@@ -254,4 +268,17 @@ def print_results(results: dict[str, Any], file: Path) -> None:
     for name, values in rows:
         oa, aa, kappa = 100 * values["oa"], 100 * values["aa"], values["kappa"]
         print(f"  {name:<{width}}  OA {oa:5.1f}  AA {aa:5.1f}  kappa {kappa:.3f}")
+    if "calibration" in results:
+        trust = results["calibration"]
+        error, chance = (f"{100 * trust[key]:.1f}" for key in ("ece", "chance"))
+        before = f"{100 * trust['before']['ece']:.1f} uncalibrated; " if "before" in trust else ""
+        print(
+            f"  probabilities are off by {error} points on average ({before}perfect ones would seem off by {chance} "
+            "on so few test images)"
+        )
+    for further in results.get("outlook", []):
+        print(
+            f"  with {further['labels_per_class']:.0f} labels per class it would be {100 * further['low']:.0f} to "
+            f"{100 * further['high']:.0f} % (nine times in ten)"
+        )
     print(f"  {file}")

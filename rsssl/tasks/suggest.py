@@ -66,8 +66,8 @@ class Suggest(Pretrain):
         from rsssl.engine.outputs import write_record
         from rsssl.engine.ranks import rank
         from rsssl.evaluation.suggest import refuse_too_many
+        from rsssl.networks.checkpoints import find_checkpoint
         from rsssl.networks.load import find_classifier
-        from rsssl.networks.weights import find_checkpoint
         from rsssl.report.contact_sheet import contact_sheet
 
         if self.by == "margin" and not self.checkpoint:

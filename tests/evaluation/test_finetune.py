@@ -1,14 +1,21 @@
-"""Fine-tuning looks at its memory first: on a copy, so that nothing is learnt by looking."""
+"""Fine-tuning looks at its memory first, on a copy, so that nothing is learnt by looking; self-training learns from
+soft labels."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from rsssl import load_classifier
+from rsssl.batch import Batch
 from rsssl.engine import memory
 from rsssl.errors import UserError
 from rsssl.evaluation.finetune import Classifier, fitting
@@ -50,3 +57,32 @@ def test_what_does_not_fit_is_said_with_a_batch_that_does_and_nothing_is_learnt(
 def test_without_batch_norm_it_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda device: int(1.3 * 7 * KEPT / 0.9))
     assert fitting(Classifier(Net(norm=False), 2), Batches(), torch.device("cpu")) in (1, 2, 3, 4)
+
+
+def test_soft_labels_are_those_of_the_images_in_the_batch() -> None:
+    soft = torch.tensor([[1.0, 0.0], [0.3, 0.7], [0.5, 0.5]])
+    model = Classifier(Net(norm=False), 2, soft)
+    nn.init.normal_(model.head.weight)
+    ids, views = torch.tensor([2, 0, 1, 1]), torch.randn(1, 4, 3, 8, 8)
+    loss = model(Batch(ids, 0, views, labels=-torch.ones(4).long()))["loss"]
+    logits = model.head(model.backbone(views[0]))
+    by_hand = [-(soft[i] * row.log_softmax(0)).sum() for i, row in zip(ids, logits, strict=True)]
+    torch.testing.assert_close(loss, torch.stack(by_hand).mean())
+
+
+def test_self_training_learns_from_the_pool_and_is_kept_whole(workshop, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(60):
+        (tmp_path / "tiles" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        image = (60 + 60 * (i % 2) + random.integers(0, 80, (32, 32, 3))).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "tiles" / "ab"[i % 2] / f"{i}.png")
+    words = ["task=evaluate", "dataset=folder", "dataset.root=tiles", "ssl=none", "start=random", "workers=1"]
+    words += ["backbone.name=resnet10t", "ts=2", "baselines=false", "hydra.run.dir=run"]
+    workshop.run(tmp_path, *words, "evaluate=selftrain", "finetune.steps=30", "finetune.lr=1e-2")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["details"]["steps"] == 30 and results["n_train"] == 4 and results["oa"] > 0.7
+    network: Any = load_classifier(tmp_path / "run")
+    files = sorted((tmp_path / "tiles").glob("*/*.png"))
+    pixels = torch.from_numpy(np.stack([np.asarray(Image.open(p)) for p in files])).permute(0, 3, 1, 2)
+    truth = torch.tensor(["ab".index(p.parent.name) for p in files])
+    assert float((network(pixels).argmax(1) == truth).double().mean()) > 0.7

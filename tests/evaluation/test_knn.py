@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from rsssl.evaluation import knn
+from rsssl.evaluation import heads
 from rsssl.evaluation.knn import KNN
 from rsssl.jobs import configured
 
@@ -63,7 +63,7 @@ def test_blocks_make_no_difference(make: Make, monkeypatch: pytest.MonkeyPatch) 
     new, _ = make(20, 16, classes=3, seed=3, draw=1)
     model = new_knn().fit(x, y, 3, seed=0)
     whole = model.scores(new)
-    monkeypatch.setattr(knn, "BLOCK", 7 * len(x))
+    monkeypatch.setattr(heads, "BLOCK", 7 * len(x))
     torch.testing.assert_close(model.scores(new), whole)
 
 

@@ -37,18 +37,21 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("evaluate", ["linear", "knn", "ridge", "propagate"])
+@pytest.mark.parametrize("evaluate", ["linear", "knn", "ridge", "auto"])
 def test_results_do_not_depend_on_the_number_of_ranks(evaluate: str, workshop, many: Path, tmp_path: Path) -> None:
     found, features = [], []
     for ranks in (1, 2, 4) if evaluate == "knn" else (1, 2):
         folder = tmp_path / str(ranks)
         job = {"ranks": ranks} if ranks > 1 else {}
         workshop.run(folder, *EVALUATE, f"dataset.root={many}", f"evaluate={evaluate}", **job)
-        found.append(json.loads((folder / "run" / "results.json").read_text()))
+        results = json.loads((folder / "run" / "results.json").read_text())
+        trust = [each.pop("calibration") for each in (results, *results["baselines"].values())]
+        found.append(results | {"trust": [[t[k] for k in ("ece", "brier", "nll")] for t in trust]})
         features.append({f.parent.name: f.read_bytes() for f in folder.glob("store/features/*/features.bin")})
         assert len(list(folder.rglob("results.json"))) == 1
     for other, bank in zip(found[1:], features[1:], strict=True):
         assert all(other[k] == found[0][k] for k in SAME)
+        np.testing.assert_allclose(other["trust"], found[0]["trust"], rtol=1e-4)
         assert bank == features[0], "features are not bit-equal"
 
 

@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rsssl.errors import UserError
-from rsssl.evaluation.probe import LinearProbe, deal_folds
+from rsssl.evaluation.base import deal_folds
+from rsssl.evaluation.probe import LinearProbe
 from rsssl.evaluation.standardise import Standardise
 from rsssl.jobs import configured
 

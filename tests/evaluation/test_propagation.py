@@ -10,8 +10,9 @@ import torch
 from sklearn.semi_supervised import LabelSpreading
 
 from rsssl.errors import UserError
+from rsssl.evaluation.base import deal_folds
 from rsssl.evaluation.heads import head_from
-from rsssl.evaluation.propagation import Propagation, nearest, spread
+from rsssl.evaluation.propagation import Propagation, nearest, symmetric
 from rsssl.evaluation.spaces import PoolSpace
 from rsssl.jobs import configured
 
@@ -39,7 +40,8 @@ def joins(z: np.ndarray, k: int, temperature: float) -> np.ndarray:
 def test_the_flow_is_that_of_scikit_learn(k: int, alpha: float) -> None:
     z, y = unit(40, 5), torch.tensor([0, 1, 2, 0, 1])
     probe = propagate(neighbours=k, alpha=alpha, iterations=1200, temperature=0.4)
-    flow = probe.flow(z, y, 3).numpy()
+    probe._graph = nearest(z, k)
+    flow = probe.flow(y, torch.ones(1, 5, dtype=torch.bool), 3)[:, 0].numpy()
     weights = joins(z.numpy().astype(float), k, 0.4)
     theirs = LabelSpreading(kernel=lambda a, b: weights, alpha=alpha, max_iter=5000, tol=1e-12)
     theirs.fit(z.numpy(), np.concatenate([y.numpy(), -np.ones(35, int)]))
@@ -52,9 +54,9 @@ def test_the_flow_is_that_of_scikit_learn(k: int, alpha: float) -> None:
 def test_the_flow_spreads_by_the_symmetric_matrix() -> None:
     z = unit(30, 4)
     index, cosine = nearest(z, 5)
-    dense = torch.zeros(30, 30).scatter_(1, index, cosine)
-    flow = torch.randn(30, 3)
-    torch.testing.assert_close(spread(flow, index, cosine), (dense + dense.T) @ flow)
+    dense = torch.from_numpy(joins(z.double().numpy(), 5, 0.3))
+    root = dense.sum(1).sqrt()
+    torch.testing.assert_close(symmetric(index, cosine, 0.3).to_dense(), (dense / root / root[:, None]).float())
     similarity = (z @ z.T).fill_diagonal_(-2)
     torch.testing.assert_close(cosine, similarity.sort(descending=True).values[:, :5])
 
@@ -94,8 +96,12 @@ def test_what_is_kept_is_the_same_classifier_and_blocks_do_not_matter(make, monk
     assert scores.shape == (160, 6) and (scores[:, 4:] == 0).all(), "classes without a label"
     head = probe.head()
     again = head_from(head.settings(), head.state_dict())
-    torch.testing.assert_close(again(x), scores)
+    assert torch.equal(again(x), head(x)) and torch.equal(head(x).argmax(1), scores.argmax(1))
+    smoothed = (scores.double() + 0.1 / 6) ** 1.6
+    torch.testing.assert_close(head(x).double(), smoothed / smoothed.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(again.sharpened(0.5).sharpened(2.0)(x), head(x))
     monkeypatch.setattr("rsssl.evaluation.propagation.BLOCK", 700)
+    monkeypatch.setattr("rsssl.evaluation.heads.BLOCK", 700)
     torch.testing.assert_close(propagate().fit(x[::10], y[::10], 6, 0, pool=x).scores(x), scores)
 
 
@@ -112,5 +118,28 @@ def test_a_pool_is_needed(make) -> None:
     x, y = make(5, 8, 2, seed=0)
     with pytest.raises(UserError, match="type evaluate=linear"):
         propagate().fit(x, y, 2, 0, pool=x[:0])
-    with pytest.raises(ValueError, match="alpha=1"):
-        Propagation(128, 15, 0.15, alpha=1, iterations=50)
+    with pytest.raises(UserError, match="alpha=1"):
+        Propagation(9, 128, 15, 0.15, alpha=1, iterations=50, decided=4)
+
+
+def test_what_is_held_out_has_the_shares_of_a_graph_in_which_it_has_no_label(make) -> None:
+    x, y = make(30, 16, 3, seed=4)
+    rows = torch.arange(0, 90, 10)
+    rest = torch.ones(90, dtype=torch.bool)
+    rest[rows] = False
+    probe = propagate(neighbours=8).fit(x[rows], y[rows], 3, 0, pool=x[rest])
+    held = probe.held_out(x[rows], y[rows], 3, 0)
+    fold_of = deal_folds(y[rows], 5, 0)
+    z = probe.head().space(torch.cat([x[rows], x[rest]]))
+    for i in range(9):
+        same = fold_of == fold_of[i]
+        left = torch.cat([z[:9][~same], z[:9][same], z[9:]])  # those of its fold go to the images without a label
+        twin = propagate(neighbours=8)
+        twin._graph = nearest(left, 8)
+        count = int((~same).sum())
+        shares = twin.shares(y[rows][~same], torch.ones(1, count, dtype=torch.bool), 3)[:, 0]
+        at = count + int((same.nonzero()[:, 0] == i).nonzero())
+        cosine = (left @ left[at]).index_fill_(0, torch.tensor(at), -2).topk(8)
+        weight = ((cosine.values - 1) / probe.temperature).exp()
+        votes = weight @ shares[cosine.indices] / weight.sum()
+        torch.testing.assert_close(held[i].softmax(0), ((votes + 0.1 / 3) ** 1.6 / ((votes + 0.1 / 3) ** 1.6).sum()))

@@ -9,7 +9,7 @@ import torch
 
 from rsssl.groups import group_options
 
-METHODS = [m for m in group_options("ssl") if m != "none"]
+METHODS = [m for m in group_options("ssl") if m not in ("none", "distil")]  # distil: see test_distil.py
 # With four ranks one method of each kind of exchange: negatives, a queue, nearest neighbours, covariances, assignments
 # over all images, a centre, places, and none but batch norm's.
 KINDS = ["simclr", "moco_v2", "nnclr", "vicreg", "swav", "dino", "seasonal", "simsiam"]

@@ -29,7 +29,7 @@ from rsssl.models.preprocess import Preprocess
 from rsssl.optim import parameter_groups
 
 METHODS = [
-    m for m in group_options("ssl") if m not in ("none", "seasonal")
+    m for m in group_options("ssl") if m not in ("none", "seasonal", "distil")
 ]  # seasonal is SimCLR; its pairs: test_places
 STEPS, IMAGES, SIZE = 30, 32, 32
 SMALL = {  # what makes thirty steps long enough

@@ -20,7 +20,7 @@ from rsssl.errors import UserError
 from rsssl.models.backbone import build_backbone, save_backbone
 from rsssl.models.card import SensorCard
 from rsssl.models.weights import adapt_bands
-from rsssl.networks.weights import from_file
+from rsssl.networks.checkpoints import from_file
 
 NAME = "resnet10t"
 MEAN, STD = (0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8)

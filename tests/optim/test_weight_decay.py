@@ -14,7 +14,7 @@ from rsssl.groups import group_options
 from rsssl.methods.base import Method
 from rsssl.optim import LARS, AdamW, parameter_groups
 
-METHODS = [m for m in group_options("ssl") if m != "none"]
+METHODS = [m for m in group_options("ssl") if m not in ("none", "distil")]
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 EMBEDDINGS = ("pos_embed", "cls_token", "mask_token", "reg_token")
 LR, DECAY = 0.5, 0.2

@@ -43,7 +43,8 @@ def made(workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "device=cpu",
     ]
     workshop.run(root, "task=pretrain", *common, f"hydra.run.dir={root / 'pre'}")
-    workshop.run(root, "task=pipeline", *common, "ts=3", "baselines=false", f"hydra.run.dir={root / 'eval'}")
+    linear = ["evaluate=linear", "ts=3", "baselines=false"]
+    workshop.run(root, "task=pipeline", *common, *linear, f"hydra.run.dir={root / 'eval'}")
     return root
 
 

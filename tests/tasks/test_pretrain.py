@@ -16,9 +16,10 @@ from rsssl.engine.store import Store
 from rsssl.errors import UserError
 from rsssl.models.backbone import build_backbone
 from rsssl.models.maps import check_size
+from rsssl.networks.checkpoints import find_checkpoint
 from rsssl.networks.plan import draw
 from rsssl.networks.training import stage_size, try_size
-from rsssl.networks.weights import find_checkpoint, network_name
+from rsssl.networks.weights import network_name
 
 
 def parts(*pools: list[int]) -> list[Any]:

@@ -1,0 +1,92 @@
+"""The base of the classifiers on frozen features, and the folds in which their labelled images are held out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsssl.evaluation.heads import Head, in_blocks
+from rsssl.rng import fold, permutation
+
+FOLDS = 5
+MOST = 5000  # with more labelled images than this, one fold is held out in place of rotating them all
+
+
+class Probe:
+    """Base of the classifiers on frozen features, which `evaluate=` names."""
+
+    trains_network = False  # True: the whole network is trained, not a classifier on its features
+    divided = False  # True: all ranks fit it and divide the test images; False: rank 0 does it all
+    pool_images = 0  # how many of the pool's images without a label `fit` takes too, as `pool` (N, D)
+    paper_head = False  # True: protocol=paper trains this one as the published code does
+    sharpness = 1.0  # what its logits are multiplied by where no label can be spared to find that out
+    details: dict[str, Any]
+
+    def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int) -> Probe:
+        """Fits to features (n, D) and labels (n,) int64."""
+        raise NotImplementedError(f"{type(self).__name__} must define fit(features, labels, n_classes, seed)")
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Features (m, D) to scores (m, n_classes), of which the largest is the class."""
+        raise NotImplementedError(f"{type(self).__name__} must define scores(features)")
+
+    def head(self) -> Head:
+        """What was fitted, as the classifier that is kept."""
+        raise NotImplementedError(f"{type(self).__name__} must define head()")
+
+    @torch.no_grad()
+    def refitted(self, features: Tensor, labels: Tensor, n_classes: int, seed: int, known: Tensor) -> Tensor:
+        """What the labelled images, which `fit` was given, have from fits to a part of them.
+
+        Args:
+            features: (n, D). labels: (n,) int64.
+            known: (R, n) bool, those that are fitted to in each of R rounds; all classes are among them.
+
+        Returns:
+            Logits (R, n, n_classes).
+        """
+        rounds = []
+        for some in known:
+            head = copy.copy(self).fit(features[some], labels[some], n_classes, seed).head()
+            rounds.append(in_blocks(head.logits, features, head.compared, divided=False))
+        return torch.stack(rounds) if rounds else torch.zeros(0, len(labels), n_classes)
+
+    def held_out(self, features: Tensor, labels: Tensor, n_classes: int, seed: int) -> Tensor:
+        """The logits (n, n_classes) that each of the labelled images has from a fit to the other folds; NaN for an
+        image that is never held out, as are all where no class has two labels."""
+        fold_of, rounds = held_out_folds(labels, seed)
+        logits = torch.full((len(labels), n_classes), torch.nan)
+        if rounds:
+            known = torch.stack([fold_of != r for r in range(rounds)])
+            for some, found in zip(known, self.refitted(features, labels, n_classes, seed, known), strict=True):
+                logits[~some] = found[~some]
+        return logits
+
+
+def held_out_folds(labels: Tensor, seed: int, folds: int = FOLDS, most: int = MOST) -> tuple[Tensor, int]:
+    """The fold (n,) of each labelled image, and how many of the folds are held out in turn."""
+    fold_of = deal_folds(labels, folds, seed)
+    used = int(fold_of.max()) + 1
+    return fold_of, (0 if used < 2 else used if len(labels) <= most else 1)
+
+
+def deal_folds(y: Tensor, folds: int, seed: int) -> Tensor:
+    """Deal samples y (n,) to stratified folds: (n,) int64, -1 for a sample that is never held out.
+
+    Each class is shuffled by the seed and dealt round, starting where the class before stopped, so that folds differ
+    by one sample at most. There are no more folds than the largest class has samples, and the only sample of a class
+    is never held out.
+    """
+    sizes = torch.bincount(y)
+    folds = min(folds, int(sizes.max()))
+    fold_of = torch.full_like(y, -1)
+    start = 0
+    for c in torch.nonzero(sizes > 1)[:, 0].tolist():
+        members = torch.nonzero(y == c)[:, 0]
+        order = torch.from_numpy(permutation(fold(seed, "folds", c), len(members))).to(y.device)
+        fold_of[members[order]] = (start + torch.arange(len(members), device=y.device)) % folds
+        start += len(members)
+    return fold_of

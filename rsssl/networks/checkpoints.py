@@ -1,0 +1,50 @@
+"""Backbones that exist: where their weights lie, and whether they are for these images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rsssl.data.prepared import Data
+from rsssl.engine.files import sha256
+from rsssl.engine.store import Store
+from rsssl.evaluation.features import Weights
+from rsssl.models.backbone import describe_backbone, read_backbone
+from rsssl.networks.files import check_bands, preprocess_of
+from rsssl.networks.load import find_weights
+
+NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
+
+
+def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> Weights:
+    """The backbone kept in a file, with its sensor card.
+
+    Raises:
+        UserError: when the weights were made for other bands than the dataset has.
+    """
+    spec, metadata = describe_backbone(file)  # the network itself is built when features are missing
+    trained = preprocess_of(file, metadata)
+    card = data.pack.card
+    check_bands(file, trained.card.bands, card)
+    start = json.loads(metadata.get("inputs", "{}")).get("start")
+    record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
+    return Weights(
+        build=lambda: read_backbone(file)[0],
+        spec={k: spec[k] for k in NETWORK if k in spec},
+        hash=sha256(file.read_bytes())[:16],
+        preprocess=trained.of(card),
+        record=record | {"start": start} if start else record,
+        file=file,
+        start=start,
+    )
+
+
+def find_checkpoint(path: str, store: Store) -> Path:
+    """The weights' file for `checkpoint=`: itself, or that of a run folder, of any folder with one, of a name in the
+    store.
+
+    Raises:
+        UserError: when there is none, or more than one to choose from.
+    """
+    return find_weights(path, store.root / "pretrain")
