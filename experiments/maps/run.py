@@ -1,7 +1,7 @@
 """How good a map is beside the tiles its classifier was tested on: scenes of the built-in imagery with known truth.
 
     rsssl-run dataset=synthetic ssl=simclr backbone=resnet18 start=random pretrain.average=0 \\
-      pretrain.epochs=12 ts=100 hydra.run.dir=runs/maps
+      pretrain.epochs=12 evaluate=linear ts=100 hydra.run.dir=runs/maps
     python experiments/maps/run.py --checkpoint runs/maps [--scenes 10] [--size 2048]
 
 Scenes have patches of 128, 256 and 512 pixels; a patch is drawn as a tile is. Windows overlap by a half,

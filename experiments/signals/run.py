@@ -22,7 +22,7 @@ from pathlib import Path
 from rsssl.groups import group_options
 
 CALIBRATION = 20  # steps of the short run
-LEFT_OUT = ("none", "seasonal")  # seasonal needs tiles of one place at several dates
+LEFT_OUT = ("none", "seasonal", "distil")  # need tiles of one place at several dates; a teacher
 
 
 def rsssl_run(arguments: list[str], log: Path) -> None:
@@ -83,7 +83,7 @@ def main() -> None:
         shutil.rmtree(
             out / "runs" / method, ignore_errors=True
         )  # a sweep of other steps or seeds; the store keeps its stages
-        sweep = [f"ts={options.ts}", f"seed={seeds}", f"hydra.sweep.dir={out}/runs/{method}"]
+        sweep = ["evaluate=linear", f"ts={options.ts}", f"seed={seeds}", f"hydra.sweep.dir={out}/runs/{method}"]
         few = [f"pretrain.steps={todo}", "pretrain.pictures=3", "pretrain.probes=0"]
         rsssl_run(["--multirun", *common, *network(method), *few, *sweep], out / "logs" / f"{method}.txt")
     subprocess.run(["rsssl-report", str(out / "runs")], check=True)
