@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsssl.data.dataset import Dataset
+from rsssl.data.dataset import Dataset, class_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,12 +168,13 @@ def dataset(name: str, root: PathLike | None = None, **fields: Any) -> Dataset:
     Args:
         name: an option of conf/dataset, or any name for a folder of your own.
         root: its folder.
-        **fields: see `rsssl.data.dataset.Dataset`.
+        **fields: see `rsssl.data.dataset.Dataset`, and of "scene" `rsssl.geo.scene_dataset.SceneDataset`.
     """
     from rsssl.jobs import dataset_fields
 
     values = dataset_fields(name) | ({} if root is None else {"root": os.fspath(root)}) | fields
-    return Dataset(**values)
+    kind = class_of(values)
+    return kind(**{k: v for k, v in values.items() if k != "_target_"})
 
 
 def dataset_keys(dataset: PathLike) -> dict[str, Any]:

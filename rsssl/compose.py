@@ -24,7 +24,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rsssl.checks import check
-from rsssl.data.dataset import Dataset
+from rsssl.data.dataset import Dataset, class_of
 from rsssl.errors import UserError, nearest
 from rsssl.explain import check_options, explain, parsed
 from rsssl.groups import group_options
@@ -107,7 +107,7 @@ def option(group: str, name: str, shared: dict[str, Any]) -> Any:
     cfg = compose(ROOT, [f"{group}={name}"])
     for key, node in shared.items():
         cfg[key] = node
-    return typed(Dataset, cfg[group]) if group == "dataset" else plain(cfg[group])
+    return dataset_of(cfg[group]) if group == "dataset" else plain(cfg[group])
 
 
 def plain(node: Any) -> Any:
@@ -115,10 +115,16 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def typed(cls: type, node: DictConfig) -> Any:
-    """A dataclass from a node, its values converted to the types that the class declares; `_target_` is left out."""
-    values = {k: v for k, v in plain(node).items() if k != "_target_"}
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+def structured(cls: type, values: dict[str, Any]) -> Any:
+    """A node with the fields of a dataclass, and values converted to their types; `_target_` is left out."""
+    return OmegaConf.merge(OmegaConf.structured(cls), {k: v for k, v in values.items() if k != "_target_"})
+
+
+def dataset_of(node: DictConfig) -> Dataset:
+    """The dataset that a node describes."""
+    values = plain(node)
+    dataset: Dataset = OmegaConf.to_object(structured(class_of(values), values))  # type: ignore[assignment]
+    return dataset
 
 
 def task_of(cfg: DictConfig, name: str, partial: bool = False) -> Any:
@@ -150,7 +156,7 @@ def task_of(cfg: DictConfig, name: str, partial: bool = False) -> Any:
         value = source[field.name]
         values[field.name] = plain(value) if OmegaConf.is_config(value) else value
     if "dataset" in values:
-        values["dataset"].pop("_target_", None)
+        values["dataset"] = structured(class_of(values["dataset"]), values["dataset"])
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
 
 
@@ -277,4 +283,4 @@ def precheck(overrides: list[str], config_dir: str | None, multirun: bool, start
         for line in expand(read) if multirun else [overrides]:
             cfg = composed(composer, line, needed=start)
             if start and "dataset" in cfg:
-                typed(Dataset, cfg.dataset).located()  # a missing folder is told now, not after torch has been loaded
+                dataset_of(cfg.dataset).located()  # a missing folder is told now, not after torch has been loaded

@@ -136,7 +136,7 @@ def unknown_key(composer: Composer, override: Override, task: str, names: list[s
 
 def tasks_with(composer: Composer, key: str) -> list[str]:
     """The tasks that have a key."""
-    first = ("predict", "map", "pipeline")  # of several, those that people mean
+    first = ("predict", "pipeline", "map")  # of several, those that people mean
     tasks = sorted(composer.options("task"), key=lambda t: (t not in first, first.index(t) if t in first else 0, t))
     found = []
     for task in tasks:

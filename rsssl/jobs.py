@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rsssl.checks import check
 from rsssl.compose import Composer, composed, option, plain, task_of, unique
-from rsssl.data.dataset import Dataset
+from rsssl.data.dataset import class_of
 from rsssl.engine.run import Run
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
@@ -97,7 +97,10 @@ def _dataset_fields(name: str) -> dict[str, Any]:
     with Composer() as composer:
         known = name if name in composer.options("dataset") else "folder"
         node = plain(composer.compose(["task=pack", f"dataset={known}"]).dataset)
-    return {field.name: node[field.name] for field in fields(Dataset)} | {"name": name}
+    return {field.name: node[field.name] for field in fields(class_of(node))} | {
+        "name": name,
+        "_target_": node["_target_"],
+    }
 
 
 def dataset_fields(name: str) -> dict[str, Any]:

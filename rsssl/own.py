@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
 
-from rsssl.data.dataset import Dataset
+from rsssl.data.dataset import class_of
 from rsssl.errors import UserError, nearest
 from rsssl.groups import GROUPS, group_options, yaml_names
 
@@ -115,7 +115,7 @@ def check_place(file: ConfigFile) -> None:
         raise UserError(f"{path} must begin with a line that puts its keys at the root: write {HEADER} as the first")
     if group != "dataset":
         return
-    known = [field.name for field in fields(Dataset)]
+    known = [field.name for field in fields(class_of(file.node))]
     for key in file.keys:
         if key not in (*known, "_target_", "defaults"):
             meant = nearest(key, known)

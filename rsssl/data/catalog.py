@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsssl.data.raster import PICTURES
+from rsssl.data.raster import PICTURES, Raster, read
 from rsssl.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
@@ -40,14 +40,17 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def read(self, i: int, bands: int | None = None) -> Raster:
+        """Image number i; see `rsssl.data.raster.read`."""
+        return read(self.root / self.paths[i], bands)
 
-def source_listing(catalog: Catalog) -> str:
-    """sha256 over every file's path, size and modification time: when it changes, the source was changed."""
-    return listing(catalog.root, catalog.paths)
+    def listing(self) -> str:
+        """sha256 over every file's path, size and modification time: when it changes, the source was changed."""
+        return listing(self.root, self.paths)
 
 
 def listing(root: Path, paths: Sequence[str]) -> str:
-    """`source_listing` of any paths, of which some may be missing.
+    """`Catalog.listing` of any paths, of which some may be missing.
 
     Args:
         root: the folder.
@@ -91,6 +94,8 @@ def scan(
     root = Path(root).expanduser()
     if not root.is_dir():
         reason = "is a file, not a folder" if root.exists() else "does not exist"
+        if root.exists() and root.suffix.lower() in _RASTERS:
+            reason += f"; for windows of a scene type dataset=scene dataset.scenes={root}"
         raise UserError(f"The image folder {root} {reason}. {hint}")
     if classes is not None and len(classes) == 0:
         return _build(root, {"": [root]}, [], hint)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from rsssl.data.conform import Form, conform, valid_mask
-from rsssl.data.raster import BadImage
+from rsssl.data.raster import BadImage, Raster
+from rsssl.data.scene_windows import Outside, Windows
 
 CHUNK_BYTES = 8 << 20
 IMAGES_BYTES = 1 << 20  # of images that pass through all steps together, so that they stay in the processor's cache
@@ -30,6 +31,7 @@ class Plan:
         form: that they are brought into.
         images: file of the pixels, (N, C, H, W) of form.dtype.
         moments: file of float64 (N, C, 3): the number of valid pixels, their sum, their sum of squares, in 0..1 units.
+        windows: how they are read, where they are windows of scenes; None for files.
     """
 
     root: str
@@ -37,6 +39,11 @@ class Plan:
     form: Form
     images: str
     moments: str
+    windows: Windows | None = None
+
+    def raster(self, i: int) -> Raster | None:
+        """What a window of a scene holds; None for a file, which is read by its path."""
+        return self.windows.read(i) if self.windows else None
 
     def to_json(self) -> str:
         """One line of text that `from_json` reads back."""
@@ -46,7 +53,11 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         fields = json.loads(text)
         form: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["form"].items()}
-        return cls(**(fields | {"paths": tuple(fields["paths"]), "form": Form(**form)}))
+        more: dict[str, Any] = {"paths": tuple(fields["paths"]), "form": Form(**form)}
+        if given := fields["windows"]:
+            at = tuple(tuple(place) for place in given["at"])
+            more["windows"] = Windows(**(given | {"scenes": tuple(given["scenes"]), "at": at}))
+        return cls(**(fields | more))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -140,9 +151,10 @@ def do_chunk(plan: Plan, start: int, stop: int) -> dict[str, Any]:
 
     Returns:
         A record that can be written as JSON: "start" and "stop"; "crc" of the bytes written; "bad", pairs of an
-        unusable image's number and the reason; "done", how many images were changed in which way.
+        unusable image's number and the reason; "outside", the numbers of windows that lie mostly outside their scene;
+        "done", how many images were changed in which way.
     """
-    crc, bad = 0, list[tuple[int, str]]()
+    crc, bad, outside = 0, list[tuple[int, str]](), list[int]()
     done: Counter[str] = Counter()
     stats = np.empty((stop - start, plan.shape[0], 3))
     step = max(1, IMAGES_BYTES // plan.image_bytes)
@@ -152,7 +164,10 @@ def do_chunk(plan: Plan, start: int, stop: int) -> dict[str, Any]:
             pixels = block[: min(step, stop - first)]
             for i, out in enumerate(pixels, first):
                 try:
-                    out[:], changes = conform(os.path.join(plan.root, plan.paths[i]), plan.form)
+                    out[:], changes = conform(os.path.join(plan.root, plan.paths[i]), plan.form, plan.raster(i))
+                except Outside:
+                    out[:] = 0
+                    outside.append(i)
                 except BadImage as error:
                     out[:] = 0
                     bad.append((i, error.reason))
@@ -161,10 +176,11 @@ def do_chunk(plan: Plan, start: int, stop: int) -> dict[str, Any]:
             stats[first - start :][: len(pixels)] = moments(pixels, plan.form)
             _write_at(file.fileno(), first * plan.image_bytes, pixels)
             crc = zlib.crc32(pixels.data, crc)
-    stats[[i - start for i, _ in bad]] = 0
+    stats[[i - start for i in (*outside, *(i for i, _ in bad))]] = 0
     with open(plan.moments, "r+b", buffering=0) as file:
         _write_at(file.fileno(), start * plan.moments_bytes, stats)
-    return {"start": start, "stop": stop, "crc": zlib.crc32(stats.data, crc), "bad": bad, "done": dict(done)}
+    record = {"start": start, "stop": stop, "crc": zlib.crc32(stats.data, crc), "done": dict(done)}
+    return record | {"bad": bad, "outside": outside}
 
 
 def _write_at(fd: int, offset: int, data: np.ndarray) -> None:

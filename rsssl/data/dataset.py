@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,10 @@ class Dataset:
         homepage: where the images are published.
         on_error: "raise" stops at the first unusable image, "skip" leaves such images out and counts them.
         split_seed: draws the test set.
-        test_fraction: the share of the test set.
+        test_fraction: the share of the test set; 0: all labels are learnt from, and tested by cross-validation.
+        block: metres that training and test keep from each other, of images that say where they lie; None: files of
+            their own are divided at random.
+        colours: of classes on maps, "#2b6cb0" by name; None for the usual ones.
         generate: arguments of `rsssl.data.synthetic.generate`, for the built-in dataset.
         download: fetch the archive when the root is missing.
     """
@@ -44,7 +49,7 @@ class Dataset:
     bands: list[str] | None
     select: list[str] | None
     valid_range: Any
-    nodata: float | None
+    nodata: Any
     native_size: int | None
     size: int | None
     gsd: float | None
@@ -54,6 +59,8 @@ class Dataset:
     on_error: str
     split_seed: int
     test_fraction: float
+    block: float | None
+    colours: dict[str, str] | None
     generate: dict[str, Any] | None
     download: bool
 
@@ -67,10 +74,19 @@ class Dataset:
             raise UserError(
                 f"dataset.on_error={self.on_error} is unknown: type dataset.on_error=raise or dataset.on_error=skip"
             )
-        if not 0 < self.test_fraction < 1:
+        self.given_nodata()
+        if not 0 <= self.test_fraction < 1:
             raise UserError(
-                f"dataset.test_fraction={self.test_fraction} must lie between 0 and 1: type dataset.test_fraction=0.2"
+                f"dataset.test_fraction={self.test_fraction} must be at least 0 and below 1: type "
+                "dataset.test_fraction=0.2"
             )
+        if self.block is not None and self.block <= 0:
+            raise UserError(f"dataset.block={self.block:g} must be above zero: type for example dataset.block=1000")
+        for name, colour in (self.colours or {}).items():
+            if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(colour)):
+                raise UserError(
+                    f"dataset.colours has {colour} for {name}: type a colour as six digits, {name}: '#2b6cb0'"
+                )
         if self.size is not None and self.size <= 0:
             raise UserError(f"dataset.size={self.size} must be above zero: type for example dataset.size=64")
         for band in self.select or ():
@@ -79,6 +95,16 @@ class Dataset:
                     f"dataset.select names {band}, which is not among the bands of {self.name}: type "
                     f"dataset.select=[...] with names from {', '.join(self.bands)}"
                 )
+
+    def given_nodata(self) -> float | None:
+        """The pixel value that means "nothing here", where one was given.
+
+        Raises:
+            UserError: for what is no number.
+        """
+        if self.nodata is not None and not isinstance(self.nodata, int | float):
+            raise UserError(f"dataset.nodata={self.nodata} is no number: type for example dataset.nodata=0")
+        return self.nodata
 
     def hint(self) -> str:
         """Where to put the data and what to type: the end of every "there is nothing here" message."""
@@ -91,7 +117,7 @@ class Dataset:
         return text
 
     def located(self) -> Path:
-        """The root folder; UserError when there is none and none will be made, naming where to put the data."""
+        """Where the images lie; UserError when there is none and none will be made, naming where to put the data."""
         if not self.root:
             raise UserError(f"dataset={self.name} needs the folder of the images: type dataset.root=/path/to/images")
         root = Path(self.root).expanduser()
@@ -122,8 +148,21 @@ class Dataset:
 
         return scan(root, self.classes, hint=self.hint())
 
+    def class_colours(self) -> dict[str, str]:
+        """The colours of classes by name that are given or kept with the labels."""
+        return dict(self.colours or {})
+
     def listing(self) -> str:
         """A hash of every file's path, size and modification time; a change of it means: pack again."""
-        from rsssl.data.catalog import source_listing
+        return self.catalog().listing()
 
-        return source_listing(self.catalog())
+
+def class_of(node: Mapping[str, Any]) -> type[Dataset]:
+    """The kind of dataset that the `_target_` of its node names; `Dataset` where that is no such class."""
+    from hydra.utils import get_class
+
+    try:
+        cls = get_class(str(node["_target_"]))
+    except Exception:  # whatever a user's own file raises: said where all classes that are named are looked at
+        return Dataset
+    return cls if isinstance(cls, type) and issubclass(cls, Dataset) else Dataset

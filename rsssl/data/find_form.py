@@ -12,7 +12,8 @@ import numpy as np
 from rsssl.data.catalog import Catalog
 from rsssl.data.conform import DTYPES, FLOAT_NODATA, MAX_ASPECT, MIN_SIDE, Form, fits
 from rsssl.data.dataset import Dataset
-from rsssl.data.raster import BadImage, Raster, read
+from rsssl.data.raster import BadImage, Raster
+from rsssl.data.scene_windows import SceneCatalog
 from rsssl.errors import UserError
 from rsssl.models.bands import COLOURS
 from rsssl.rng import permutation
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 MAX_SCALE = 4  # between the smallest and the largest image that are resized to one size
 SAMPLE = 128  # images that are looked at
+LARGEST = 2048  # pixels of the shorter side, from which on an image is a scene and no tile
+FEW, SCENE = 16, 300  # so few images without classes, of so many pixels a side, are scenes too
 Value = TypeVar("Value", bound=Hashable)
 
 
@@ -49,7 +52,7 @@ def find_form(dataset: Dataset, catalog: Catalog) -> Form:
         )
     rasters = [r for r in rasters if str(r.pixels.dtype) == in_files]
     dtype = DTYPES[in_files]
-    names = dataset.bands if dataset.bands is not None else _names(rasters[0], dtype)
+    names = dataset.bands if dataset.bands is not None else _names(rasters[0], dtype, isinstance(catalog, SceneCatalog))
     select = tuple(dataset.select if dataset.select is not None else names)
     for band in select:
         if band not in names:
@@ -83,7 +86,7 @@ def _sample(catalog: Catalog, bands: int | None) -> list[Raster]:
     rasters, bad = [], []
     for i in permutation(0, len(catalog))[:SAMPLE]:  # not the first files: those are one class
         try:
-            rasters.append(read(catalog.root / catalog.paths[i], bands))
+            rasters.append(catalog.read(i, bands))
         except BadImage as error:
             bad.append(str(error))
     if not rasters:
@@ -101,21 +104,25 @@ def _sample(catalog: Catalog, bands: int | None) -> list[Raster]:
     return rasters
 
 
-def _names(raster: Raster, dtype: str) -> tuple[str, ...]:
-    """The bands' names: the file's, if all have one of their own."""
+def _names(raster: Raster, dtype: str, scenes: bool) -> tuple[str, ...]:
+    """The bands' names: the file's, if all have one of their own. Three of a byte are red, green and blue, and in
+    scenes four are those and the near infrared, as aerial cameras deliver them."""
     n = len(raster.pixels)
     if len(raster.names) == n and all(raster.names) and len(set(raster.names)) == n:
         return raster.names
+    if n == 4 and dtype == "uint8" and scenes:
+        log.warning("the bands have no names: taken to be red, green, blue, nir. dataset.bands=[...] names them")
+        return (*COLOURS, "nir")
     return COLOURS if n == 3 and dtype == "uint8" else tuple(f"band{i + 1}" for i in range(n))
 
 
 def _nodata(dataset: Dataset, rasters: Sequence[Raster], dtype: str) -> float | None:
     if dtype == "float32":
         return FLOAT_NODATA
-    if dataset.nodata is not None:
-        if not fits(dataset.nodata, dtype):
-            raise UserError(f"dataset.nodata={dataset.nodata:g} is no {dtype} value: type dataset.nodata=null")
-        return float(dataset.nodata)
+    if (given := dataset.given_nodata()) is not None:
+        if not fits(given, dtype):
+            raise UserError(f"dataset.nodata={given:g} is no {dtype} value: type dataset.nodata=null")
+        return float(given)
     declared = [r.nodata for r in rasters if r.nodata is not None and fits(r.nodata, dtype)]
     return float(_most_common(declared)) if declared else None
 
@@ -125,6 +132,7 @@ def _size(dataset: Dataset, catalog: Catalog, rasters: Sequence[Raster]) -> tupl
     if dataset.size is not None:
         return int(dataset.size), int(dataset.size)
     shapes = [(int(h), int(w)) for h, w in (r.pixels.shape[1:] for r in rasters)]
+    refuse_scenes(catalog, [min(shape) for shape in shapes])
     sizes = [s for s in shapes if min(s) >= MIN_SIDE and max(s) <= MAX_ASPECT * min(s)]
     if not sizes:
         raise UserError(
@@ -146,6 +154,17 @@ def _size(dataset: Dataset, catalog: Catalog, rasters: Sequence[Raster]) -> tupl
     text = "%s: the images have %d sizes; all are resized to %dx%d px. dataset.size=N sets another size"
     log.warning(text, catalog.root, len(set(sizes)), *common)
     return common
+
+
+def refuse_scenes(catalog: Catalog, sides: list[int]) -> None:
+    """Raises UserError for images that look like scenes to be cut into windows, by their shorter sides in pixels."""
+    few = len(catalog) < FEW and not (catalog.labels >= 0).any() and min(sides) >= SCENE
+    if not isinstance(catalog, SceneCatalog) and (few or max(sides) > LARGEST):
+        raise UserError(
+            f"the {len(catalog)} images of {catalog.root}, up to {max(sides)} pixels a side, look like scenes: for "
+            f"windows of them type dataset=scene dataset.scenes={catalog.root}, or dataset.size=256 to shrink each to "
+            "one tile"
+        )
 
 
 def _given_range(

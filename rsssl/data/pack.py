@@ -2,6 +2,7 @@
 
     folder/images.bin    the pixels, memory-mapped
     folder/moments.npy   (N, C, 3) float64: valid pixels, sum, sum of squares of every image and band, in 0..1 units
+    folder/ground.npz    of windows of scenes: where they lie
     folder/card.json     sensor card, paths, labels, images left out with reasons, checksums; written last
 
 After the pack nothing needs GDAL or Pillow.
@@ -13,6 +14,7 @@ import errno
 import json
 import logging
 import os
+import zipfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,11 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from rsssl.data.catalog import Catalog, source_listing
+from rsssl.data.catalog import Catalog
 from rsssl.data.chunks import CHUNK_BYTES, Plan
 from rsssl.data.dataset import Dataset
 from rsssl.data.decode import Record, decode, unusable
 from rsssl.data.find_form import find_form
+from rsssl.data.ground import Ground
+from rsssl.data.scene_windows import report_outside
 from rsssl.engine.files import NO_SPACE, sha256, sha256_of, sync, write_error
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
@@ -57,6 +61,7 @@ class Pack:
         skipped: the reason for every image left out, by its path.
         done: how many images were converted or resized.
         moments: (N, C, 3) float64, see above.
+        ground: where the images lie, of windows of scenes.
         fingerprint: sha256 of all content.
         source: the listing hash of the files that it was made from.
         sha256: of `images.bin`.
@@ -70,6 +75,7 @@ class Pack:
     skipped: dict[str, str]
     done: dict[str, int]
     moments: np.ndarray
+    ground: Ground | None
     fingerprint: str
     source: str
     sha256: str
@@ -96,8 +102,9 @@ class Pack:
                 raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
             fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "sha256")}
             labels, moments = np.array(meta["labels"], dtype=np.int64), np.load(folder / "moments.npy")
-            return cls(folder, card, images, labels, tuple(meta["paths"]), moments=moments, **fields)
-        except (ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
+            ground = Ground.load(folder / "ground.npz") if (folder / "ground.npz").is_file() else None
+            return cls(folder, card, images, labels, tuple(meta["paths"]), moments=moments, ground=ground, **fields)
+        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
             raise _damaged(folder, error) from error
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -177,7 +184,8 @@ def pack(
     if (current := _current(dataset, catalog, folder, source)) is not None:
         return current
     form = find_form(dataset, catalog)
-    plan = Plan(str(catalog.root), catalog.paths, form, str(folder / "images.part"), str(folder / "moments.part"))
+    files = str(folder / "images.part"), str(folder / "moments.part")
+    plan = Plan(str(catalog.root), catalog.paths, form, *files, getattr(catalog, "windows", None))
     key = sha256(json.dumps([PACK_VERSION, source, asdict(form), chunk_bytes]).encode())
     title = f"packing {dataset.name}" if progress else None
     try:
@@ -196,7 +204,7 @@ def _source(dataset: Dataset, catalog: Catalog) -> str:
     """A hash of what the pack's content follows from: the files, and the fields of the config that shape it."""
     fields = ("name", "classes", "bands", "select", "valid_range", "nodata", "native_size", "size", "gsd")
     shape = {f: getattr(dataset, f) for f in fields}
-    return sha256(json.dumps([PACK_VERSION, source_listing(catalog), shape], default=list).encode())
+    return sha256(json.dumps([PACK_VERSION, catalog.listing(), shape], default=list).encode())
 
 
 def _current(dataset: Dataset, catalog: Catalog, folder: Path, source: str) -> Pack | None:
@@ -227,12 +235,17 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
     """The pack, of the plan's files: without unusable images, with its card."""
     name, form, pixels = dataset.name, plan.form, Path(plan.images)
     bad = dict(pair for record in records for pair in record["bad"])
-    usable = [i for i in range(len(plan.paths)) if i not in bad]
+    outside = {i for record in records for i in record["outside"]}
+    usable = [i for i in range(len(plan.paths)) if i not in bad and i not in outside]
     if not usable:
-        raise unusable(Path(plan.root, plan.paths[0]), bad[0])
-    if bad:
+        first = Path(plan.root, plan.paths[0])
+        raise unusable(first, bad[0]) if bad else UserError(f"{first} and all other windows lie outside their scene")
+    if bad or outside:
         pixels = _compact(plan, usable)
         checksum = sha256_of(pixels)
+    if outside:
+        report_outside(catalog, outside)
+    if bad:
         first = min(bad)
         text = "%s: %d of %d images are left out, e.g. %s (%s)"
         log.warning(text, name, len(bad), len(plan.paths), plan.paths[first], bad[first])
@@ -260,6 +273,8 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
     }
     content = [meta[k] for k in ("sha256", "card", "labels", "paths")]
     meta["fingerprint"] = sha256(json.dumps(content).encode())
+    if ground := getattr(catalog, "ground", None):
+        ground.rows(usable).save(pixels.with_name("ground.npz"))
     return _save(pixels, moments, meta)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from rsssl.data.catalog import source_listing
+from rsssl.data.catalog import Catalog
 from rsssl.data.dataset import Dataset
+from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
+from rsssl.data.locate import tile_ground
 from rsssl.data.pack import PACK_VERSION, Pack, mean_std, pack
 from rsssl.data.split import Split, split
 from rsssl.engine.files import write_json
@@ -22,17 +24,37 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """A packed dataset with its fixed test set, and the per-band mean and std (0..1 units) of its pool."""
+    """A packed dataset with its fixed test set.
+
+    Args:
+        dataset: the images.
+        pack: their pixels.
+        split: which of them test.
+        mean: per band of the pool, in 0..1 units.
+        std: the same.
+        ground: where the images lie, when they are divided by it.
+        block: metres that training and test keep from each other then.
+    """
 
     dataset: Dataset
     pack: Pack
     split: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    ground: Ground | None = None
+    block: float | None = None
+
+    def at_random(self) -> Data:
+        """The same images divided without regard to where they lie, as is often done, and too good."""
+        known = np.flatnonzero(self.pack.labels >= 0)
+        paths = [self.pack.paths[i] for i in known]
+        drawn = split(paths, self.pack.labels[known], self.dataset.split_seed, self.dataset.test_fraction)
+        test = known[drawn.test]
+        return replace(self, split=Split(test, np.setdiff1d(np.arange(len(self.pack)), test), drawn.hash), ground=None)
 
 
 # Keys of a dataset that cannot change the packed pixels.
-NOT_IN_THE_PACK = ("split_seed", "test_fraction", "url", "md5", "homepage", "download", "generate")
+NOT_IN_THE_PACK = ("split_seed", "test_fraction", "block", "colours", "url", "md5", "homepage", "download", "generate")
 
 
 def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "clean") -> Data:
@@ -50,27 +72,68 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     """
     catalog = dataset.catalog()
     settings = {k: v for k, v in asdict(dataset).items() if k not in NOT_IN_THE_PACK} | {"root": str(catalog.root)}
-    inputs = {"settings": settings, "listing": source_listing(catalog), "version": PACK_VERSION}
-    division = [dataset.split_seed, dataset.test_fraction, protocol == "validation"]
+    inputs = {"settings": settings, "listing": catalog.listing(), "version": PACK_VERSION}
+    division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
     key = digest({"pack": inputs, "split": division})
     if key not in store.opened:
         artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers))
         packed = Pack.open(artifact.folder)
         report_skipped(packed)
-        divided = split(packed.paths, packed.labels, dataset.split_seed, dataset.test_fraction)
-        if protocol == "validation":
-            divided = within_pool(packed, divided, dataset)
+        ground = packed.ground or (tiles_on_the_ground(dataset, catalog, packed, store) if dataset.block else None)
+        block = block_of(dataset, packed, ground)
+        divided = divide(dataset, packed, np.arange(len(packed)), ground, block)
+        if protocol == "validation":  # once more, of the pool alone; the test images are in neither part
+            divided = divide(dataset, packed, divided.pool, ground, block)
         save_split(artifact.folder, packed, divided)
-        store.opened[key] = Data(dataset, packed, divided, *statistics((packed, divided.pool)))
+        store.opened[key] = Data(dataset, packed, divided, *statistics((packed, divided.pool)), ground, block)
     data: Data = store.opened[key]
     return data
 
 
-def within_pool(packed: Pack, division: Split, dataset: Dataset) -> Split:
-    """The same division once more, of the pool alone; the test images are in neither part."""
-    pool = division.pool
-    inner = split([packed.paths[i] for i in pool], packed.labels[pool], dataset.split_seed, dataset.test_fraction)
-    return Split(pool[inner.test], pool[inner.pool], inner.hash)
+def divide(dataset: Dataset, packed: Pack, rows: np.ndarray, ground: Ground | None, block: float | None) -> Split:
+    """Draws a test set among some rows of a pack."""
+    paths, labels = [packed.paths[i] for i in rows], packed.labels[rows]
+    drawn = dataset.split_seed, dataset.test_fraction
+    if ground is None or block is None:
+        inner = split(paths, labels, *drawn)
+    else:
+        inner = ground_split(ground.rows(rows), paths, labels, packed.card.classes, *drawn, block)
+    return Split(rows[inner.test], rows[inner.pool], inner.hash)
+
+
+def block_of(dataset: Dataset, packed: Pack, ground: Ground | None) -> float | None:
+    """Metres between training and test; None for images that do not say where they lie."""
+    if ground is None or dataset.block:
+        return dataset.block if ground is not None else None
+    counts = np.maximum(packed.moments[..., 0], 1)
+    alike = default_block(ground, packed.moments[..., 1] / counts)
+    drawn = dataset.split_seed, dataset.test_fraction
+    block = affordable_block(ground, packed.paths, packed.labels, *drawn, alike)
+    if (packed.labels >= 0).any():
+        less = ", and more would cost too many labels" if block < alike else ""
+        text = "training and test keep %.0f m apart; images look alike up to %.0f m%s; dataset.block= sets it"
+        log.info(text, block, alike, less)
+    return block
+
+
+def tiles_on_the_ground(dataset: Dataset, catalog: Catalog, packed: Pack, store: Store) -> Ground:
+    """Where the tiles of a folder lie.
+
+    Raises:
+        UserError: when some of them do not say it.
+    """
+    inputs = {"listing": catalog.listing(), "skipped": sorted(packed.skipped)}
+
+    def locate(folder: Path) -> None:
+        tile_ground(catalog.root, packed.paths).save(folder / "ground.npz")
+
+    ground = Ground.load(store.get("ground", inputs, locate).folder / "ground.npz")
+    if lost := int(np.isnan(ground.lonlat).any(1).sum()):
+        raise UserError(
+            f"dataset.block={dataset.block:g} needs to know where the tiles lie, and {lost} of {len(packed)} in "
+            f"{catalog.root} do not say: leave dataset.block out"
+        )
+    return ground
 
 
 def report_skipped(packed: Pack) -> None:

@@ -33,7 +33,7 @@ class Split(NamedTuple):
     hash: str
 
 
-def _ranked(paths: Sequence[str], indices: np.ndarray, key: int) -> np.ndarray:
+def ranked(paths: Sequence[str], indices: np.ndarray, key: int) -> np.ndarray:
     """`indices` in the order of the images' hashes; files that differ only in their suffix are ordered by it.
 
     The suffix is not hashed: the editions of a dataset (EuroSAT's JPEGs and its 13-band GeoTIFFs) share their test
@@ -49,6 +49,11 @@ def _round(x: float) -> int:
     return math.floor(x + 0.5)  # half up: what a reader expects, unlike round()
 
 
+def share_of(fraction: float, n: int) -> int:
+    """How many of n images test: that fraction, at least 1, and at least 1 is left; none for a fraction of 0."""
+    return 0 if fraction == 0 else min(max(_round(fraction * n), 1), n - 1)
+
+
 def split(paths: Sequence[str], labels: np.ndarray, split_seed: int, test_fraction: float = 0.2) -> Split:
     """Set aside a part of every class as the test set.
 
@@ -56,26 +61,35 @@ def split(paths: Sequence[str], labels: np.ndarray, split_seed: int, test_fracti
         paths: N distinct names.
         labels: (N,), -1 for an unlabelled image, which goes to the pool, as does the only image of a class.
         split_seed: draws the test set.
-        test_fraction: of each class, at least 1 image, and at least 1 is left.
+        test_fraction: of each class, at least 1 image, and at least 1 is left; 0 for no test set.
     """
     labels = np.asarray(labels)
     key = fold("split", split_seed)
     test: list[np.ndarray] = []
     for label in np.unique(labels[labels >= 0]):
         members = np.flatnonzero(labels == label)
-        n = min(max(_round(test_fraction * len(members)), 1), len(members) - 1)
-        test.append(_ranked(paths, members, key)[:n])
+        test.append(ranked(paths, members, key)[: share_of(test_fraction, len(members))])
     chosen = np.sort(np.concatenate(test)) if test else np.empty(0, np.int64)
     pool = np.setdiff1d(np.arange(len(labels)), chosen)
+    return Split(chosen.astype(np.int64), pool.astype(np.int64), division_hash(paths, labels, chosen, pool))
+
+
+def division_hash(paths: Sequence[str], labels: np.ndarray, test: np.ndarray, pool: np.ndarray) -> str:
+    """sha256 of which image, with which label, is in which part."""
     digest = hashlib.sha256()
-    for part, indices in (("test", chosen), ("pool", pool)):
+    for part, indices in (("test", test), ("pool", pool)):
         lines = sorted(os.fsencode(paths[i]) + b"\0" + str(labels[i]).encode() for i in indices.tolist())
         digest.update(part.encode() + b"\n" + b"\n".join(lines) + b"\n")
-    return Split(chosen.astype(np.int64), pool.astype(np.int64), digest.hexdigest())
+    return digest.hexdigest()
 
 
 def labelled_subset(
-    labels: np.ndarray, paths: Sequence[str], pool: np.ndarray, ts: int | float | str, seed: int
+    labels: np.ndarray,
+    paths: Sequence[str],
+    pool: np.ndarray,
+    ts: int | float | str,
+    seed: int,
+    classes: Sequence[str] = (),
 ) -> np.ndarray:
     """The pool images whose labels may be used: int64 indices, ascending.
 
@@ -88,6 +102,7 @@ def labelled_subset(
         ts: an int is that many of every class, a float in (0, 1] that fraction of each (half up, at least 1), "all" the
             whole pool.
         seed: draws the images.
+        classes: their names, for messages; where there are none, the folder of a class's first image is named.
 
     Raises:
         UserError: when a class has fewer images in the pool than asked for.
@@ -106,12 +121,12 @@ def labelled_subset(
         members = pool[labels[pool] == label]
         n = max(1, _round(ts * len(members))) if isinstance(ts, float) else int(ts)
         if n > len(members):
-            folder = paths[int(np.flatnonzero(labels == label)[0])].split("/")[0]
+            folder = classes[label] if classes else paths[int(np.flatnonzero(labels == label)[0])].split("/")[0]
             fewest = min(int((labels[pool] == c).sum()) for c in present)
             most = f"at most ts={fewest}" if fewest else "another dataset.split_seed"
             raise UserError(
                 f"ts={ts} asks for {n} labelled images per class, and class {folder} has {len(members)} in "
                 f"the pool (its other images are the test set). Type {most}, or ts=all"
             )
-        chosen.append(_ranked(paths, members, key)[:n])
+        chosen.append(ranked(paths, members, key)[:n])
     return np.sort(np.concatenate(chosen)).astype(np.int64) if chosen else np.empty(0, np.int64)

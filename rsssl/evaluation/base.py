@@ -22,6 +22,8 @@ class Probe:
     divided = False  # True: all ranks fit it and divide the test images; False: rank 0 does it all
     pool_images = 0  # how many of the pool's images without a label `fit` takes too, as `pool` (N, D)
     paper_head = False  # True: protocol=paper trains this one as the published code does
+    statistics = False  # True: it looks at the statistics of the bands, and not at the network's features
+    groups: Tensor | None = None  # (n,) of the labelled images: what folds must not tear apart; set before `fit`
     sharpness = 1.0  # what its logits are multiplied by where no label can be spared to find that out
     details: dict[str, Any]
 
@@ -50,14 +52,16 @@ class Probe:
         """
         rounds = []
         for some in known:
-            head = copy.copy(self).fit(features[some], labels[some], n_classes, seed).head()
+            probe = copy.copy(self)
+            probe.groups = None if self.groups is None else self.groups[some]
+            head = probe.fit(features[some], labels[some], n_classes, seed).head()
             rounds.append(in_blocks(head.logits, features, head.compared, divided=False))
         return torch.stack(rounds) if rounds else torch.zeros(0, len(labels), n_classes)
 
     def held_out(self, features: Tensor, labels: Tensor, n_classes: int, seed: int) -> Tensor:
         """The logits (n, n_classes) that each of the labelled images has from a fit to the other folds; NaN for an
         image that is never held out, as are all where no class has two labels."""
-        fold_of, rounds = held_out_folds(labels, seed)
+        fold_of, rounds = held_out_folds(labels, seed, groups=self.groups)
         logits = torch.full((len(labels), n_classes), torch.nan)
         if rounds:
             known = torch.stack([fold_of != r for r in range(rounds)])
@@ -66,9 +70,11 @@ class Probe:
         return logits
 
 
-def held_out_folds(labels: Tensor, seed: int, folds: int = FOLDS, most: int = MOST) -> tuple[Tensor, int]:
+def held_out_folds(
+    labels: Tensor, seed: int, folds: int = FOLDS, most: int = MOST, groups: Tensor | None = None
+) -> tuple[Tensor, int]:
     """The fold (n,) of each labelled image, and how many of the folds are held out in turn."""
-    fold_of = deal_folds(labels, folds, seed)
+    fold_of = deal_folds(labels, folds, seed) if groups is None else deal_groups(labels, groups, folds, seed)
     used = int(fold_of.max()) + 1
     return fold_of, (0 if used < 2 else used if len(labels) <= most else 1)
 
@@ -90,3 +96,29 @@ def deal_folds(y: Tensor, folds: int, seed: int) -> Tensor:
         fold_of[members[order]] = (start + torch.arange(len(members), device=y.device)) % folds
         start += len(members)
     return fold_of
+
+
+def deal_groups(y: Tensor, groups: Tensor, folds: int, seed: int) -> Tensor:
+    """The same for samples in groups (n,) that stay together.
+
+    The largest group first, equal ones shuffled by the seed, each goes to the fold that has the fewest samples of its
+    classes. There are no more folds than some class has groups, and the only group of a class is never held out.
+    """
+    _, group = torch.unique(groups, return_inverse=True)
+    counts = torch.zeros(int(group.max()) + 1, int(y.max()) + 1).index_put_(
+        (group, y), torch.ones(len(y)), accumulate=True
+    )  # (G, K)
+    in_groups = (counts > 0).sum(0)
+    folds = min(folds, int(in_groups.max()))
+    only = ((counts > 0) & (in_groups == 1)).any(1)  # without it a class would be unknown
+    shuffled = torch.from_numpy(permutation(fold(seed, "folds"), len(counts)).copy())
+    order = shuffled[counts.sum(1)[shuffled].argsort(descending=True, stable=True)]
+    dealt, of_group = torch.zeros(folds, counts.shape[1]), torch.full((len(counts),), -1)
+    for g in order.tolist():
+        if not only[g]:
+            of_group[g] = int((dealt @ counts[g] + 1e-6 * dealt.sum(1)).argmin())
+            dealt[of_group[g]] += counts[g]
+    used = torch.unique(of_group[of_group >= 0])
+    renumbered = torch.full((max(folds, 1) + 1,), -1)
+    renumbered[used] = torch.arange(len(used))
+    return renumbered[of_group][group]

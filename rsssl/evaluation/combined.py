@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from rsssl.errors import UserError
 from rsssl.evaluation.base import Probe
-from rsssl.evaluation.heads import Head, in_blocks, summed
+from rsssl.evaluation.heads import Head, in_blocks, of_columns, summed
 
 HOLD = 2.0  # what the summed log-loss has to fall by for one weight to move by a factor of e
 LEAST = -1e4  # a logit as good as minus infinity that can be multiplied by 0
@@ -46,7 +46,11 @@ class Combined(Probe):
         self.divided = all(part.divided for part in parts.values())
         self.pool_images = max(part.pool_images for part in parts.values())
         self.paper_head = len(parts) == 1 and next(iter(parts.values())).paper_head
+        self.looks_at_statistics = any(part.statistics for part in parts.values())
+        self.n_statistics = 0  # of the features, the last ones; set before `fit`
         self.details: dict[str, Any] = {}
+        self.held = torch.empty(0), torch.empty(0)  # of held-out images: probabilities, classes
+        self.held_plain, self.held_parts = torch.empty(0), dict[str, Tensor]()  # before calibration; of each part
 
     @classmethod
     def of(cls, probe: Probe) -> Combined:
@@ -54,21 +58,37 @@ class Combined(Probe):
         return probe if isinstance(probe, cls) else cls({"alone": probe}, {"alone": 1.0})
 
     def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int, pool: Tensor | None = None) -> Combined:
-        """Fits all parts to features (n, D), labels (n,) and the features (N, D) of the pool's unlabelled images."""
+        """Fits all parts to features (n, D), labels (n,) and the features (N, D) of the pool's unlabelled images, of
+        which the last `n_statistics` are statistics of the bands."""
         several, rest = len(self.parts) > 1, pool is not None and len(pool) > 0
-        parts = {name: part for name, part in self.parts.items() if rest or not (several and part.pool_images)}
+        parts = {
+            name: part
+            for name, part in self.parts.items()
+            if (rest or not (several and part.pool_images)) and (self.n_statistics or not (several and part.statistics))
+        }
         for part in parts.values():
-            part.fit(features, labels, n_classes, seed, **({"pool": pool} if part.pool_images else {}))
-        heads = {name: part.head() for name, part in parts.items()}
+            part.groups = self.groups
+            more = {"pool": self._own(pool, part)} if part.pool_images and pool is not None else {}
+            part.fit(self._own(features, part), labels, n_classes, seed, **more)
+        width = features.shape[1]
+        heads = {name: of_columns(part.head(), *self._columns(width, part), width) for name, part in parts.items()}
         start = torch.tensor([self.shares[name] * part.sharpness for name, part in parts.items()])
         start /= sum(self.shares[name] for name in parts)
-        logits = torch.stack([part.held_out(features, labels, n_classes, seed) for part in parts.values()])
+        logits = torch.stack(
+            [part.held_out(self._own(features, part), labels, n_classes, seed) for part in parts.values()]
+        )
         held = ~logits.isnan().any(2).any(0)
         logits, truth = logits[:, held], labels[held]
         weights = pool_weights(logits, truth, start)
         self.heads = heads if several else {}
         self.plain = weighted(heads, start if several else torch.ones(1))
         self._head = weighted(heads, weights)
+        pooled, unchanged = (
+            torch.einsum("i,imk->mk", w.double(), logits.double().clamp_min(LEAST)).softmax(1).float()
+            for w in (weights, start if several else torch.ones(1))
+        )
+        self.held, self.held_plain = (pooled, truth), unchanged
+        self.held_parts = dict(zip(heads, logits, strict=True)) if several else {}
         self.weights = dict(zip(heads, weights.tolist(), strict=True))
         self.details = {"held_out": len(truth)}
         if several:
@@ -86,10 +106,19 @@ class Combined(Probe):
     def refitted(self, features: Tensor, labels: Tensor, n_classes: int, seed: int, known: Tensor) -> Tensor:
         """See `Probe.refitted`: with the weights that were found."""
         rounds = [
-            weight * self.parts[name].refitted(features, labels, n_classes, seed, known)
-            for name, weight in self.weights.items()
+            weight * part.refitted(self._own(features, part), labels, n_classes, seed, known)
+            for part, weight in ((self.parts[name], weight) for name, weight in self.weights.items())
         ]
         return torch.stack(rounds).sum(0)
+
+    def _columns(self, width: int, part: Probe) -> tuple[int, int]:
+        """Where the features of a part begin and end."""
+        network = width - self.n_statistics
+        return (network, width) if part.statistics else (0, network)
+
+    def _own(self, features: Tensor, part: Probe) -> Tensor:
+        start, stop = self._columns(features.shape[1], part)
+        return features[:, start:stop]
 
     def scores(self, features: Tensor) -> Tensor:
         """Features (m, D) to calibrated probabilities (m, n_classes)."""

@@ -30,6 +30,7 @@ from rsssl.engine.step_memory import images_at_once
 from rsssl.engine.store import Store
 from rsssl.models.maps import check_size
 from rsssl.models.preprocess import Preprocess
+from rsssl.models.statistics import band_statistics
 
 log = logging.getLogger(__name__)
 CHUNK = 256  # images at a time
@@ -222,3 +223,28 @@ def feature_bank(store: Store, pack: Pack, weights: Weights, device: torch.devic
     }
     extract = Extractor(weights.build, pack, preprocess, device, symmetry)
     return FeatureBank(store.folder("features", inputs), len(pack.images), extract)
+
+
+def statistics_bank(store: Store, pack: Pack, preprocess: Preprocess, device: torch.device) -> FeatureBank:
+    """The statistics of the bands of a pack's images as a network sees them, kept in the store."""
+    preprocess = preprocess.of(pack.card)
+    inputs = {"version": FEATURES_VERSION, "weights": "band statistics", "pixels": pack.fingerprint}
+    inputs |= {"size": preprocess.size, "low": pack.card.low, "high": pack.card.high}
+    inputs |= {"mean": preprocess.mean, "std": preprocess.std}
+
+    def extract(rows: np.ndarray) -> Tensor:
+        return band_statistics(prepare(stored(pack, rows, device), preprocess)).cpu()
+
+    return FeatureBank(store.folder("features", inputs), len(pack.images), extract, "band statistics")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The features of two banks beside each other."""
+
+    one: FeatureBank
+    other: FeatureBank
+
+    def get(self, rows: np.ndarray) -> Tensor:
+        """(len(rows), D + E) float32. Under torchrun all ranks call it together."""
+        return torch.cat([self.one.get(rows), self.other.get(rows)], 1)

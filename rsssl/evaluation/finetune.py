@@ -1,37 +1,27 @@
-"""Training the whole network with the labelled images: from pre-trained weights, or from scratch."""
+"""Training the whole network with the labelled images: how long, and how sure it may be, is found on held-out ones."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from rsssl import rng
-from rsssl.augment import Views, prepare, symmetries
-from rsssl.batch import Batch
-from rsssl.data.loader import PoolBatches, Sampling
-from rsssl.data.pack import Pack
-from rsssl.data.pool import Pool, Source, stored
-from rsssl.engine.device import autocast, on_device
 from rsssl.engine.distributed import broadcast
-from rsssl.engine.loop import Fit
 from rsssl.engine.ranks import alone, rank
-from rsssl.engine.step_memory import fit_into_memory, images_at_once
-from rsssl.evaluation.features import Weights, parts_of
+from rsssl.evaluation.base import Probe, held_out_folds
+from rsssl.evaluation.combined import Combined, pool_weights
+from rsssl.evaluation.features import Weights, feature_bank
 from rsssl.evaluation.heads import LinearHead
 from rsssl.evaluation.job import Job
+from rsssl.evaluation.network_fit import Finetuning, NetworkFit
 from rsssl.evaluation.paper import BestEpoch
-from rsssl.models.parts import in_parts
-from rsssl.models.preprocess import Preprocess
-from rsssl.optim import parameter_groups
 
-CHUNK = 256  # images tested at a time
+FOLDS = 5
+CHECKS = 10  # times that the held-out images are looked at during a training
 
 
 @dataclass(frozen=True)
@@ -40,168 +30,125 @@ class NetworkTraining:
 
     Args:
         start: "pretrained" or "random".
+        rank: of what is added to the weights of each layer; None: all weights are trained (see `Finetuning`).
+        held_out: how many of five folds of the labelled images are held out, one after the other, to find how many
+            steps are best and how sure the network may be; 0: all steps, and no calibration.
         pool_images: images of the pool that are learnt from too, with the probabilities that `evaluate=auto` gives them
             in place of labels (self-training with soft labels and augmented images, Xie et al. 2020, "Self-training
             with Noisy Student", arXiv 1911.04252).
     """
 
     start: str
+    rank: int | None = None
+    held_out: int = 0
     pool_images: int = 0
     trains_network = True
 
 
-@dataclass(frozen=True)
-class Finetuning:
-    """How a network is trained with labels.
-
-    Args:
-        views: the augmentation.
-        optimizer: what `conf/optimizer` composes to.
-        schedule: what `conf/schedule` composes to.
-        epochs: passes over the images.
-        steps: in place of whole epochs.
-        batch_size: images a step.
-        lr: peak learning rate of the head.
-        backbone_lr: peak learning rate of the backbone.
-        title: for the progress bar.
-    """
-
-    views: Views
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    epochs: int
-    steps: int | None
-    batch_size: int
-    lr: float
-    backbone_lr: float
-    title: str
-
-
-class Classifier(nn.Module):
-    """A backbone and a linear layer under cross entropy (Tao et al. 2020, section II-C).
-
-    Args:
-        backbone: images to features.
-        n_classes: of the layer.
-        soft: (N, n_classes) what each image of the pool of batches is of each class, in place of its label.
-    """
-
-    def __init__(self, backbone: nn.Module, n_classes: int, soft: Tensor | None = None) -> None:
-        super().__init__()
-        self.soft = soft
-        self.backbone = backbone
-        self.head = nn.Linear(int(backbone.num_features), n_classes)  # type: ignore[arg-type]
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.head(self.backbone(batch.views[0]))
-        assert batch.labels is not None
-        truth = batch.labels if self.soft is None else self.soft[batch.ids.cpu()].to(logits.device)
-        accuracy = (logits.argmax(1) == (truth if truth.ndim == 1 else truth.argmax(1))).float().mean()
-        return {"loss": F.cross_entropy(logits.float(), truth), "train_accuracy": accuracy}
-
-    def after_step(self, step: int, total_steps: int) -> None:
-        """Nothing to update."""
-
-
-@torch.inference_mode()
-def predict(model: Classifier, pack: Pack, rows: np.ndarray, preprocess: Preprocess, tta: bool, at_once: int) -> Tensor:
-    """Class probabilities (len(rows), n_classes) on the CPU, averaged over the eight symmetries when `tta`; so many
-    images at once."""
-    model.eval()
-    device = model.head.weight.device
-    parts = []
-    for part in parts_of(rows, at_once):
-        x = prepare(stored(pack, part, device), preprocess)
-        with autocast(device):
-            views = symmetries(x) if tta else [x]
-            shares = [model.head(model.backbone(v)).float().softmax(1) for v in views]
-        parts.append(torch.stack(shares).mean(0).cpu())
-    return torch.cat(parts)
-
-
 def train_network(
-    job: Job, weights: Weights, how: Finetuning, more: tuple[np.ndarray, Tensor] | None = None
+    job: Job,
+    weights: Weights,
+    how: Finetuning,
+    held_out: int,
+    probe: Probe | None,
+    more: tuple[np.ndarray, Tensor] | None = None,
 ) -> tuple[dict[str, Any], LinearHead | None, Any]:
     """The network trained with the labelled images: its figures, and on rank 0 its head and its backbone.
 
-    `more` are rows (N,) of the pack without labels, and what they are (N, n_classes) of each class.
-
     Rank 0 does it while the others wait: a few labels are too few to divide, and the result is that of one process.
+
+    Args:
+        job: the data, the classes and the labelled images.
+        weights: what the network starts from.
+        how: it is trained.
+        held_out: see `NetworkTraining`.
+        probe: a classifier of frozen features whose linear layer the network's starts from (Kumar et al. 2022,
+            arXiv 2202.10054); None: zeros.
+        more: rows (N,) of the pack without labels, and what they are (N, n_classes) of each class.
     """
     if rank() > 0:
         return broadcast(None), None, None
     with alone():
-        figures, model = _train(job, weights, how, more)
-    return broadcast(figures), LinearHead(model.head.weight.detach(), model.head.bias.detach()), model.backbone
+        figures, fit, sharpness = Lessons(job, weights, how, probe, more).taught(held_out)
+    head = LinearHead(sharpness * fit.model.weight.detach(), sharpness * fit.model.bias.detach())
+    return broadcast(figures), head, fit.network()
 
 
-def _train(
-    job: Job, weights: Weights, how: Finetuning, more: tuple[np.ndarray, Tensor] | None
-) -> tuple[dict[str, Any], Classifier]:
-    pack, preprocess = job.data.pack, weights.preprocess
-    rows, soft = np.sort(job.train), None
-    if more:
-        rows = np.concatenate([rows, more[0]])
-        soft = torch.cat([F.one_hot(job.labels(np.sort(job.train)), job.n_classes).float(), more[1]])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.fold("classifier", job.seed) % 2**63)
-        model = on_device(Classifier(weights.build(), job.n_classes, soft), job.device)
-    groups = [group | {"lr": how.backbone_lr} for group in parameter_groups(model.backbone)]
-    groups += parameter_groups(model.head)
-    optimizer = instantiate(how.optimizer, lr=how.lr, params=groups, _convert_="all")
-    batches = PoolBatches(
-        Pool([Source(pack, rows)], pack.labels[rows]),
-        how.views,
-        1,
-        preprocess,
-        Sampling(how.batch_size, how.epochs, job.seed, job.data.split.hash, how.steps),
-        job.device,
-    )
-    if rows_at_once := fitting(model, batches, job.device):
-        in_parts(model.backbone, rows_at_once)
-    image = prepare(stored(pack, rows[:1], job.device), preprocess)
-    at_once = images_at_once(model.backbone.eval(), image, CHUNK)
-    best = BestEpoch(job) if job.protocol == "paper" else None
+class Lessons:
+    """What a network is taught, whole or with some labelled images held out. See `train_network`."""
 
-    def tested() -> Tensor:
-        return predict(model, pack, job.test, preprocess, job.tta, at_once)
+    def __init__(
+        self, job: Job, weights: Weights, how: Finetuning, probe: Probe | None, more: tuple[np.ndarray, Tensor] | None
+    ) -> None:
+        self.job, self.weights, self.how, self.probe, self.more = job, weights, how, probe, more
+        self.rows = np.sort(job.train)
+        self.labels, self.groups = job.labels(self.rows), replace(job, train=self.rows).groups()
+        if probe:
+            self.features = feature_bank(job.store, job.data.pack, weights, job.device).get(self.rows)
 
-    def see(step: int) -> dict[str, float]:
-        if best:
-            epoch = step // batches.steps_per_epoch
-            best.see(epoch, tested(), lambda: {k: v.clone() for k, v in model.state_dict().items()})
-        return {}
+    def lesson(self, some: Tensor, how: Finetuning) -> NetworkFit:
+        """The network before it is taught some (n,) bool of the labelled images, and those without labels."""
+        rows, truth, layer = self.rows[some.numpy()], self.labels[some], None
+        if self.probe:
+            probe = Combined.of(self.probe)
+            probe.groups = None if self.groups is None else self.groups[some]
+            layer = probe.fit(self.features[some], truth, self.job.n_classes, self.job.seed).head().layer
+        if self.more:
+            rows = np.concatenate([rows, self.more[0]])
+            truth = torch.cat([F.one_hot(truth, self.job.n_classes).float(), self.more[1]])
+        return NetworkFit(self.job, self.weights, how, rows, truth, layer)
 
-    fit = Fit(
-        model,
-        batches,
-        optimizer,
-        instantiate(how.schedule, _convert_="all"),
-        job.device,
-        title=how.title,
-        meanwhile=[(how.epochs, see)] if best else [],
-    )
-    fit.run()
-    details = {"seconds": fit.seconds, "steps": batches.total_steps}
-    if best is None:
-        probabilities = tested()
-        trust = {"calibration": job.trust(probabilities)}
-        return job.figures(probabilities.argmax(1)) | {"details": details} | trust, model
-    model.load_state_dict(best.state)
-    return job.figures(best.predicted) | {"details": details | best.details}, model
+    def taught(self, held_out: int) -> tuple[dict[str, Any], NetworkFit, float]:
+        """The figures, the network, and what its logits are to be multiplied by."""
+        job = self.job
+        fit = self.lesson(torch.ones(len(self.rows), dtype=torch.bool), self.how)
+        total = fit.batches.total_steps
+        if job.protocol == "paper":
+            return *self.best_epoch(fit), 1.0
+        steps, sharpness, found = self.cross_validated(held_out, total)
+        run = fit.train(steps) if steps else None
+        logits = fit.predict(job.test, job.tta)
+        details = {"seconds": run.seconds if run else 0.0, "steps": steps, "sharpness": sharpness} | found
+        probabilities = (sharpness * logits).softmax(1)
+        before = {k: v for k, v in job.trust(logits.softmax(1)).items() if k in ("ece", "brier", "nll")}
+        trust = {"calibration": job.trust(probabilities) | {"before": before}}
+        return job.figures(probabilities.argmax(1)) | {"details": details} | trust, fit, sharpness
 
+    def cross_validated(self, rounds: int, total: int) -> tuple[int, float, dict[str, Any]]:
+        """The number of steps, of `total`, with the least log-loss on labelled images that were held out, what logits
+        are to be multiplied by then, and how it was found."""
+        fold_of, _ = held_out_folds(self.labels, self.job.seed, FOLDS, groups=self.groups)
+        rounds = min(rounds, int(fold_of.max()) + 1)
+        if not rounds or int(fold_of.max()) < 1:
+            return total, 1.0, {"held_out": 0}
+        found: dict[int, list[Tensor]] = {}
+        for r in range(rounds):
+            out = fold_of == r
+            fit = self.lesson(~out, replace(self.how, steps=total, title=f"{self.how.title} {r + 1}/{rounds}"))
 
-def fitting(model: Classifier, batches: PoolBatches, device: torch.device) -> int | None:
-    """How many images go through the backbone together where not the whole batch can; UserError where it does not fit.
+            def see(step: int, fit: NetworkFit = fit, out: Tensor = out) -> None:
+                found.setdefault(step, []).append(fit.predict(self.rows[out.numpy()]))
 
-    Looked at on a copy: batch normalisation would learn from the images.
-    """
-    epoch, ids = batches.ids(0)
-    trial = copy.deepcopy(model).train()
-    with torch.random.fork_rng():
-        _, rows = fit_into_memory(
-            trial, trial.backbone, lambda n: batches.again(epoch, ids[:n], 0), len(ids), device, "finetune"
-        )
-    return rows
+            if self.probe:
+                see(0)
+            fit.train(total, CHECKS, see)
+        truth = torch.cat([self.labels[fold_of == r] for r in range(rounds)])
+        seen = {step: torch.cat(parts) for step, parts in found.items()}
+        sharpness = {s: float(pool_weights(logits[None], truth, torch.ones(1))) for s, logits in seen.items()}
+        losses = {s: float(F.cross_entropy(sharpness[s] * logits, truth)) for s, logits in seen.items()}
+        steps = min(losses, key=lambda s: losses[s])
+        hits = {s: float((logits.argmax(1) == truth).float().mean()) for s, logits in seen.items()}
+        return steps, sharpness[steps], {"held_out": len(truth), "log_loss": losses, "held_out_accuracy": hits}
+
+    def best_epoch(self, fit: NetworkFit) -> tuple[dict[str, Any], NetworkFit]:
+        """protocol=paper: the epoch is the best on half of the test images."""
+        job, best = self.job, BestEpoch(self.job)
+        total, length = fit.batches.total_steps, fit.batches.steps_per_epoch
+
+        def see(step: int) -> None:
+            shares = fit.predict(job.test, job.tta).softmax(1)
+            best.see(step // length, shares, lambda: {k: v.clone() for k, v in fit.model.state_dict().items()})
+
+        run = fit.train(total, self.how.epochs, see)
+        fit.model.load_state_dict(best.state)
+        return job.figures(best.predicted) | {"details": {"seconds": run.seconds, "steps": total} | best.details}, fit

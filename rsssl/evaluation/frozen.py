@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,38 @@ from torch import Tensor
 
 from rsssl import rng
 from rsssl.engine.ranks import rank
+from rsssl.errors import UserError
 from rsssl.evaluation.base import Probe
 from rsssl.evaluation.combined import Combined
-from rsssl.evaluation.features import FEATURES_VERSION, FeatureBank, Weights, feature_bank
+from rsssl.evaluation.features import FEATURES_VERSION, Beside, FeatureBank, Weights, feature_bank, statistics_bank
 from rsssl.evaluation.heads import Head, in_blocks
 from rsssl.evaluation.job import Job
 from rsssl.evaluation.outlook import outlook
 from rsssl.evaluation.paper import paper_probe
 from rsssl.evaluation.statistics import image_statistics
+from rsssl.evaluation.trust import Trust
+from rsssl.models.statistics import STATISTICS
 
 SYMMETRIES = 8  # flips and quarter turns
+COVERAGES = (0.8, 0.9, 0.95)  # at which sets of plausible classes are looked at
 
 
-def frozen(job: Job, probe: Probe, weights: Weights, ahead: bool = False) -> tuple[dict[str, Any], Head | None]:
+def frozen(
+    job: Job, probe: Probe, weights: Weights, ahead: bool = False
+) -> tuple[dict[str, Any], Head | None, Trust | None]:
     """A probe on the frozen features of `weights`: its figures, and on rank 0 the fitted head. Looking `ahead`, the
-    figures say too what more labels would bring."""
+    figures say too what more labels would bring, and what it does not know comes with the head."""
     symmetries = range(SYMMETRIES if job.tta else 1)
-    banks = [feature_bank(job.store, job.data.pack, weights, job.device, s) for s in symmetries]
+    banks = [seen_by(job, Combined.of(probe), weights, s) for s in symmetries]
     return fitted(job, probe, banks, ahead)
+
+
+def seen_by(job: Job, probe: Combined, weights: Weights, symmetry: int = 0) -> FeatureBank | Beside:
+    """The features that a classifier looks at: the network's, and beside them the statistics of the bands."""
+    bank = feature_bank(job.store, job.data.pack, weights, job.device, symmetry)
+    if not probe.looks_at_statistics:
+        return bank
+    return Beside(bank, statistics_bank(job.store, job.data.pack, weights.preprocess, job.device))
 
 
 def statistics(job: Job, probe: Probe) -> dict[str, Any]:
@@ -42,42 +57,63 @@ def statistics(job: Job, probe: Probe) -> dict[str, Any]:
     return fitted(job, probe, [bank])[0]
 
 
-def fitted(job: Job, probe: Probe, banks: list[FeatureBank], ahead: bool = False) -> tuple[dict[str, Any], Head | None]:
+def fitted(
+    job: Job, probe: Probe, banks: Sequence[FeatureBank | Beside], ahead: bool = False
+) -> tuple[dict[str, Any], Head | None, Trust | None]:
     """Fits the probe to the labelled features and tests it; probabilities are averaged over the banks' symmetries."""
     combined = Combined.of(probe)
     x, y = banks[0].get(job.train), job.labels(job.train)
+    combined.n_statistics = len(STATISTICS) * job.data.pack.card.n_bands if isinstance(banks[0], Beside) else 0
     tests = [bank.get(job.test) for bank in banks]
     more = {"pool": banks[0].get(pool_rows(job, combined.pool_images))} if combined.pool_images else {}
     if rank() > 0 and not combined.divided:
-        return {}, None
+        return {}, None, None
     if job.protocol == "paper" and combined.paper_head:
-        return paper_probe(job, x, y, tests)
+        return *paper_probe(job, x, y, tests), None
+    combined.groups = job.groups()
     combined.fit(x, y, job.n_classes, job.seed, **more)
 
     def tested(head: Head) -> Tensor:
         shares = [in_blocks(head, t, head.compared, combined.divided) for t in tests]
         return torch.stack(shares).mean(0) if len(shares) > 1 else shares[0]
 
-    probabilities, head = tested(combined.head()), combined.head()
-    figures = job.figures(probabilities.argmax(1)) | {"details": combined.details}
-    before = {k: v for k, v in job.trust(tested(combined.plain)).items() if k in ("ece", "brier", "nll")}
-    figures["calibration"] = job.trust(probabilities) | {"before": before}
-    if combined.heads:
-        found = {name: job.figures(tested(h).argmax(1)) for name, h in combined.heads.items()}
+    head = combined.head()
+    if job.crossed:
+        probabilities, truth = combined.held
+        plain, parts = combined.held_plain, {name: logits.softmax(1) for name, logits in combined.held_parts.items()}
+        if not len(truth):
+            raise UserError(
+                "there is no test set, and no class has labels in two places, so nothing can be tested: draw more "
+                "labels, or give some that test, dataset.test=FILE"
+            )
+    else:
+        probabilities, truth = tested(head), job.labels(job.test)
+        plain, parts = tested(combined.plain), {name: tested(h) for name, h in combined.heads.items()}
+    figures = job.figures(probabilities.argmax(1), truth) | {"details": combined.details}
+    before = {k: v for k, v in job.trust(plain, truth).items() if k in ("ece", "brier", "nll")}
+    figures["calibration"] = job.trust(probabilities, truth) | {"before": before}
+    figures["n_test"] = len(truth)
+    if parts:
+        found = {name: job.figures(shares.argmax(1), truth) for name, shares in parts.items()}
         figures["parts"] = {name: {k: f[k] for k in ("oa", "aa", "kappa")} for name, f in found.items()}
-    if ahead and rank() == 0:
-        figures["outlook"] = outlook(combined, x, y, job.n_classes, job.seed, figures["oa"], len(job.test))
-    return figures, head if rank() == 0 else None
+    if rank() > 0 or not ahead:
+        return figures, head if rank() == 0 else None, None
+    figures["outlook"] = outlook(combined, x, y, job.n_classes, job.seed, figures["oa"], len(truth))
+    trust = Trust.of(*combined.held, job.n_classes, x, more.get("pool", x[:0]))
+    figures["sets"] = {str(c): job.covered(probabilities >= trust.least(c), truth) for c in COVERAGES}
+    return figures, head, trust
 
 
 def soft_labels(job: Job, probe: Probe, weights: Weights, images: int) -> tuple[np.ndarray, Tensor]:
     """Rows (N,) of the pool without a label, and on rank 0 what the probe thinks they are (N, n_classes)."""
     combined, rows = Combined.of(probe), pool_rows(job, images)
-    bank = feature_bank(job.store, job.data.pack, weights, job.device)
+    bank = seen_by(job, combined, weights)
+    combined.n_statistics = len(STATISTICS) * job.data.pack.card.n_bands if isinstance(bank, Beside) else 0
     x, pool = bank.get(job.train), bank.get(rows)
+    seen = {"pool": bank.get(pool_rows(job, combined.pool_images))} if combined.pool_images else {}
     if rank() > 0:
         return rows, torch.empty(0)
-    seen = {"pool": bank.get(pool_rows(job, combined.pool_images))} if combined.pool_images else {}
+    combined.groups = job.groups()
     combined.fit(x, job.labels(job.train), job.n_classes, job.seed, **seen)
     return rows, in_blocks(combined.head(), pool, combined.head().compared, divided=False)
 

@@ -24,6 +24,11 @@ class Head(nn.Module):
     layer: tuple[Tensor, Tensor] | None = None  # weight (K, D) and bias (K,) of one that is a linear layer
     compared = 1  # how many images each new one is compared with
 
+    @property
+    def width(self) -> int:
+        """D, the number of features."""
+        raise NotImplementedError(f"{type(self).__name__} must define width")
+
     def settings(self) -> dict[str, Any]:
         """What `head_from` needs beside the tensors, as JSON; "kind" says which head it is."""
         raise NotImplementedError(f"{type(self).__name__} must define settings()")
@@ -55,6 +60,10 @@ class LinearHead(Head):
     @property
     def layer(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return self.weight.detach(), self.bias.detach()
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[1]
 
     def settings(self) -> dict[str, Any]:
         return {"kind": "linear"}
@@ -94,6 +103,10 @@ class NeighbourHead(Head):
     @property
     def compared(self) -> int:  # type: ignore[override]
         return len(self.bank)
+
+    @property
+    def width(self) -> int:
+        return len(self.mean if self.space is None else self.space.mean)
 
     def settings(self) -> dict[str, Any]:
         return {"kind": "neighbours" if self.space is None else "propagated"} | self.arguments
@@ -161,6 +174,10 @@ class SummedHead(Head):
     def compared(self) -> int:  # type: ignore[override]
         return max(head.compared for head in self.heads)
 
+    @property
+    def width(self) -> int:
+        return self.heads[0].width
+
     def settings(self) -> dict[str, Any]:
         return {"kind": "sum", "parts": [head.settings() for head in self.heads]}
 
@@ -170,6 +187,49 @@ class SummedHead(Head):
 
     def sharpened(self, weight: float) -> SummedHead:
         return SummedHead([head.sharpened(weight) for head in self.heads])
+
+
+class ColumnsHead(Head):
+    """A head that takes some of the features, those from `start` to `stop` of `width`.
+
+    Args:
+        head: of these.
+        start: the first.
+        stop: the one after the last.
+        width: how many there are.
+    """
+
+    def __init__(self, head: Head, start: int, stop: int, width: int) -> None:
+        super().__init__()
+        self.head, self.start, self.stop, self._width = head, start, stop, width
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    @property
+    def compared(self) -> int:  # type: ignore[override]
+        return self.head.compared
+
+    def settings(self) -> dict[str, Any]:
+        place = {"start": self.start, "stop": self.stop, "width": self._width}
+        return {"kind": "columns", "head": self.head.settings()} | place
+
+    def logits(self, features: Tensor) -> Tensor:
+        return self.head.logits(features[:, self.start : self.stop])
+
+    def sharpened(self, weight: float) -> Head:
+        return of_columns(self.head.sharpened(weight), self.start, self.stop, self._width)
+
+
+def of_columns(head: Head, start: int, stop: int, width: int) -> Head:
+    """The head that takes some of the features: a linear layer has zeros for the others."""
+    if (start, stop) == (0, width):
+        return head
+    if head.layer is None:
+        return ColumnsHead(head, start, stop, width)
+    weight, bias = head.layer
+    return LinearHead(F.pad(weight, (start, width - stop)), bias)
 
 
 def summed(parts: Sequence[Head]) -> Head:
@@ -188,6 +248,8 @@ def head_from(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Hea
     kind = arguments.pop("kind")
     if kind == "sum":
         return SummedHead([head_from(part, below(f"parts.{i}.", tensors)) for i, part in enumerate(arguments["parts"])])
+    if kind == "columns":
+        return ColumnsHead(head_from(arguments.pop("head"), below("head.", tensors)), **arguments)
     if kind == "linear":
         return LinearHead(tensors["weight"], tensors["bias"])
     own = {name: tensors[name] for name in ("bank", "shares", "mean") if name in tensors}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from rsssl import rng
+from rsssl.data.ground import together
 from rsssl.data.prepared import Data
+from rsssl.data.split import labelled_subset
 from rsssl.engine.store import Store
 from rsssl.evaluation.metrics import calibration, confusion, scores
 
@@ -43,6 +45,19 @@ class Job:
     def n_classes(self) -> int:
         return len(self.data.pack.card.classes)
 
+    def groups(self) -> Tensor | None:
+        """(n,) which of the labelled images, in the order of `train`, are of one place; None where nobody knows."""
+        if self.data.ground is None or self.data.block is None:
+            return None
+        return torch.from_numpy(together(self.data.ground.rows(self.train), self.data.block))
+
+    def at_random(self, ts: int | float | str) -> Job:
+        """The same evaluation with a test set drawn without regard to where images lie: too good, to be shown."""
+        data = self.data.at_random()
+        pack = data.pack
+        train = labelled_subset(pack.labels, pack.paths, data.split.pool, ts, self.seed, pack.card.classes)
+        return replace(self, data=data, train=train, test=data.split.test)
+
     def labels(self, rows: np.ndarray) -> Tensor:
         """Classes (n,) int64 of rows of the pack."""
         return torch.from_numpy(self.data.pack.labels[rows])
@@ -53,9 +68,16 @@ class Job:
         order = rng.permutation(rng.fold("paper selection", self.data.split.hash), len(self.test))
         return np.sort(order[: len(self.test) // 2])
 
-    def figures(self, predicted: Tensor) -> dict[str, Any]:
-        """The metrics of one prediction (m,) as they stand in results.json."""
-        matrix = confusion(self.data.pack.labels[self.test], predicted.numpy(), self.n_classes)
+    @property
+    def crossed(self) -> bool:
+        """Whether there is no test set, and cross-validation among the labelled images tests."""
+        return not len(self.test)
+
+    def figures(self, predicted: Tensor, truth: Tensor | None = None) -> dict[str, Any]:
+        """The metrics of one prediction (m,) of images of the classes truth (m,), by default the test images, as they
+        stand in results.json."""
+        truth = self.labels(self.test) if truth is None else truth
+        matrix = confusion(truth.numpy(), predicted.numpy(), self.n_classes)
         values = scores(matrix)
         recalls = {
             name: None if np.isnan(recall) else float(recall)
@@ -69,6 +91,15 @@ class Job:
             "confusion": matrix.tolist(),
         }
 
-    def trust(self, probabilities: Tensor) -> dict[str, Any]:
-        """How far class probabilities (m, n_classes) of the test images can be trusted."""
-        return calibration(probabilities.numpy(), self.data.pack.labels[self.test])
+    def covered(self, sets: Tensor, truth: Tensor) -> dict[str, Any]:
+        """How often sets of classes (m, n_classes), bool, hold the true ones (m,), in all and by class, and how many
+        classes they hold on average."""
+        classes = self.data.pack.card.classes
+        hit = sets.gather(1, truth[:, None])[:, 0].double()
+        per_class = {name: float(hit[truth == c].mean()) for c, name in enumerate(classes) if (truth == c).any()}
+        return {"coverage": float(hit.mean()), "size": float(sets.sum(1).double().mean()), "per_class": per_class}
+
+    def trust(self, probabilities: Tensor, truth: Tensor | None = None) -> dict[str, Any]:
+        """How far class probabilities (m, n_classes) can be trusted, of images as in `figures`."""
+        truth = self.labels(self.test) if truth is None else truth
+        return calibration(probabilities.numpy(), truth.numpy())

@@ -30,8 +30,8 @@ def outlook(
     A classifier's error falls as a power of the number of labels (Cortes et al. 1994, "Learning curves", equation 5,
     with an asymptote that few labels never come near). The slope is that of fits to a quarter, a half and three
     quarters of the labels, tested on the other labels, weighed against the usual slope by how many errors they rest on;
-    the level is the measured error. No other test image or label is looked at. Of more than 5,000 labels only the
-    usual slope is carried on.
+    the level is the measured error. No other test image or label is looked at. Of more than 5,000 labels,
+    and of labels of which some are neighbours, only the usual slope is carried on.
 
     Args:
         probe: fitted.
@@ -46,7 +46,8 @@ def outlook(
         interval.
     """
     per_class = len(labels) / len(labels.unique())
-    sizes, known = parts(labels, seed) if len(labels) <= MOST else ([], labels[:0])
+    apart = len(labels) <= MOST and probe.groups is None
+    sizes, known = parts(labels, seed) if apart else ([], labels[:0])
     wrong: list[tuple[float, float, float]] = []
     if len(known):
         found = probe.refitted(features, labels, n_classes, seed, known).argmax(2) != labels

@@ -29,6 +29,7 @@ class LinearProbe(Probe):
         folds: of the cross-validation; fewer when the largest class has fewer labels.
         max_cross_validated: with more labelled images than this, one fold is held out in place of rotating them all.
         standardise: see `Standardise`.
+        statistics: look at the bands' statistics in place of the network's features.
     """
 
     paper_head = True
@@ -41,6 +42,7 @@ class LinearProbe(Probe):
         folds: int,
         max_cross_validated: int,
         standardise: str,
+        statistics: bool = False,
     ) -> None:
         if not strengths or min(strengths) <= 0 or default_strength <= 0:
             raise ValueError(f"strengths must be positive numbers: {list(strengths)}, default {default_strength}")
@@ -48,7 +50,7 @@ class LinearProbe(Probe):
             raise ValueError(f"folds must be at least 2, not {folds}")
         self.strengths = sorted(float(s) for s in strengths)
         self.default_strength = float(default_strength)
-        self.folds = folds
+        self.folds, self.statistics = folds, statistics
         self.max_cross_validated = max_cross_validated
         self.standardise = standardise
         self.details: dict[str, Any] = {}
@@ -94,7 +96,7 @@ class LinearProbe(Probe):
         return logits.index_copy_(2, present, fit.logits[:, 0].float())
 
     def _choose(self, x: Tensor, y: Tensor, seed: int) -> float:
-        fold_of, rounds = held_out_folds(y, seed, self.folds, self.max_cross_validated)
+        fold_of, rounds = held_out_folds(y, seed, self.folds, self.max_cross_validated, self.groups)
         self.details["chosen_by"] = "default"
         if rounds < 1 or len(self.strengths) < 2:
             return self.default_strength

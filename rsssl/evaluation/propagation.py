@@ -12,8 +12,9 @@ from rsssl.errors import UserError
 from rsssl.evaluation.base import Probe
 from rsssl.evaluation.heads import BLOCK, NeighbourHead, in_blocks, log_votes, vote
 from rsssl.evaluation.spaces import PoolSpace
-from rsssl.evaluation.standardise import check_training_set
+from rsssl.evaluation.standardise import check_finite, check_training_set
 
+COLUMNS = 256  # rounds times classes that flow at a time
 SHARPNESS = 1.6  # of the votes' logarithms: measured at 1 and 5 labels a class
 
 
@@ -69,10 +70,12 @@ class Propagation(Probe):
         check_training_set(features, labels, n_classes)
         if pool is None or len(pool) < 1:
             raise UserError("evaluate=propagate needs images without a label in the pool: type evaluate=linear")
+        check_finite(pool, "of the pool's images")
         everything = torch.cat([features, pool])
         space = PoolSpace.of(everything, self.dimensions)
         z = space(everything)
         self._graph = nearest(z, self.neighbours)
+        self._joins = symmetric(*self._graph, self.temperature)
         known = torch.ones(1, len(labels), dtype=torch.bool)
         shares = self.shares(labels, known, n_classes)[:, 0]
         reached = shares.sum(1) > 0  # a part of the graph may hold no label
@@ -97,21 +100,22 @@ class Propagation(Probe):
 
     def flow(self, labels: Tensor, known: Tensor, n_classes: int) -> Tensor:
         """How much of each class arrives at each image, as in `shares`: (N, R, K)."""
-        joins = symmetric(*self._graph, self.temperature)
-        source = torch.zeros(len(joins), len(known), n_classes)
+        source = torch.zeros(len(self._joins), len(known), n_classes)
         row, turn = known.T.nonzero(as_tuple=True)
         source[row, turn, labels[row]] = 1
         flow = source = source.flatten(1)
         for _ in range(self.iterations):
-            flow = self.alpha * (joins @ flow) + (1 - self.alpha) * source
+            flow = self.alpha * (self._joins @ flow) + (1 - self.alpha) * source
         return flow.unflatten(1, (len(known), n_classes))
 
     def refitted(self, features: Tensor, labels: Tensor, n_classes: int, seed: int, known: Tensor) -> Tensor:
         """See `Probe.refitted`: in the pool's graph as it is, an image that is held out is one without a label."""
-        shares = self.shares(labels, known, n_classes)
         index, cosine = (t[: len(labels)] for t in self._graph)
-        rounds = [vote(cosine, index, of_round, self.temperature) for of_round in shares.unbind(1)]
-        return log_votes(torch.stack(rounds), SHARPNESS)
+        rounds = []
+        for some in known.split(max(1, COLUMNS // n_classes)):
+            shares = self.shares(labels, some, n_classes)
+            rounds += [vote(cosine, index, of_round, self.temperature) for of_round in shares.unbind(1)]
+        return log_votes(torch.stack(rounds), SHARPNESS) if rounds else torch.zeros(0, len(labels), n_classes)
 
     def scores(self, features: Tensor) -> Tensor:
         """Features (m, D) to the classes' shares of the votes (m, n_classes) float32, rows of sum 1."""
@@ -142,6 +146,7 @@ def symmetric(index: Tensor, cosine: Tensor, temperature: float) -> Tensor:
     one, other = torch.arange(n).repeat_interleave(k), index.flatten()
     weight = ((cosine - 1) / temperature).exp().flatten()
     degree = torch.zeros(n).index_add_(0, one, weight).index_add_(0, other, weight)
+    degree.clamp_min_(torch.finfo(degree.dtype).tiny)  # of an image that is like no other
     weight = weight * degree[one].rsqrt() * degree[other].rsqrt()
     ends = torch.stack([torch.cat([one, other]), torch.cat([other, one])])
     return torch.sparse_coo_tensor(ends, weight.repeat(2), (n, n), check_invariants=False).coalesce()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ class RidgeProbe(Probe):
 
     Solved in the principal axes of the samples, min(n, D) of them, for all penalties at once. The penalty is the
     one of least squared leave-one-out error, which is known without refitting (Allen's PRESS: residual / (1 -
-    leverage)). With one label per class leaving one out leaves a class unknown: then `default_penalty` is used.
+    leverage)); where some samples are of one place, they are left out together. With one label per class leaving one
+    out leaves a class unknown: then `default_penalty` is used.
 
     Args:
         penalties: the candidates. default_penalty: used when no class has two labels.
@@ -51,7 +53,8 @@ class RidgeProbe(Probe):
         several = bool(torch.bincount(labels, minlength=n_classes).max() > 1)
         errors = []
         if several:
-            errors = [self._leave_one_out(z, energy, target, y - mean_y, p * n) for p in self.penalties]
+            left_out = _leave_one_out if self.groups is None else partial(_leave_group_out, self.groups)
+            errors = [left_out(z, energy, target, y - mean_y, p * n) for p in self.penalties]
         penalty = self.penalties[min(range(len(errors)), key=errors.__getitem__)] if errors else self.default_penalty
         self.weight = axes @ (target / (energy + penalty * n)[:, None])  # (D, K)
         self.bias = mean_y - mean_x @ self.weight
@@ -65,14 +68,6 @@ class RidgeProbe(Probe):
         }
         return self
 
-    @staticmethod
-    def _leave_one_out(z: Tensor, energy: Tensor, target: Tensor, y: Tensor, penalty: float) -> float:
-        """Mean squared leave-one-out residual; the intercept is refitted too (its leverage is 1 / n)."""
-        damped = 1 / (energy + penalty)  # (r,)
-        leverage = 1 / len(z) + (z * z) @ damped  # (n,)
-        residual = y - z @ (target * damped[:, None])  # (n, K)
-        return float((residual / (1 - leverage).clamp_min(1e-9)[:, None]).square().sum(1).mean())
-
     def scores(self, features: Tensor) -> Tensor:
         """Features (m, D) to scores (m, n_classes) float32, regressed one-hot targets; -inf for unlabelled classes."""
         return (self._scaler(features).double() @ self.weight + self.bias).float()
@@ -84,3 +79,23 @@ class RidgeProbe(Probe):
     def head(self) -> LinearHead:
         weight, bias = self.layer()
         return LinearHead(CONFIDENCE * weight, CONFIDENCE * bias)
+
+
+def _leave_one_out(z: Tensor, energy: Tensor, target: Tensor, y: Tensor, penalty: float) -> float:
+    """Mean squared leave-one-out residual; the intercept is refitted too (its leverage is 1 / n)."""
+    damped = 1 / (energy + penalty)  # (r,)
+    leverage = 1 / len(z) + (z * z) @ damped  # (n,)
+    residual = y - z @ (target * damped[:, None])  # (n, K)
+    return float((residual / (1 - leverage).clamp_min(1e-9)[:, None]).square().sum(1).mean())
+
+
+def _leave_group_out(groups: Tensor, z: Tensor, energy: Tensor, target: Tensor, y: Tensor, penalty: float) -> float:
+    """The same with all samples of a group (n,) left out together: (I - H_gg)^-1 times the group's residuals."""
+    damped = 1 / (energy + penalty)
+    residual, total = y - z @ (target * damped[:, None]), 0.0
+    for g in torch.unique(groups):
+        mine = groups == g
+        hat = 1 / len(z) + (z[mine] * damped) @ z[mine].T
+        rest = (1 + 1e-9) * torch.eye(len(hat), dtype=z.dtype) - hat
+        total += float(torch.linalg.solve(rest, residual[mine]).square().sum())
+    return total / len(z)

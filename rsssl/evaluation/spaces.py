@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+FLAT = 1e-6  # of the largest variance: axes with less of it are rounding, as those beyond the number of images
+ROWS = 4096  # in double precision at a time
+
 
 class PoolSpace(nn.Module):
     """Features less the pool's mean, of unit length; in the pool's principal axes, their spread half evened out; of
@@ -36,9 +39,10 @@ class PoolSpace(nn.Module):
         mean = pool.mean(0)
         unit = normalize(pool - mean, dim=1)
         centre = unit.mean(0)
-        covariance = (unit.mT @ unit).double() / len(unit) - torch.outer(centre, centre).double()
+        products = sum(part.mT @ part for part in (some.double() for some in unit.split(ROWS)))
+        covariance = products / len(unit) - torch.outer(centre.double(), centre.double())
         variance, axes = torch.linalg.eigh(covariance)
-        alive = variance[-dimensions:] > 1e-9 * variance[-1]
+        alive = variance[-dimensions:] > FLAT * variance[-1]
         axes = (axes[:, -dimensions:] * variance[-dimensions:].clamp_min(1e-300) ** -0.25)[:, alive].float()
         return cls(mean, axes, centre @ axes)
 
@@ -46,3 +50,9 @@ class PoolSpace(nn.Module):
         """Features (B, D) -> (B, d) of unit length."""
         unit = normalize(features.float() - self.mean, dim=1)
         return normalize(unit @ self.axes - self.offset, dim=1)
+
+    def beyond(self, features: Tensor) -> Tensor:
+        """(B,) the share of features (B, D), less the pool's mean, that the axes do not hold."""
+        unit = normalize(features.float() - self.mean, dim=1)
+        held = unit @ normalize(self.axes, dim=0)
+        return (1 - held.square().sum(1)).clamp_min(0)

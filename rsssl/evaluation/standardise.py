@@ -60,8 +60,13 @@ def check_training_set(features: Tensor, labels: Tensor, n_classes: int) -> None
         )
     if labels.min() < 0 or labels.max() >= n_classes:
         raise ValueError(f"labels {int(labels.min())}..{int(labels.max())} must be in 0..{n_classes - 1}")
+    check_finite(features, "of the labelled images")
+
+
+def check_finite(features: Tensor, whose: str) -> None:
+    """Raises UserError for NaN or infinity among features."""
     if not torch.isfinite(features).all():
         raise UserError(
-            "the features of the labelled images contain NaN or infinity: the backbone's weights have diverged. "
+            f"the features {whose} contain NaN or infinity: the backbone's weights have diverged. "
             "Pre-train again with a smaller learning rate, for example pretrain.lr=1e-4"
         )

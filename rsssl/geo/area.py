@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from rsssl.data.grid import Grid
 from rsssl.data.raster import import_gdal, quiet
 from rsssl.engine.files import write_atomic
-from rsssl.geo.grid import Grid
 from rsssl.geo.style import printable
 
 CELL_METRES = 10_000.0  # at most, along a side: edges are then straight, and pixels equal, to a few parts in a million

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rsssl.errors import UserError
-from rsssl.models.bands import COLOURS
 from rsssl.models.card import SensorCard
 
 
@@ -53,18 +52,3 @@ def choose(
         "name: "
         f"{', '.join(lacking)}; {hint}, or train on the bands that both have (dataset.select=[...])"
     )
-
-
-def names_of(gdal: Any, dataset: Any) -> list[str]:
-    """The bands' descriptions; where there are none, the colours that the file gives them.
-
-    Args:
-        gdal: its bindings.
-        dataset: an open gdal.Dataset.
-    """
-    bands = [dataset.GetRasterBand(i + 1) for i in range(dataset.RasterCount)]
-    names = [band.GetDescription() for band in bands]
-    if any(names):
-        return names
-    colours = [gdal.GetColorInterpretationName(band.GetColorInterpretation()).lower() for band in bands]
-    return [c if c in COLOURS or c == "alpha" else "" for c in colours] if set(COLOURS) <= set(colours) else names

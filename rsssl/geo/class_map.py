@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from rsssl.data.grid import Grid, below
 from rsssl.data.raster import import_gdal, quiet
 from rsssl.errors import UserError, nearest
 from rsssl.geo.area import Areas
-from rsssl.geo.grid import Grid
 
 BLOCK = 1 << 20  # pixels read at once: some 50 MB of numbers
 MOST = 1000  # different values of a map; more, and it is no map of classes
@@ -76,6 +76,10 @@ class ClassMap:
         values, valid = numbers(self._band, x, y, w, h)
         return np.where(valid, np.searchsorted(self.values, np.where(valid, values, self.values[0])), -1)
 
+    def part_of(self, x: int, y: int) -> tuple[float, ...]:
+        """The geotransform of the part that begins at column x, row y."""
+        return below(self.geotransform, x, y)
+
     def areas(self) -> tuple[np.ndarray, str]:
         """Each class's mapped area (K,) and its unit: "ha", or "pixels" where the map's CRS does not say how large they
         are.
@@ -128,14 +132,14 @@ def empty_raster(scene: ClassMap, window: tuple[int, int, int, int], kind: int, 
     gdal = import_gdal(scene.path)
     x, y, w, h = window
     raster = gdal.GetDriverByName("MEM").Create("", w, h, 1, kind)
-    x0, y0 = gdal.ApplyGeoTransform(scene.geotransform, x, y)
-    raster.SetGeoTransform((x0, *scene.geotransform[1:3], y0, *scene.geotransform[4:6]))
+    raster.SetGeoTransform(scene.part_of(x, y))
     raster.SetProjection(projection)
     return raster
 
 
 def category_names(band: Any) -> dict[int, str]:
     """The names that a band has for some of its values."""
+    band.GetDataset().GetGeoTransform()  # GDAL reads what a file's sidecar says no earlier than it has to
     return {value: name for value, name in enumerate(band.GetCategoryNames() or []) if name.strip()}
 
 

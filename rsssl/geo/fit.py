@@ -10,7 +10,8 @@ from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
 if TYPE_CHECKING:
-    from rsssl.geo.scene import Scene, Window
+    from rsssl.data.scene_file import Window
+    from rsssl.geo.scene import Scene
 
 THIN = 2048  # pixels a side of a scene that is looked at whole
 SAMPLES, SAMPLE = 10, 128  # the values are looked at in 10 x 10 places of so many pixels a side

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from rsssl.data.grid import Grid
 from rsssl.data.raster import gdal_type, import_gdal, quiet
 from rsssl.engine.files import NO_SPACE, NOT_ALLOWED, sync, write_error
 from rsssl.errors import UserError
-from rsssl.geo.grid import Grid
 from rsssl.geo.style import printable
 
 LEVEL = 6  # of DEFLATE in the finished file: 9 takes five times as long for a few per cent

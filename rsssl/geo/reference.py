@@ -9,9 +9,9 @@ import numpy as np
 
 from rsssl.data.raster import import_gdal
 from rsssl.errors import UserError
-from rsssl.geo.class_map import ClassMap, category_names, distinct, empty_raster, numbers, open_dataset
-from rsssl.geo.features import LAYER, Source, compare_features
+from rsssl.geo.class_map import ClassMap, category_names, distinct, empty_raster, numbers
 from rsssl.geo.samples import Samples
+from rsssl.geo.vectors import VectorFile, inside, place_in
 
 
 def compare(scene: ClassMap, reference: str, attribute: str | None = None) -> Samples:
@@ -27,17 +27,14 @@ def compare(scene: ClassMap, reference: str, attribute: str | None = None) -> Sa
     Args:
         scene: the map.
         reference: the file; a layer of several as FILE|layername=LAYER.
-        attribute: the field with the class; None: a field with a usual name (`rsssl.geo.features.FIELDS`).
+        attribute: the field with the class; None: a field with a usual name (`rsssl.geo.vectors.FIELDS`).
 
     Raises:
         UserError: for a file, layer, field or class that is not there, or when nothing can be compared.
     """
-    path, _, layer = reference.partition(LAYER)
-    dataset = open_dataset(path, "reference")
-    if dataset.GetLayerCount() == 0:
-        samples = _compare_raster(scene, dataset, path)
-    else:
-        samples = compare_features(scene, dataset, Source(path, layer, attribute))
+    file = VectorFile(reference, attribute)
+    path = file.path
+    samples = _compare_raster(scene, file.raster, path) if file.is_raster else _compare_features(scene, file)
     if samples.counts.sum() == 0:
         notes = "".join(f" {note}" for note in samples.notes if samples.kind != "pixels")  # how coordinates were read
         raise UserError(
@@ -46,6 +43,65 @@ def compare(scene: ClassMap, reference: str, attribute: str | None = None) -> Sa
             f"{notes} Check both with gdalinfo and ogrinfo, then type reference=FILE"
         )
     return samples
+
+
+def _compare_features(scene: ClassMap, file: VectorFile) -> Samples:
+    """Every point and polygon."""
+    gdal = import_gdal(file.path)
+    samples = Samples.of(scene, "features")
+    samples.field, samples.notes = file.field, list(file.notes)
+    projection = ""
+    if not file.in_raster_crs and samples.both_have_crs(scene, file.path, file.reference() is not None):
+        projection = scene.projection
+    inverse = gdal.InvGeoTransform(scene.geotransform)
+    kinds, points, classes = set(), list[tuple[float, float, int]](), dict[Any, int]()
+    for feature in file.features(projection):
+        if feature.value is None:
+            samples.unlabelled += 1
+            continue
+        if not feature.kind:
+            samples.unplaced += 1
+            continue
+        if feature.value not in classes:
+            classes[feature.value] = scene.class_of(feature.value, f"{file.path}, field {samples.field}")
+        kinds.add(feature.kind)
+        for part in feature.parts:
+            if part is None:
+                samples.outside += 1  # where the map's projection has no place for it
+            elif feature.kind == "polygons":
+                samples.add(_polygon(scene, part, inverse), classes[feature.value])
+            else:
+                at = gdal.ApplyGeoTransform(inverse, part.GetX(), part.GetY())
+                points.append((*at, classes[feature.value]))
+    for x, y, truth in sorted(points, key=lambda p: (p[1] // 256, p[0] // 256)):  # so that GDAL decodes a block once
+        samples.add(_pixel(scene, x, y), truth)
+    samples.kind = " and ".join(sorted(kinds, reverse=True)) or samples.kind
+    return samples
+
+
+def _pixel(scene: ClassMap, x: float, y: float) -> int | None:
+    """The map's class at fractional pixel coordinates."""
+    h, w = scene.shape
+    return int(scene.read(int(x), int(y), 1, 1)[0, 0]) if 0 <= x < w and 0 <= y < h else None
+
+
+def _polygon(scene: ClassMap, geometry: Any, inverse: tuple[float, ...]) -> int | None:
+    """The map's class of a polygon in the map's CRS: that of most pixels whose centre lies inside."""
+    gdal = import_gdal(scene.path)
+    left, right, low, high = geometry.GetEnvelope()
+    corners = np.array([gdal.ApplyGeoTransform(inverse, x, y) for x in (left, right) for y in (low, high)])
+    (x0, y0), (x1, y1) = np.floor(corners.min(0)), np.ceil(corners.max(0))
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, scene.shape[1]), min(y1, scene.shape[0])
+    if x0 >= x1 or y0 >= y1:
+        return None
+    counts, n_inside = np.zeros(len(scene.values), np.int64), 0
+    for window in scene.windows(int(x0), int(y0), int(x1 - x0), int(y1 - y0)):
+        mapped = scene.read(*window)[inside(geometry, scene.projection, scene.part_of(*window[:2]), *window[2:])]
+        n_inside += len(mapped)
+        counts += np.bincount(mapped[mapped >= 0], minlength=len(counts))
+    if n_inside:
+        return int(counts.argmax()) if counts.any() else -1
+    return _pixel(scene, *gdal.ApplyGeoTransform(inverse, *place_in(geometry)))
 
 
 def _compare_raster(scene: ClassMap, dataset: Any, path: str) -> Samples:

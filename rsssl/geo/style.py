@@ -55,6 +55,12 @@ def palette(n: int) -> np.ndarray:
     return np.resize(_ordered(), (n, 3))
 
 
+def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n, m) how far colours (n, 3) and (m, 3) uint8 are apart in Oklab, as most people see them."""
+    a, b = (_oklab(_linear(colours)) for colours in (one, other))
+    return np.sqrt(((a[:, None] - b[None]) ** 2).sum(2))
+
+
 @functools.cache
 def _ordered() -> np.ndarray:
     first = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in FIRST], np.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsssl.geo.classified import Classified
+
 BLOCK = 1024  # pixels a side of what is read and classified at once, about
 GROUP = 16  # classes blended at once: of hundreds, all together would take too much memory
 CHUNK = 512  # pixels a side of what is blended and written at once: the tiles of the product
+TINY = 1e-30  # of a sum of weights: where it is less, there is no window
 
 
 class Region(NamedTuple):
@@ -114,37 +116,6 @@ class Block:
         return Region(y, x, h, w)
 
 
-@dataclass(frozen=True)
-class Classified:
-    """What is known of a block.
-
-    Args:
-        probabilities: (rows, cols, K) float32.
-        weight: (rows, cols), the valid share of each window, 0 for one that was not looked at.
-        valid: (h, w) bool of the block's own pixels.
-    """
-
-    probabilities: np.ndarray
-    weight: np.ndarray
-    valid: np.ndarray
-
-    def to_bytes(self) -> bytes:
-        """What `from_bytes` reads."""
-        file = io.BytesIO()
-        bits = np.zeros(0, np.uint8) if self.valid.all() else np.packbits(self.valid)
-        shape = np.array(self.valid.shape)
-        np.savez_compressed(file, probabilities=self.probabilities, weight=self.weight, shape=shape, bits=bits)
-        return file.getvalue()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Classified:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            h, w = arrays["shape"].tolist()
-            bits = arrays["bits"]
-            valid = np.unpackbits(bits, count=h * w).reshape(h, w).astype(bool) if len(bits) else np.ones((h, w), bool)
-            return cls(arrays["probabilities"], arrays["weight"], valid)
-
-
 def kernel(window: int) -> np.ndarray:
     """How much a window says about the pixels of a line through it (window,): most in the middle, little at the
     ends.
@@ -163,6 +134,8 @@ class Blended:
         classes: (h, w) the class with the largest mean probability, `nodata` where there is none.
         confidence: (h, w) that probability, in 0..1.
         probabilities: (K, h, w), where they were asked for.
+        plausible: (h, w) number of classes in the set of those that are, where `least` says what is.
+        unlike: (2, h, w), where the windows have it.
     """
 
     y: int
@@ -170,6 +143,8 @@ class Blended:
     classes: np.ndarray
     confidence: np.ndarray
     probabilities: np.ndarray | None
+    plausible: np.ndarray | None = None
+    unlike: np.ndarray | None = None
 
 
 class Blender:
@@ -182,10 +157,18 @@ class Blender:
         load: gives a block's `Classified`, by its number.
         n_classes: K.
         nodata: the class number of pixels without a class.
+        least: (K,) the probability from which on a class is plausible; None where nobody asked.
     """
 
-    def __init__(self, layout: Layout, load: Callable[[int], Classified], n_classes: int, nodata: int) -> None:
-        self.layout, self.n_classes, self.nodata = layout, n_classes, nodata
+    def __init__(
+        self,
+        layout: Layout,
+        load: Callable[[int], Classified],
+        n_classes: int,
+        nodata: int,
+        least: np.ndarray | None = None,
+    ) -> None:
+        self.layout, self.n_classes, self.nodata, self.least = layout, n_classes, nodata, least
         row_and_more = 2 * (layout.blocks[1] + 2)
         self._load = lru_cache(maxsize=min(row_and_more, 64))(load)
         self._kernel = kernel(layout.window)
@@ -213,11 +196,13 @@ class Blender:
         if not valid.any():
             return Blended(y, x, classes, np.zeros((h, w), np.float32), every)
         rows, cols = self.layout.reaching(y, y + h, 0), self.layout.reaching(x, x + w, 1)
-        shares, weight = (torch.from_numpy(v) for v in self._windows(rows, cols))
+        values, weight = (torch.from_numpy(v) for v in self._windows(rows, cols))
+        shares = values[..., : self.n_classes]
         down, across = self._spread(rows, y, h), self._spread(cols, x, w).T
-        total = (down @ weight @ across).clamp_min_(1e-12)
+        total = (down @ weight @ across).clamp_min_(TINY)
         lines = torch.tensordot(down, shares * weight[..., None], 1).permute(2, 0, 1).contiguous()  # (K, h, cols)
         best, number = torch.full((h, w), -1.0), torch.zeros((h, w), dtype=torch.int64)
+        plausible = None if self.least is None else torch.zeros((h, w), dtype=torch.int64)
         for k in range(0, self.n_classes, GROUP):
             planes = lines[k : k + GROUP] @ across
             value, index = planes.max(0)
@@ -226,8 +211,16 @@ class Blender:
             best = torch.where(more, value, best)
             if every is not None:
                 every[k : k + GROUP] = np.where(valid, (planes / total).numpy(), 0)
+            if plausible is not None:
+                least = torch.from_numpy(self.least)[k : k + GROUP, None, None]  # type: ignore[arg-type]
+                plausible += (planes / total >= least).sum(0)
         np.copyto(classes, number.numpy(), where=valid, casting="unsafe")
-        return Blended(y, x, classes, np.where(valid, (best / total).numpy(), 0), every)
+        unlike = None
+        if values.shape[2] > self.n_classes:
+            more = torch.tensordot(down, values[..., self.n_classes :] * weight[..., None], 1).permute(2, 0, 1)
+            unlike = (more.contiguous() @ across / total).numpy()
+        sets = None if plausible is None else plausible.numpy()
+        return Blended(y, x, classes, np.where(valid, (best / total).numpy(), 0), every, sets, unlike)
 
     def _spread(self, windows: range, start: int, n: int) -> Tensor:
         """(n, windows): the kernel's value of each window at pixels start..start+n of a line."""
@@ -237,15 +230,19 @@ class Blender:
         return torch.from_numpy(values.astype(np.float32))
 
     def _windows(self, rows: range, cols: range) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (rows, cols, K) and weights (rows, cols) of windows, from the blocks that hold them."""
-        shares = np.zeros((len(rows), len(cols), self.n_classes), np.float32)
+        """What windows have, (rows, cols, K or K + 2): the probabilities, and how unlike they are where that is known;
+        and their weights (rows, cols). From the blocks that hold them."""
+        values = np.zeros((len(rows), len(cols), self.n_classes + 2), np.float32)
+        known = self.n_classes
         weight = np.zeros((len(rows), len(cols)), np.float32)
         wanted = Region(rows.start, cols.start, *weight.shape)
         for number in self._blocks(wanted, self.layout.per_block):
             block, part = self.layout.block(number), self._load(number)
             into, of = _overlap(wanted, Region(block.row, block.col, block.rows, block.cols))
-            shares[into], weight[into] = part.probabilities[of], part.weight[of]
-        return shares, weight
+            values[into][..., : self.n_classes], weight[into] = part.probabilities[of], part.weight[of]
+            if part.unlike is not None:
+                values[into][..., self.n_classes :], known = part.unlike[of], self.n_classes + 2
+        return values[..., :known], weight
 
     def _valid(self, wanted: Region) -> np.ndarray:
         """(height, width): which pixels of the scene mean something."""

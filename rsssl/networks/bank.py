@@ -39,7 +39,7 @@ def classifier_bank(
 
     @torch.inference_mode()
     def extract(rows: np.ndarray) -> Tensor:
-        return classifier.features(classifier.input(stored(pack, rows, device)))
+        return classifier.seen(classifier.input(stored(pack, rows, device)))
 
     inputs = {
         "version": FEATURES_VERSION,

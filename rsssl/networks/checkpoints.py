@@ -40,11 +40,11 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
     )
 
 
-def find_checkpoint(path: str, store: Store) -> Path:
-    """The weights' file for `checkpoint=`: itself, or that of a run folder, of any folder with one, of a name in the
-    store.
+def find_checkpoint(path: str, store: Store, key: str = "checkpoint") -> Path:
+    """The weights' file for `checkpoint=` (or another key): itself, or that of a run folder, of any folder with one, of
+    a name in the store.
 
     Raises:
         UserError: when there is none, or more than one to choose from.
     """
-    return find_weights(path, store.root / "pretrain")
+    return find_weights(path, store.root / "pretrain", key)

@@ -2,6 +2,7 @@
 
 model.safetensors   the network, by timm's names; the classifier's layer among them where timm's model has one for it
 config.json         how timm builds it, left out where it cannot
+trust.safetensors   what a classifier needs to say what it does not know
 head.safetensors    the classifier's tensors where model.safetensors has no place for them
 rsssl.json          sensor card, image size, mean and std, the kind of classifier, and how all of it was made
 model.onnx, model.pt2   on request
@@ -24,12 +25,14 @@ from torch import Tensor
 from rsssl.engine.files import explain_os_error, sha256_of, write_atomic, write_json
 from rsssl.errors import UserError
 from rsssl.evaluation.heads import head_from
+from rsssl.evaluation.trust import Trust
 from rsssl.models.backbone import build_backbone
 from rsssl.models.preprocess import Preprocess
 from rsssl.networks.files import on_cpu, write_backbone
 from rsssl.networks.network import SceneNetwork
 
 ABOUT, WEIGHTS, HEAD, SUMS, README = "rsssl.json", "model.safetensors", "head.safetensors", "SHA256SUMS", "README.md"
+TRUST = "trust.safetensors"
 ONNX, PROGRAM, CONFIG = "model.onnx", "model.pt2", "config.json"
 OPTIONAL = (ONNX, PROGRAM, f"{ONNX}.data")  # a copy may leave them out
 VERSION = 1
@@ -107,6 +110,8 @@ def _write_network(network: SceneNetwork, folder: Path) -> dict[str, Any]:
         write_atomic(folder / WEIGHTS, save(on_cpu(model.state_dict()), metadata={"format": "pt"}))
     else:  # the file that task=pretrain writes, which checkpoint= takes as it is
         write_backbone(network.backbone, folder / WEIGHTS, network.preprocess, {"format": "pt"})
+    if network.trust is not None:
+        write_atomic(folder / TRUST, save(on_cpu(network.trust.state_dict())))
     if head is not None:
         about["head"] = head.settings()
         if layer is None:
@@ -166,5 +171,8 @@ def read_exported(folder: Path) -> SceneNetwork:
         tensors = load_file(folder / HEAD)
     backbone.load_state_dict(state, strict=True)
     head = head_from(about["head"], tensors) if tensors else None
-    fingerprint = sha256_of(folder / SUMS)
-    return SceneNetwork(backbone, Preprocess.from_dict(about), head, notes=about["notes"], fingerprint=fingerprint)
+    preprocess, fingerprint = Preprocess.from_dict(about), sha256_of(folder / SUMS)
+    trust = None
+    if (folder / TRUST).is_file():
+        trust = Trust.from_tensors(load_file(folder / TRUST), len(preprocess.card.classes))
+    return SceneNetwork(backbone, preprocess, head, notes=about["notes"], fingerprint=fingerprint, trust=trust)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from rsssl.errors import UserError
+from rsssl.networks.images import listed, read_one
 from rsssl.networks.load import load_backbone
 from rsssl.networks.network import SceneNetwork
 from rsssl.networks.pixels import as_batch
-from rsssl.networks.predicting import listed, read_one
 
 
 def features_of(network: Any, images: Any, batch_size: int) -> tuple[np.ndarray, list[str]]:

@@ -1,8 +1,9 @@
-"""How networks are kept in files: a record (`about`) that says what the network is, and tensors under two prefixes.
+"""How networks are kept in files: a record (`about`) that says what the network is, and tensors under three prefixes.
 
     about        kind, spec (arguments of build_backbone), card, size, mean, std, head (its settings), notes
     backbone.*   the backbone's tensors
     head.*       the head's tensors
+    trust.*      what the classifier needs to say what it does not know
 
 A run folder has `classifier.safetensors`, whose metadata hold the record. Where the backbone stayed frozen, its weights
 lie in a file of the store, and the record names that file and its SHA-256. A pre-training leaves
@@ -16,13 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rsssl.engine.files import sha256_of, write_atomic
+from rsssl.engine.files import sha256, sha256_of, write_atomic
 from rsssl.errors import UserError
 from rsssl.evaluation.heads import Head, below, head_from
+from rsssl.evaluation.trust import Trust
 from rsssl.models.backbone import build_backbone, describe_backbone, read_backbone, save_backbone
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
@@ -45,7 +48,12 @@ def write_backbone(backbone: nn.Module, file: Path, preprocess: Preprocess, more
 
 
 def write_classifier(
-    file: Path, head: Head, preprocess: Preprocess, notes: dict[str, Any], backbone: Path | nn.Module
+    file: Path,
+    head: Head,
+    preprocess: Preprocess,
+    notes: dict[str, Any],
+    backbone: Path | nn.Module,
+    trust: Trust | None = None,
 ) -> None:
     """Writes a classifier, whole or not at all.
 
@@ -56,9 +64,11 @@ def write_classifier(
         notes: what else to keep about it (accuracy, split), as JSON.
         backbone: the file of the frozen backbone, of which only path and hash are written; or the network that was
             trained with the head, which is written whole.
+        trust: what it does not know.
     """
     about: dict[str, Any] = {"version": VERSION} | preprocess.to_dict() | {"notes": notes, "head": head.settings()}
     tensors = {f"head.{k}": v for k, v in head.state_dict().items()}
+    tensors |= {f"trust.{k}": v for k, v in trust.state_dict().items()} if trust is not None else {}
     if isinstance(backbone, Path):
         about["backbone"] = {"file": str(backbone.resolve()), "sha256": sha256_of(backbone)}
     else:
@@ -111,7 +121,22 @@ def read_classifier(file: Path) -> SceneNetwork:
     else:
         backbone = read_backbone(_unchanged(about["backbone"], file))[0]
     head = head_from(about["head"], below("head.", tensors))
-    return SceneNetwork(backbone, Preprocess.from_dict(about), head, notes=about["notes"], fingerprint=sha256_of(file))
+    preprocess, kept = Preprocess.from_dict(about), below("trust.", tensors)
+    trust = Trust.from_tensors(kept, len(preprocess.card.classes)) if kept else None
+    return SceneNetwork(
+        backbone, preprocess, head, notes=about["notes"], fingerprint=content(about, tensors), trust=trust
+    )
+
+
+def content(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """A hash of what a classifier does, whenever and wherever it was made: of its tensors, and of its record but for
+    the notes and the place of its backbone."""
+    known = {k: v for k, v in about.items() if k not in ("notes", "backbone")}
+    known["backbone"] = about.get("backbone", {}).get("sha256")
+    parts = [json.dumps(known, sort_keys=True).encode()]
+    for name, tensor in sorted(tensors.items()):
+        parts += [name.encode(), tensor.contiguous().view(-1).view(dtype=torch.uint8).numpy().tobytes()]
+    return sha256(b"\0".join(parts))
 
 
 def read_pretrained(file: Path) -> SceneNetwork:

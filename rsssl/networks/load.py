@@ -106,8 +106,8 @@ def find_classifier(path: Place) -> SceneNetwork:
     return read_classifier(file)
 
 
-def find_weights(path: Place, store: Path | None = None) -> Path:
-    """The file of a backbone's weights for `checkpoint=`. Arguments as for `load`.
+def find_weights(path: Place, store: Path | None = None, key: str = "checkpoint") -> Path:
+    """The file of a backbone's weights for `checkpoint=`, or another key. Arguments as for `load`.
 
     Raises:
         UserError: when there is none, or more than one to choose from.
@@ -118,7 +118,7 @@ def find_weights(path: Place, store: Path | None = None) -> Path:
     if is_exported(given):
         if about_exported(given)["layer"]:
             raise UserError(
-                f"{path} is an exported classifier: type checkpoint=DIR with the run folder that it was made from"
+                f"{path} is an exported classifier: type {key}=DIR with the run folder that it was made from"
             )
         return given / "model.safetensors"
     for folder in (given, recorded(given), store / path if store else None):
@@ -128,25 +128,21 @@ def find_weights(path: Place, store: Path | None = None) -> Path:
         if len(files) == 1:
             return files[0]
         if files:
-            raise UserError(
-                f"checkpoint={path} holds {len(files)} weights files: type one of them, checkpoint={files[0]}"
-            )
-    refuse_sweep(given, path)
+            raise UserError(f"{key}={path} holds {len(files)} weights files: type one of them, {key}={files[0]}")
+    refuse_sweep(given, path, key)
     raise UserError(
-        f"checkpoint={path} holds no pre-trained weights: type checkpoint=DIR with a run folder, or with the folder "
-        f"that "
+        f"{key}={path} holds no pre-trained weights: type {key}=DIR with a run folder, or with the folder that "
         "rsssl-run task=pretrain prints"
     )
 
 
-def refuse_sweep(folder: Path, path: Place) -> None:
+def refuse_sweep(folder: Path, path: Place, key: str = "checkpoint") -> None:
     """Raises UserError for a folder of several runs, naming them."""
     runs = sorted(f.parent for f in folder.glob("*/results.json")) if folder.is_dir() else []
     if runs:
         names = ", ".join(str(run) for run in runs[:5]) + (", ..." if len(runs) > 5 else "")
         raise UserError(
-            f"checkpoint={path} is the folder of a sweep with {len(runs)} runs ({names}): type one of them, "
-            f"checkpoint={runs[0]}"
+            f"{key}={path} is the folder of a sweep with {len(runs)} runs ({names}): type one of them, {key}={runs[0]}"
         )
 
 

@@ -11,17 +11,21 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from rsssl.data.scene_file import Window
+from rsssl.data.scene_windows import MOSTLY
 from rsssl.engine.device import on_device
 from rsssl.engine.distributed import broadcast, raise_together, rank
 from rsssl.engine.files import write_atomic
 from rsssl.errors import UserError
 from rsssl.evaluation.heads import LinearHead
-from rsssl.geo.scene import Scene, Window
-from rsssl.geo.windows import Block, Classified, Layout
+from rsssl.geo.classified import Classified
+from rsssl.geo.scene import Scene
+from rsssl.geo.windows import Block, Layout
 from rsssl.networks.dense import DenseClassifier
 from rsssl.networks.network import SceneNetwork
 from rsssl.rng import Order, fold
 
+SELDOM = 1e-9  # what a window that lies mostly outside the scene counts
 PLACES, PLACE = 12, 7  # the short cut learns from so many places of so many windows a side
 
 
@@ -36,6 +40,7 @@ class Mapper:
         batch_size: windows classified at a time.
         fast: one pass over a block (`DenseClassifier`).
         tta: average over the eight flips and quarter turns.
+        unlike: say too how unlike each window is to what was learnt from.
     """
 
     def __init__(
@@ -47,7 +52,16 @@ class Mapper:
         batch_size: int,
         fast: bool = False,
         tta: bool = False,
+        unlike: bool = False,
     ) -> None:
+        if unlike and fast:
+            raise UserError("map.fast=true has no features of single windows: type map.unlike=false or map.fast=false")
+        if unlike and not (classifier.trust and classifier.trust.knows_the_pool):
+            raise UserError(
+                "this classifier does not know what its pool looked like: train it with evaluate=auto, or type "
+                "map.unlike=false"
+            )
+        self.unlike = unlike
         self.classifier, self.device = on_device(classifier, device), device
         self.window, self.stride, self.tta = window, stride, tta
         self.batch_size = self.classifier.at_once(batch_size)
@@ -105,26 +119,31 @@ class Mapper:
         inside = slice(y - top, y - top + h), slice(x - left, x - left + w)
         valid = np.ones((h, w), bool) if region.outside is None else ~region.outside[inside]
         weight = self._weights(block, region)
-        shares = np.zeros((block.rows * block.cols, len(self.classifier.classes)), np.float32)
+        shares = np.zeros((block.rows * block.cols, len(self.classifier.classes) + 2 * self.unlike), np.float32)
         chosen = np.flatnonzero(weight.ravel() > 0)
         if len(chosen):
-            shares[chosen] = self._probabilities(self._standardised(region), block, chosen).float().cpu().numpy()
+            found = self._probabilities(self._standardised(region), block, chosen, holes_of(block, region))
+            shares[chosen] = found.float().cpu().numpy()
             if not np.isfinite(shares).all():
                 raise UserError(
                     f"the classifier gives NaN or infinity for windows at row {top}, column {left} of the scene: its "
                     "weights have diverged, or the values are far from those of its training"
                 )
-        return Classified(shares.reshape(block.rows, block.cols, -1), weight, valid)
+        values = shares.reshape(block.rows, block.cols, -1)
+        k = len(self.classifier.classes)
+        return Classified(values[..., :k], weight, valid, values[..., k:] if self.unlike else None)
 
     def _weights(self, block: Block, region: Window) -> np.ndarray:
-        """The valid share (rows, cols) of each window."""
+        """The valid share (rows, cols) of each window; next to nothing where it is less than half, so that it counts
+        only where no other one reaches."""
         if region.outside is None:
             return np.ones((block.rows, block.cols), np.float32)
         sums = np.pad((~region.outside).cumsum(0, np.int64).cumsum(1), ((1, 0), (1, 0)))
         y, x = (np.arange(n) * self.stride for n in (block.rows, block.cols))
         y2, x2 = y + self.window, x + self.window
         count = sums[y2][:, x2] - sums[y][:, x2] - sums[y2][:, x] + sums[y][:, x]
-        return (count / self.window**2).astype(np.float32)
+        share = count / self.window**2
+        return np.where(share >= MOSTLY, share, SELDOM * share).astype(np.float32)
 
     def _standardised(self, region: Window) -> Tensor:
         """(C, h, w) float32 on the device, channels last, at the scene's resolution."""
@@ -137,23 +156,47 @@ class Mapper:
             x = torch.where(torch.from_numpy(region.missing).to(self.device), layer.absent, x)
         return x[0].permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
-    def _probabilities(self, x: Tensor, block: Block, chosen: np.ndarray) -> Tensor:
-        """(len(chosen), K) for windows of the block, numbered along its rows."""
+    def _probabilities(self, x: Tensor, block: Block, chosen: np.ndarray, nothing: np.ndarray | None) -> Tensor:
+        """(len(chosen), K) for windows of the block, numbered along its rows; K + 2 with how unlike they are."""
         if self.dense is not None:
             shares = self.dense(self._resized(x)[None])[0].flatten(0, 1)
             return shares[torch.from_numpy(chosen).to(shares.device)]
-        windows = x.unfold(1, self.window, self.stride).unfold(
-            2, self.window, self.stride
-        )  # (C, rows, cols, window, window)
+        window, stride = self.window, self.stride
+        windows = x.unfold(1, window, stride).unfold(2, window, stride)  # (C, rows, cols, window, window)
+        holes = None
+        if nothing is not None:
+            holes = torch.from_numpy(nothing).to(x.device).unfold(0, window, stride).unfold(1, window, stride)
         out = []
         for start in range(0, len(chosen), self.batch_size):
             part = torch.from_numpy(chosen[start : start + self.batch_size]).to(x.device)
             rows, cols = part // block.cols, part % block.cols
-            tiles = windows.permute(1, 2, 3, 4, 0)[rows, cols].permute(
-                0, 3, 1, 2
-            )  # (B, C, window, window), channels last
-            out.append(self.classifier.standardised(self.classifier.input.resize(tiles), self.tta))
+            tiles = windows.permute(1, 2, 3, 4, 0)[rows, cols].permute(0, 3, 1, 2)  # (B, C, window, window)
+            if holes is not None:
+                tiles = filled(tiles, holes[rows, cols][:, None])
+            views = self.classifier.input.resize(tiles)
+            if self.unlike:
+                out.append(torch.cat(self.classifier.judged(views, self.tta), 1))
+            else:
+                out.append(self.classifier.standardised(views, self.tta))
         return torch.cat(out)
+
+
+def holes_of(block: Block, region: Window) -> np.ndarray | None:
+    """(h, w) bool: where a region shows nothing; beyond the scene's edges it shows the scene mirrored."""
+    if region.outside is None:
+        return None
+    inside = np.zeros(region.outside.shape, bool)
+    inside[: block.layout.height - block.region.y, : block.layout.width - block.region.x] = True
+    missing = False if region.missing is None else region.missing.all(0)
+    return region.outside & (inside | missing)
+
+
+def filled(tiles: Tensor, holes: Tensor) -> Tensor:
+    """Windows (B, C, w, w) with what lies outside the scene, holes (B, 1, w, w) bool, as the mean of what lies inside:
+    the frame of a scene would be an edge, and edges are what networks look for."""
+    seen = ~holes
+    mean = (tiles * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(1)
+    return torch.where(holes, mean, tiles)
 
 
 def read_ahead(scene: Scene, layout: Layout, numbers: list[int]) -> Iterator[tuple[int, Block, Window]]:

@@ -19,19 +19,23 @@ from rsssl.engine.outputs import Output, Parts, record_of
 from rsssl.engine.ranks import rank
 from rsssl.errors import UserError
 from rsssl.geo.area import Areas, write_areas
+from rsssl.geo.classified import Classified
+from rsssl.geo.colours import colours_of
+from rsssl.geo.nodata import as_number, refuse_frame
 from rsssl.geo.product import Product, Values
 from rsssl.geo.scene import Scene
-from rsssl.geo.style import Legend, palette, write_preview, write_qml
-from rsssl.geo.windows import CHUNK, Blended, Blender, Classified, Layout
+from rsssl.geo.style import Legend, write_preview, write_qml
+from rsssl.geo.windows import CHUNK, Blended, Blender, Layout
 from rsssl.networks.mapper import Mapper, read_ahead
 from rsssl.networks.network import SceneNetwork
 
 log = logging.getLogger(__name__)
 
-MAP_VERSION = 1  # raised when a change of the code changes maps
+MAP_VERSION = 2  # raised when a change of the code changes maps
 SCALE = 1e-4  # of confidence and probabilities, kept as uint16
 UNKNOWN = 65535
-LAYERS = ("confidence", "probabilities")
+UNLIKE_SCALE = 1e-3  # of how unlike places are
+LAYERS = ("confidence", "probabilities", "plausible", "unlike")
 PREVIEW = 1600  # pixels of its longer side
 
 
@@ -41,7 +45,7 @@ class MapOptions:
 
     Args:
         bands: of the scene for each of the classifier's, numbers from 1 or names; None to find them by name.
-        nodata: a value that means "nothing here"; None for what the scene declares.
+        nodata: a value that means "nothing here"; None for what the scene declares, "none" to look for no frame.
         values: what to do with values unlike the training's: None (refuse), "cast" or "moments".
         window: pixels of the scene that make a tile; None for the classifier's tiles.
         stride: pixels between windows; None for half a window.
@@ -49,10 +53,12 @@ class MapOptions:
         layers: of LAYERS, what to write beside the map.
         batch_size: windows classified at a time.
         tta: average over the eight flips and quarter turns.
+        coverage: of the sets of plausible classes; None for no such layer.
+        colours: of classes by name; None for those that the classifier came with.
     """
 
     bands: list[Any] | None
-    nodata: float | None
+    nodata: Any
     values: str | None
     window: int | None
     stride: int | None
@@ -60,6 +66,8 @@ class MapOptions:
     layers: tuple[str, ...]
     batch_size: int
     tta: bool
+    coverage: float | None = None
+    colours: dict[str, str] | None = None
 
 
 def beside(out: Path, layer: str) -> Path:
@@ -87,7 +95,9 @@ class SceneMap:
         if out.suffix.lower() not in (".tif", ".tiff"):
             raise UserError(f"out={out} is not the name of a GeoTIFF: type out={out.with_suffix('.tif')}")
         self.classifier, self.out, self.options = classifier, out, options
-        self.scene = Scene(name, classifier.card, options.bands, options.nodata, options.values)
+        nodata = as_number(options.nodata, "scene_nodata")
+        self.scene = Scene(name, classifier.card, options.bands, nodata, options.values)
+        refuse_frame(self.scene, options.nodata, "scene_nodata")
         written = {out, record_of(out), out.with_suffix(".qml"), Path(f"{out}.aux.xml")}
         written |= {beside(out, layer) for layer in LAYERS}
         if own := {p.resolve() for p in written} & {p.resolve() for p in self.scene.files()}:
@@ -100,24 +110,34 @@ class SceneMap:
             )
         if rank() == 0:
             warn_of_shape(self.scene, classifier, window)
-        self.mapper = Mapper(classifier, device, window, stride, options.batch_size, options.fast, options.tta)
+        unlike = "unlike" in options.layers
+        self.mapper = Mapper(classifier, device, window, stride, options.batch_size, options.fast, options.tta, unlike)
+        if options.coverage is not None and (classifier.trust is None or not len(classifier.trust.scores)):
+            raise UserError(
+                "this classifier has no labels that were held out, which map.coverage= needs: train it with "
+                "evaluate=auto and two labels per class or more, or leave map.coverage out"
+            )
         self.layout = Layout(*self.scene.size, window, stride)
+        n = len(classifier.classes)
+        self.nodata, self.areas = 255 if n <= 255 else UNKNOWN, Areas(self.scene.grid, n)
+        self.colours = colours_of(classifier.classes, options.colours or classifier.notes.get("colours"))
         inputs = {
             "version": MAP_VERSION,
             "classifier": classifier.fingerprint,
             "scene": self.scene.fingerprint(),
             "bands": self.scene.bands,
-            "nodata": options.nodata,
+            "nodata": nodata,
             "adapt": options.values,
             "window": window,
             "stride": stride,
             "fast": options.fast,
             "tta": options.tta,
+            "unlike": unlike,
+            "coverage": options.coverage,
+            "colours": self.colours.tolist(),
             "precision": precision(device),
         }
         self.output = Output(out, inputs)
-        n = len(classifier.classes)
-        self.nodata, self.colours, self.areas = 255 if n <= 255 else UNKNOWN, palette(n), Areas(self.scene.grid, n)
 
     def make(self, config: dict[str, Any]) -> bool:
         """Makes the map; what one rank fails at, all raise. False when it stood already. config: for the record."""
@@ -171,7 +191,9 @@ class SceneMap:
     def _write(self, parts: Parts) -> tuple[Sequence[str], Preview]:
         """The map and its layers, block by block; the names of what was written, and the map thinned out."""
         nodata, n = self.nodata, len(self.classifier.classes)
-        blender = Blender(self.layout, lambda i: Classified.from_bytes(parts.path(i).read_bytes()), n, nodata)
+        blender = Blender(
+            self.layout, lambda i: Classified.from_bytes(parts.path(i).read_bytes()), n, nodata, self.least()
+        )
         preview, files = Preview(self.layout), self._products()
         total = -(-self.layout.height // CHUNK) * -(-self.layout.width // CHUNK)
         chunks = blender.chunks("probabilities" in files)
@@ -185,6 +207,12 @@ class SceneMap:
                     files["confidence"].write(chunk.x, chunk.y, scaled(chunk.confidence[None], known))
                 if "probabilities" in files and chunk.probabilities is not None:
                     files["probabilities"].write(chunk.x, chunk.y, scaled(chunk.probabilities, known))
+                if "plausible" in files and chunk.plausible is not None:
+                    files["plausible"].write(
+                        chunk.x, chunk.y, np.where(known, chunk.plausible, nodata).astype(chunk.classes.dtype)[None]
+                    )
+                if "unlike" in files and chunk.unlike is not None:
+                    files["unlike"].write(chunk.x, chunk.y, scaled(chunk.unlike, known, UNLIKE_SCALE))
             for stale in (self.output.forget() & set(LAYERS)) - set(files):
                 beside(self.out, stale).unlink(missing_ok=True)
             for layer in sorted(files):
@@ -200,16 +228,25 @@ class SceneMap:
         about = {"CLASSIFIER": self.classifier.fingerprint, "SCENE": self.scene.name}
         dtype = "uint8" if nodata == 255 else "uint16"
         files = {"map": Product(self.out, grid, Values(dtype, nodata, ["class"], classes, self.colours), about)}
-        for layer, names in (("confidence", ["confidence"]), ("probabilities", list(classes))):
+        for layer, values in (
+            ("confidence", Values("uint16", UNKNOWN, ["confidence"], scale=SCALE)),
+            ("probabilities", Values("uint16", UNKNOWN, list(classes), scale=SCALE)),
+            ("plausible", Values(dtype, nodata, [f"plausible classes, {self.options.coverage} covered"])),
+            ("unlike", Values("uint16", UNKNOWN, ["unlike the pool", "unlike the labels"], scale=UNLIKE_SCALE)),
+        ):
             if layer in self.options.layers:
-                file = beside(self.out, layer)
-                files[layer] = Product(file, grid, Values("uint16", UNKNOWN, names, scale=SCALE), about)
+                files[layer] = Product(beside(self.out, layer), grid, values, about)
         return files
 
+    def least(self) -> np.ndarray | None:
+        """(K,) the probability from which on a class is plausible."""
+        trust, coverage = self.classifier.trust, self.options.coverage
+        return None if coverage is None or trust is None else trust.least(coverage).cpu().numpy()
 
-def scaled(shares: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Shares (n, h, w) of 0..1 as the integers that are kept."""
-    return np.where(known, np.rint(shares / SCALE), UNKNOWN).astype(np.uint16)
+
+def scaled(shares: np.ndarray, known: np.ndarray, scale: float = SCALE) -> np.ndarray:
+    """Numbers (n, h, w) as the integers that are kept."""
+    return np.where(known, np.minimum(np.rint(shares / scale), UNKNOWN - 1), UNKNOWN).astype(np.uint16)
 
 
 class Preview:

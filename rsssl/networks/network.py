@@ -12,8 +12,10 @@ from rsssl.augment import symmetries
 from rsssl.engine.device import autocast
 from rsssl.engine.step_memory import images_at_once
 from rsssl.evaluation.heads import Head
+from rsssl.evaluation.trust import Trust
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import InputLayer, Preprocess
+from rsssl.models.statistics import band_statistics
 from rsssl.networks.pixels import as_batch
 
 
@@ -27,6 +29,7 @@ class SceneNetwork(nn.Module):
         order: for images whose bands come in another order: band i of the network is band order[i] of the card.
         notes: how it was made and how good it is, as JSON.
         fingerprint: of the file it was read from.
+        trust: to say what it does not know; None where nobody kept it.
     """
 
     def __init__(
@@ -37,9 +40,10 @@ class SceneNetwork(nn.Module):
         order: Sequence[int] | None = None,
         notes: dict[str, Any] | None = None,
         fingerprint: str = "",
+        trust: Trust | None = None,
     ) -> None:
         super().__init__()
-        self.backbone, self.preprocess, self.head = backbone, preprocess, head
+        self.backbone, self.preprocess, self.head, self.trust = backbone, preprocess, head, trust
         self.input = InputLayer(preprocess, order)
         self.notes, self.fingerprint = notes or {}, fingerprint
         self.eval()
@@ -87,12 +91,24 @@ class SceneNetwork(nn.Module):
         turns."""
         if tta:
             return torch.stack([self.standardised(view) for view in symmetries(x)]).mean(0)
-        features = self.features(x)
+        features = self.seen(x)
         if self.head is None:
             return features
         with torch.autocast(x.device.type, enabled=False):  # as evaluations do it: the head in full precision
             probabilities: Tensor = self.head(features)
         return probabilities
+
+    def judged(self, x: Tensor, tta: bool = False) -> tuple[Tensor, Tensor]:
+        """The probabilities (B, K) of preprocessed x, and how unlike they are (B, 2) to what was learnt from; see
+        `Trust`."""
+        assert self.head is not None and self.trust is not None
+        shares, unlike = [], []
+        for view in symmetries(x) if tta else [x]:
+            features = self.seen(view)
+            with torch.autocast(x.device.type, enabled=False):
+                shares.append(self.head(features))
+                unlike.append(self.trust.unlike(features))
+        return torch.stack(shares).mean(0), torch.stack(unlike).mean(0)
 
     def at_once(self, most: int) -> int:
         """How many tiles, `most` at most, fit into memory together; UserError when not even one does."""
@@ -100,7 +116,20 @@ class SceneNetwork(nn.Module):
         tile = torch.zeros(1, self.card.n_bands, self.size, self.size, device=device)
         return images_at_once(self.backbone, tile, most)
 
+    def seen(self, x: Tensor) -> Tensor:
+        """What the head looks at, (B, D) float32: the features, and the bands' statistics where it has learnt from
+        them too."""
+        features = self.features(x)
+        return beside(features, x, self.head)
+
     def features(self, x: Tensor) -> Tensor:
         """Preprocessed x (B, C, S, S) -> features (B, D) float32."""
         with autocast(x.device):
             return self.backbone(x).float()
+
+
+def beside(features: Tensor, x: Tensor, head: Head | None) -> Tensor:
+    """Features (B, D) of preprocessed x, with the bands' statistics beside them for a head that is wider."""
+    if head is None or head.width == features.shape[1]:
+        return features
+    return torch.cat([features, band_statistics(x)], 1)

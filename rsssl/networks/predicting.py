@@ -7,8 +7,7 @@ import io
 import json
 import logging
 import os
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,24 +19,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rsssl.data.catalog import listing, scan
-from rsssl.data.conform import Form, conform
-from rsssl.data.raster import BadImage, read
+from rsssl.data.catalog import listing
 from rsssl.engine.device import on_device, precision
 from rsssl.engine.files import atomic
 from rsssl.engine.outputs import Output, Parts
 from rsssl.engine.ranks import rank
 from rsssl.errors import UserError
-from rsssl.geo.bands import choose
 from rsssl.models.card import SensorCard
+from rsssl.networks.images import ESCAPE, listed, place_of, read_one, wanted_bands, with_places
 from rsssl.networks.network import SceneNetwork
 
 log = logging.getLogger(__name__)
 
-PREDICT_VERSION = 1  # raised when a change of the code changes predictions
+PREDICT_VERSION = 2  # raised when a change of the code changes predictions
 PART = 1024  # images whose predictions are kept together, in one file, until all are there
 COLUMNS = ("path", "class", "probability")
-ESCAPE = "surrogateescape"  # names of files are bytes, and not all of them are UTF-8
+PLACE = ("lon", "lat")  # further columns, in degrees, of images that say where they lie
 
 
 @dataclass(frozen=True)
@@ -91,6 +88,7 @@ def predict_files(
         "bands": bands,
         "precision": precision(device),
     }
+    placed = place_of(str(root / paths[0])) is not None
     output = Output(out, inputs)
     with output.alone():
         if output.finished({"predictions": out}):
@@ -98,10 +96,10 @@ def predict_files(
             if bool(known["unusable"]) == unusable_file(out).is_file():
                 return known | {"reused": True}
         parts = output.parts(-(-len(paths) // PART))
-        make_parts(parts, classifier, root, paths, options, device)
+        make_parts(parts, classifier, root, paths, options, device, placed)
         if rank() > 0:
             return {}
-        joined = join(parts, out, classifier)
+        joined = join(parts, out, [*COLUMNS, *classifier.classes, *(PLACE if placed else ())])
         parts.remove()
         if joined.unusable == len(paths):
             card = classifier.card
@@ -117,9 +115,15 @@ def predict_files(
 
 
 def make_parts(
-    parts: Parts, classifier: SceneNetwork, root: Path, paths: list[str], options: PredictOptions, device: torch.device
+    parts: Parts,
+    classifier: SceneNetwork,
+    root: Path,
+    paths: list[str],
+    options: PredictOptions,
+    device: torch.device,
+    placed: bool,
 ) -> None:
-    """Predicts what is missing, PART images at a time: this rank's share of it."""
+    """Predicts what is missing, PART images at a time: this rank's share of it; with the place of each if `placed`."""
     todo = parts.missing()
     total = sum(len(paths[i * PART : (i + 1) * PART]) for i in todo)
     bar = tqdm(total=total, desc="predicting", unit="image", disable=None if rank() == 0 else True)
@@ -129,45 +133,11 @@ def make_parts(
             images = read_ahead(pool, root, names, classifier.card, options.bands, ahead=2 * options.batch_size)
             text = io.StringIO(newline="")
             rows = predictions(classifier, names, images, device, options)
+            if placed:
+                rows = with_places(rows, list(pool.map(lambda name: place_of(str(root / name)), names)))
             csv.writer(text, lineterminator="\n").writerows(counted(rows, bar))
             parts.write(i, text.getvalue().encode("utf-8", ESCAPE))
     parts.wait()
-
-
-def listed(source: Path) -> tuple[Path, list[str]]:
-    """The root and the relative paths of the images: a folder's, or those that a text file or a CSV (column `path`)
-    lists."""
-    if source.is_dir():
-        catalog = scan(source, [], hint="Type images=FOLDER or images=LIST.txt")
-        return catalog.root, list(catalog.paths)
-    if not source.is_file():
-        raise UserError(
-            f"images={source} is neither a folder nor a list of images: type images=FOLDER or images=LIST.txt"
-        )
-    with open(source, newline="", encoding="utf-8-sig", errors=ESCAPE) as file:  # spreadsheets begin files with a mark
-        if source.suffix.lower() == ".csv":
-            rows = csv.DictReader(file)
-            if "path" not in (rows.fieldnames or []):
-                raise UserError(
-                    f"{source} has no column path, but {', '.join(rows.fieldnames or [])}: name the column of the "
-                    "images path, or type images=FOLDER"
-                )
-            paths = [row["path"] for row in rows if row["path"]]
-        else:
-            paths = [line.strip() for line in file if line.strip()]
-    if not paths:
-        raise UserError(f"{source} lists no image: type images=FOLDER or images=LIST.txt, a path a line")
-    return source.parent, paths
-
-
-def wanted_bands(card: SensorCard, bands: list[Any] | None) -> list[Any] | None:
-    """`bands` as typed, a number (from 1) or a name for each of the classifier's."""
-    if bands is not None and (len(bands) != card.n_bands or any(isinstance(b, int) and b < 1 for b in bands)):
-        raise UserError(
-            f"bands={bands}: the classifier was trained on {card.n_bands} bands ({', '.join(card.bands)}): "
-            "type bands=[...] with the number of each in the images, from 1, or its name there"
-        )
-    return bands
 
 
 def predictions(
@@ -210,35 +180,6 @@ def read_ahead(
         yield future.result()
 
 
-def read_one(path: Path, card: SensorCard, bands: list[Any] | None) -> np.ndarray | str:
-    """The image in the form of the training's, its bands chosen as `task=map` does, or why it cannot be."""
-    form = Form(
-        card.bands, card.n_bands, tuple(range(card.n_bands)), card.dtype, card.size, card.nodata, card.low, card.high
-    )
-    try:
-        raster = read(path, card.n_bands if bands is None else None)
-        names = raster.names or ("",) * len(raster.pixels)
-        try:
-            keep = tuple(b - 1 for b in choose(names, card, bands, path))
-        except UserError:
-            return refusal(names, card, bands)
-        return conform(path, replace(form, in_file=len(names), keep=keep), raster)[0]
-    except BadImage as error:
-        return error.reason
-
-
-def refusal(names: Sequence[str], card: SensorCard, bands: list[Any] | None) -> str:
-    """What `choose` says of a scene, short enough for a list."""
-    listed = textwrap.shorten(", ".join(names), 100, placeholder=" ...") if any(names) else "unnamed"
-    found = f"it has {len(names)} bands"
-    if bands is not None:
-        return f"{found} ({listed}), not all of bands={bands}: type bands=[...] with numbers or names of those it has"
-    found += f" ({listed})" if len(names) == card.n_bands else ""
-    return (
-        f"{found}, expected {card.n_bands} ({', '.join(card.bands)}): type bands=[...] with the number or name of each"
-    )
-
-
 def counted(rows: Iterator[list[str]], bar: tqdm) -> Iterator[list[str]]:
     for row in rows:
         bar.update()
@@ -271,8 +212,8 @@ class Joined(NamedTuple):
     unread: bool
 
 
-def join(parts: Parts, out: Path, classifier: SceneNetwork) -> Joined:
-    """Puts the parts together; writes no predictions when there are none."""
+def join(parts: Parts, out: Path, columns: list[str]) -> Joined:
+    """Puts the parts together, under these columns; writes no predictions when there are none."""
     good = unusable = 0
     example, unread = "", False
     with table(unusable_file(out), ["path", "reason"]) as bad:
@@ -287,7 +228,7 @@ def join(parts: Parts, out: Path, classifier: SceneNetwork) -> Joined:
     if not unusable:
         unusable_file(out).unlink()
     if good:
-        with table(out, [*COLUMNS, *classifier.classes]) as predicted:
+        with table(out, columns) as predicted:
             predicted.writerows(row for row in made(parts) if row[1])
     return Joined(unusable, example, unread)
 

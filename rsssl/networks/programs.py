@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsssl.errors import UserError
-from rsssl.networks.network import SceneNetwork
+from rsssl.networks.network import SceneNetwork, beside
 
 OPSET = 18
 LARGEST = 1 << 31  # bytes of an ONNX file: protobuf's limit
@@ -52,7 +52,9 @@ class Program(nn.Module):
             if self.resized:
                 pixels = self.rows @ pixels @ self.cols
         features = self.network.backbone(pixels)
-        return features if self.network.head is None else self.network.head(features)
+        if self.network.head is None:
+            return features
+        return self.network.head(beside(features, pixels, self.network.head))
 
     def example(self) -> Tensor:
         """A batch of zeros that it takes."""

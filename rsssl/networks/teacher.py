@@ -61,4 +61,4 @@ def teacher_file(ssl: dict[str, Any], store: Store) -> Path | None:
         return None
     if ssl["teacher"] is None:
         raise UserError("ssl=distil needs a network to learn from: type ssl.teacher=DIR with a run folder of one")
-    return find_checkpoint(str(ssl["teacher"]), store)
+    return find_checkpoint(str(ssl["teacher"]), store, "ssl.teacher")

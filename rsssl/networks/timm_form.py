@@ -31,7 +31,8 @@ def timm_form(network: SceneNetwork) -> tuple[nn.Module | None, str | None]:
     if not known_to_timm(spec):
         return None, None
     ours = network.backbone.state_dict()
-    if network.head is not None and network.head.layer is not None:
+    width: int = network.backbone.num_features  # type: ignore[assignment]
+    if network.head is not None and network.head.layer is not None and network.head.width == width:
         weight, bias = network.head.layer
         model = create_timm(spec["name"], spec["in_chans"], spec["kwargs"], num_classes=len(weight)).eval()
         layer = model.get_classifier()  # type: ignore[operator]

@@ -176,7 +176,7 @@ def best_at_largest(table: Table, dataset: str) -> list[Result]:
     cells = [table.cells[row, ts] for row in sorted({r.row for r in results if r.ts == ts})]
     best = max(cells, key=lambda cell: -math.inf if math.isnan(cell.mean) else cell.mean)
     newest = max(best.results, key=lambda r: r.finished)
-    return [r for r in best.results if r.classes == newest.classes]
+    return [r for r in best.results if r.classes == newest.classes and r.confusion]
 
 
 def mean_confusion(results: Sequence[Result]) -> np.ndarray:

@@ -56,6 +56,7 @@ class Result:
     path: Path
     trust: dict[str, float]  # "ece", "brier", "nll", "chance", "ece_before" and so on; empty in older results
     bins: dict[str, list[Any]]  # of the reliability diagram
+    part: bool = False  # of a classifier that is put together; its own run, where there is one, says more
 
 
 def ts_order(ts: str) -> tuple[int, float]:
@@ -179,7 +180,8 @@ def part(run: Result, name: str, entry: Any) -> Result:
     """The result of one of the classifiers that a run put together."""
     need(entry, METRICS)
     row = run.row._replace(evaluate=name)
-    return dataclasses.replace(run, row=row, scores=checked_scores(entry), confusion=[], trust={}, bins={})
+    scores = checked_scores(entry)
+    return dataclasses.replace(run, row=row, scores=scores, confusion=[], trust={}, bins={}, part=True)
 
 
 def baseline(run: Result, key: str, entry: Any) -> Result:

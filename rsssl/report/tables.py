@@ -77,13 +77,18 @@ def build(results: Iterable[Result], metric: str) -> Table:
 
 
 def newest(results: Iterable[Result]) -> tuple[list[Result], list[str]]:
-    """Of several results for one (row, ts, seed) the one that finished last, and notes that say so."""
+    """Of several results for one (row, ts, seed) the one that finished last, and notes that say so; a run's own before
+    what another run found as a part."""
     chosen: dict[tuple[Row, str, int], Result] = {}
     repeated: dict[str, int] = defaultdict(int)
-    for r in sorted(results, key=lambda r: (r.finished, str(r.path))):
+    for r in sorted(results, key=lambda r: (not r.part, r.finished, str(r.path))):
         old = chosen.get((r.row, r.ts, r.seed))
         # Every run measures the baselines anew: that they agree is no news.
-        if old and not (r.row.baseline and all(f"{r.scores[m]:.5f}" == f"{old.scores[m]:.5f}" for m in METRICS)):
+        if (
+            old
+            and not old.part
+            and not (r.row.baseline and all(f"{r.scores[m]:.5f}" == f"{old.scores[m]:.5f}" for m in METRICS))
+        ):
             settings = "" if old.config_hash == r.config_hash else ", with other settings (config_hash)"
             repeated[f"{r.row.method} on {r.row.dataset} ({r.row.evaluate}){settings}"] += 1
         chosen[r.row, r.ts, r.seed] = r

@@ -34,13 +34,13 @@ NOTED = (
         "aa",
         "kappa",
     ),
-    *("per_class", "baselines", "tta", "versions", "config_hash", "split_hash", "finished"),
+    *("split", "per_class", "baselines", "tta", "versions", "config_hash", "split_hash", "finished"),
 )
 
 
 @dataclass
 class FinetuneKeys:
-    """The keys `finetune.*`, of `evaluate=finetune` and `evaluate=scratch`.
+    """The keys `finetune.*`, of `evaluate=finetune`, `selftrain` and `scratch`.
 
     Args:
         epochs: passes over the images.
@@ -116,12 +116,20 @@ class Evaluate(Pretrain):
         from rsssl.data.split import labelled_subset
         from rsssl.engine.files import write_json
         from rsssl.engine.ranks import alone, rank
+        from rsssl.evaluation.frozen import frozen
         from rsssl.evaluation.job import Job
         from rsssl.networks.checkpoints import find_checkpoint
         from rsssl.networks.files import CLASSIFIER, write_classifier
         from rsssl.networks.starts import Start
         from rsssl.networks.weights import begun_from, pretrained_or_train, stored_file, untrained
+        from rsssl.report.summary import print_results
 
+        evaluator = instantiate(self.evaluate, _convert_="all")
+        if self.protocol == "paper" and not (evaluator.trains_network or evaluator.paper_head):
+            raise UserError(
+                f"protocol=paper chooses an epoch, which evaluate={run.options['evaluate']} does not have: type "
+                "evaluate=linear (the paper's layer), evaluate=finetune or evaluate=scratch, or protocol=clean"
+            )
         device, store = run.device, run.store
         if self.checkpoint:
             find_checkpoint(self.checkpoint, store)  # a wrong path is told before any data is read
@@ -129,9 +137,13 @@ class Evaluate(Pretrain):
         need_labels(data)
         # Drawn before any training, so that too few labels are found out first.
         pack, scale = data.pack, train_scale(self.ts)
-        train = labelled_subset(pack.labels, pack.paths, data.split.pool, scale, self.seed)
+        train = labelled_subset(pack.labels, pack.paths, data.split.pool, scale, self.seed, pack.card.classes)
         job = Job(data, store, device, train, data.split.test, self.seed, self.protocol, self.tta)
-        evaluator = instantiate(self.evaluate, _convert_="all")
+        if job.crossed and evaluator.trains_network:
+            raise UserError(
+                f"evaluate={run.options['evaluate']} needs images to test on: type dataset.test_fraction=0.2 or "
+                "dataset.test=FILE"
+            )
         scratch = evaluator.trains_network and evaluator.start == "random"
         weights = (
             untrained(self, Start(), data, run) if scratch else pretrained_or_train(self, self.checkpoint, data, run)
@@ -139,34 +151,43 @@ class Evaluate(Pretrain):
         if self.image_size:
             weights = replace(weights, preprocess=weights.preprocess.at(self.image_size))
         begin = time.monotonic()
-        figures, head, network = self._fit(job, evaluator, weights, run)
+        figures, head, network, trust = self._fit(job, evaluator, weights, run)
         seconds = time.monotonic() - begin
         start = None if scratch else begun_from(weights, instantiate(self.start, _convert_="all"))
         baselines = self._baselines(job, evaluator, weights, start, run) if self.baselines else {}
+        too_good = {}
+        if data.ground is not None and not evaluator.trains_network and not (job.crossed or data.ground.own_test.any()):
+            found = frozen(job.at_random(scale), evaluator, weights)[0]
+            too_good = {"random_split": {k: found[k] for k in ("oa", "aa", "kappa")}}
         if rank() > 0:
             return {}
-        results = self._results(job, weights, figures, baselines, run) | {"evaluation_seconds": seconds}
+        results = self._results(job, weights, figures, baselines, run) | {"evaluation_seconds": seconds} | too_good
+        crossed = "cross-validation" if job.crossed else ""
+        apart = "at random" if data.ground is None else f"{data.block:.0f} m apart"
+        results["split"] = f"{crossed}, {apart}" if crossed else apart
         results["ssl"] = "none" if scratch else self.method_name(run)
         results["start"] = "random" if scratch else self.start_name(weights, start, run)
         with alone():  # the other ranks have ended
             backbone = network if network is not None else stored_file(weights, store)
-        notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record}
-        write_classifier(run.record(CLASSIFIER), head, weights.preprocess, notes, backbone)
+        notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record, "colours": self.dataset.class_colours()}
+        write_classifier(run.record(CLASSIFIER), head, weights.preprocess, notes, backbone, trust)
         run.save_config()
         write_json(run.record("results.json"), results)
         print_results(results, run.record("results.json"))
         return results | {"run_folder": str(run.folder)}
 
-    def _fit(self, job: Job, evaluator: Any, weights: Weights, run: Run) -> tuple[dict[str, Any], Any, Any]:
-        """The figures; on rank 0 the head, and the backbone where it was trained with it."""
+    def _fit(self, job: Job, evaluator: Any, weights: Weights, run: Run) -> tuple[dict[str, Any], Any, Any, Any]:
+        """The figures; on rank 0 the head, the backbone where it was trained with it, and what it does not know."""
         from hydra.utils import instantiate
 
-        from rsssl.evaluation.finetune import Finetuning, train_network
+        from rsssl.evaluation.finetune import train_network
         from rsssl.evaluation.frozen import frozen, soft_labels
+        from rsssl.evaluation.network_fit import Finetuning
 
         if not evaluator.trains_network:
-            return *frozen(job, evaluator, weights, ahead=True), None
-        keys = self.finetune
+            figures, head, trust = frozen(job, evaluator, weights, ahead=True)
+            return figures, head, None, trust
+        keys, adapted = self.finetune, None if self.protocol == "paper" else evaluator.rank  # the paper trains all
         how = Finetuning(
             views=instantiate(run.option("augment", keys.augment), _convert_="all"),
             optimizer=self.optimizer,
@@ -176,12 +197,15 @@ class Evaluate(Pretrain):
             batch_size=keys.batch_size,
             lr=keys.lr,
             backbone_lr=keys.lr * (1.0 if evaluator.start == "random" else keys.backbone_lr_scale),
+            rank=adapted,
             title=run.options["evaluate"],
         )
-        if not evaluator.pool_images:
-            return train_network(job, weights, how)
-        auto = instantiate(run.option("evaluate", "auto"), _convert_="all")
-        return train_network(job, weights, how, soft_labels(job, auto, weights, evaluator.pool_images))
+        more = None
+        if evaluator.pool_images:
+            auto = instantiate(run.option("evaluate", "auto"), _convert_="all")
+            more = soft_labels(job, auto, weights, evaluator.pool_images)
+        linear = instantiate(run.option("evaluate", "linear"), _convert_="all") if adapted else None
+        return *train_network(job, weights, how, evaluator.held_out, linear, more), None
 
     def _baselines(self, job: Job, evaluator: Any, weights: Weights, start: Start | None, run: Run) -> dict[str, Any]:
         """The start as it is, a random network and the image statistics under the same probe; the linear one beside a
@@ -225,7 +249,7 @@ class Evaluate(Pretrain):
             "tta": self.tta,
             "n_classes": job.n_classes,
             "n_train": len(job.train),
-            "n_test": len(data.split.test),
+            "n_test": len(job.test),
             **figures,
             "baselines": baselines,
             "pretrain": weights.record,
@@ -247,38 +271,3 @@ class Evaluate(Pretrain):
         if weights.record is None or start:
             return run.options["start"]
         return "another start" if weights.start else "random"
-
-
-def print_results(results: dict[str, Any], file: Path) -> None:
-    """The run's few lines on the terminal; tables over runs are rsssl-report's."""
-    from rsssl.report.results import method_of
-
-    rows = [(f"{method_of(results['ssl'], results['start'])} + {results['evaluate']}", results)]
-    if "linear" in results.get("parts", {}):
-        rows.append((f"{method_of(results['ssl'], results['start'])} + linear", results["parts"]["linear"]))
-    for name, values in results["baselines"].items():
-        probe = f" + {values['evaluate']}" if "evaluate" in values else ""
-        rows.append((f"{name.replace('_', ' ')}{probe}", values))
-    width = max(len(name) for name, _ in rows)
-    scale = results["ts"] if isinstance(results["ts"], str | float) else f"{results['ts']} labels per class"
-    print(
-        f"\n{results['dataset']}, {results['backbone']}, {scale} ({results['n_train']} images), seed "
-        f"{results['seed']}, tested on {results['n_test']} images, protocol {results['protocol']}"
-    )
-    for name, values in rows:
-        oa, aa, kappa = 100 * values["oa"], 100 * values["aa"], values["kappa"]
-        print(f"  {name:<{width}}  OA {oa:5.1f}  AA {aa:5.1f}  kappa {kappa:.3f}")
-    if "calibration" in results:
-        trust = results["calibration"]
-        error, chance = (f"{100 * trust[key]:.1f}" for key in ("ece", "chance"))
-        before = f"{100 * trust['before']['ece']:.1f} uncalibrated; " if "before" in trust else ""
-        print(
-            f"  probabilities are off by {error} points on average ({before}perfect ones would seem off by {chance} "
-            "on so few test images)"
-        )
-    for further in results.get("outlook", []):
-        print(
-            f"  with {further['labels_per_class']:.0f} labels per class it would be {100 * further['low']:.0f} to "
-            f"{100 * further['high']:.0f} % (nine times in ten)"
-        )
-    print(f"  {file}")

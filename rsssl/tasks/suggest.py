@@ -44,12 +44,24 @@ class Suggest(Pretrain):
         """Refuses impossible values, before any data is read."""
         positive(suggest__n=self.n)
         one_of("suggest.by", self.by, WAYS)
-        if self.out is not None and Path(self.out).suffix.lower() != ".csv":
-            raise UserError(f"out={self.out} is not the name of a CSV: type out={Path(self.out).with_suffix('.csv')}")
+        suffix, kind = (".gpkg", "GeoPackage") if self.on_scenes else (".csv", "CSV")
+        if self.out is not None and Path(self.out).suffix.lower() != suffix:
+            raise UserError(
+                f"out={self.out} is not the name of a {kind}: type out={Path(self.out).with_suffix(suffix)}"
+            )
+        if self.on_scenes and self.labelled:
+            raise UserError("on scenes the labels say what is labelled: type dataset.labels=FILE")
         super().check()
 
     def check_method(self) -> None:
         """Any method will do, and none."""
+
+    @property
+    def on_scenes(self) -> bool:
+        """Whether windows of scenes are suggested, as places to label, and not tiles."""
+        from rsssl.geo.scene_dataset import SceneDataset
+
+        return isinstance(self.dataset, SceneDataset)
 
     def run(self, run: Run) -> dict[str, Any]:
         """Writes the CSV, a row a tile and the most useful first, with its contact sheet beside it.
@@ -78,8 +90,8 @@ class Suggest(Pretrain):
         if self.checkpoint and classifier is None:
             find_checkpoint(self.checkpoint, run.store)  # a wrong path is told before any data is read
         data = load(self.dataset, run.store, run.workers, self.protocol)
-        names = typed_paths(data)
-        known = np.zeros(len(data.pack), bool)
+        names = list(data.pack.paths) if self.on_scenes else typed_paths(data)
+        known = data.pack.labels >= 0 if self.on_scenes else np.zeros(len(data.pack), bool)
         if self.labelled:
             known[read_labelled(Path(self.labelled).expanduser(), names, str(self.dataset.root))] = True
         pool = data.split.pool
@@ -92,8 +104,11 @@ class Suggest(Pretrain):
             return {}
         rows = pool[choice.rows.numpy()]
         paths = [names[i] for i in rows]
-        out = Path(self.out).expanduser() if self.out else run.record("suggest.csv")
-        write_table(out, paths, choice.score.tolist(), columns)
+        out = Path(self.out).expanduser() if self.out else run.record(f"suggest.{'gpkg' if self.on_scenes else 'csv'}")
+        if self.on_scenes:
+            write_places(out, data, rows, choice.score.tolist(), columns)
+        else:
+            write_table(out, paths, choice.score.tolist(), columns)
         if self.out:
             write_record(out, {"task": "suggest", "config": run.config})
         else:
@@ -136,6 +151,13 @@ class Suggest(Pretrain):
     def _print_next(self, checkpoint: str | None) -> None:
         """What to do with the list."""
         given = typed("checkpoint", checkpoint) if checkpoint else "ssl=none"
+        if self.on_scenes:
+            print(
+                "  next: open the GeoPackage in QGIS, fill in the class of each place, save it, and type it\n"
+                "  beside the labels that you have: dataset=scene dataset.scenes=... "
+                "dataset.labels=[OLD.gpkg,THIS.gpkg]"
+            )
+            return
         dataset = f"dataset={self.dataset.name} {typed('dataset.root', self.dataset.root)}"
         print(
             "  next: copy these tiles into folders named by their class, LABELLED/<class>/, and type\n"
@@ -197,3 +219,24 @@ def write_table(file: Path, paths: list[str], scores: list[float], columns: dict
     for i, (path, score) in enumerate(zip(paths, scores, strict=True)):
         writer.writerow([i + 1, path, f"{score:.6g}", *(c[i] for c in columns.values())])
     write_atomic(file, text.getvalue().encode(errors="surrogateescape"))
+
+
+def write_places(file: Path, data: Data, rows: Any, scores: list[float], columns: dict[str, list[str]]) -> None:
+    """A GeoPackage of places to label, points in WGS 84 with an empty class; the window around each is what was looked
+    at."""
+    import numpy as np
+
+    from rsssl.geo.write_vectors import Drawn, wgs84, write_features
+
+    ground = data.pack.ground
+    if ground is None or np.isnan(ground.lonlat[rows]).any():
+        raise UserError("these scenes do not say where they lie (no CRS): type gdal_edit.py -a_srs EPSG:CODE SCENE")
+    guesses = columns.get("class", [None] * len(rows))
+    features = [
+        Drawn(
+            ground.lonlat[row].tolist(),
+            {"class": None, "rank": i + 1, "score": float(score), "guess": guess, "window": data.pack.paths[row]},
+        )
+        for i, (row, score, guess) in enumerate(zip(rows, scores, guesses, strict=True))
+    ]
+    write_features(file, "suggestions", wgs84(), features)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rsssl
-from rsssl.data.catalog import scan, source_listing
+from rsssl.data.catalog import scan
 from rsssl.errors import UserError
 
 
@@ -106,7 +106,7 @@ def test_two_folders_for_one_class(tmp_path: Path) -> None:
 
 def test_the_listing_notices_a_change_and_only_a_change(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "b/1.jpg")
-    before = source_listing(scan(tmp_path))
-    assert source_listing(scan(tmp_path)) == before
+    before = scan(tmp_path).listing()
+    assert scan(tmp_path).listing() == before
     (tmp_path / "a/1.jpg").write_bytes(b"yy")
-    assert source_listing(scan(tmp_path)) != before
+    assert scan(tmp_path).listing() != before

@@ -110,7 +110,7 @@ def test_a_disk_error_while_packing_is_not_lost(pictures: Callable[..., Path], t
         sync(path)
 
     monkeypatch.setattr(disk, "sync", failing)
-    monkeypatch.setattr(chunks, "conform", lambda path, form: (time.sleep(0.03), slow(path, form))[1])
+    monkeypatch.setattr(chunks, "conform", lambda *image: (time.sleep(0.03), slow(*image))[1])
     with pytest.raises(UserError, match="Input/output error"):
         pack(rsssl.dataset("folder", str(pictures())), tmp_path / "p", workers=1)
     assert calls == [tmp_path / "p" / "images.part"] and not (tmp_path / "p" / "card.json").exists()
@@ -208,10 +208,10 @@ def test_killed_and_run_again_gives_the_same_pack(pictures: Callable[..., Path],
         "import rsssl\n"
         "from rsssl.data.pack import pack\n"
         "read, n = chunks.conform, [0]\n"
-        "def slow(path, form):\n"
+        "def slow(*image):\n"
         "    n[0] += 1\n"
         "    time.sleep(float(sys.argv[3]))\n"
-        "    return read(path, form)\n"
+        "    return read(*image)\n"
         "chunks.conform = slow\n"
         "packed = pack(rsssl.dataset('folder', sys.argv[1]), sys.argv[2], workers=1, chunk_bytes=10 * 32 * 32 * 3)\n"
         "print(n[0], packed.sha256, packed.fingerprint)\n"

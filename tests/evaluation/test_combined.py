@@ -103,8 +103,27 @@ def test_the_stated_rule_where_nothing_can_be_held_out(make) -> None:
     whole = auto().fit(x[rows], y[rows], 3, 0, pool=x[rest])
     assert whole.details["held_out"] == 0 and whole.details["weights_by"] == "shares"
     sharp = {name: part.sharpness for name, part in whole.parts.items()}
-    shares = {"linear": 0.15, "ridge": 0.15, "propagate": 0.7}
-    assert whole.details["weights"] == pytest.approx({n: shares[n] * sharp[n] for n in shares})
+    shares = {n: share for n, share in whole.shares.items() if n != "statistics"}  # there are none here
+    together = sum(shares.values())
+    assert set(shares) == {"linear", "ridge", "propagate"} and shares["propagate"] > 0.5
+    assert whole.details["weights"] == pytest.approx({n: shares[n] * sharp[n] / together for n in shares})
+
+
+def test_a_part_that_looks_at_the_statistics_decides_where_the_features_say_nothing(make) -> None:
+    x, y = make(60, 4, 3, seed=6, spread=0.3)
+    features = torch.cat([torch.randn(180, 20, generator=torch.Generator().manual_seed(0)), x], 1)
+    rows = torch.arange(180) % 60 < 12
+    whole = auto()
+    whole.n_statistics = 4
+    whole.fit(features[rows], y[rows], 3, 0, pool=features[~rows])
+    right = float((whole.scores(features[~rows]).argmax(1) == y[~rows]).double().mean())
+    assert right > 0.9 and whole.weights["statistics"] > 3 * whole.weights["linear"]
+    head = head_from(whole.head().settings(), whole.head().state_dict())
+    assert head.width == 24
+    torch.testing.assert_close(head(features), whole.scores(features))
+    alone = whole.parts["statistics"].layer()
+    torch.testing.assert_close(whole.heads["statistics"].layer[0][:, 20:], alone[0])
+    assert not whole.heads["statistics"].layer[0][:, :20].any(), "zeros for what it does not look at"
 
 
 def test_without_a_pool_propagation_stands_aside_and_one_layer_is_left(make) -> None:
@@ -137,10 +156,10 @@ def test_the_choice_never_sees_a_test_image(make, tmp_path: Path) -> None:
         if turn == 2:
             features[:80] = 100 * torch.randn(80, 24)
         pack = SimpleNamespace(labels=labels.numpy(), card=SimpleNamespace(classes=tuple("abcd")))
-        data: Any = SimpleNamespace(pack=pack, split=SimpleNamespace(pool=pool, test=test, hash="x"))
+        data: Any = SimpleNamespace(pack=pack, split=SimpleNamespace(pool=pool, test=test, hash="x"), ground=None)
         job = Job(data, Store(tmp_path), torch.device("cpu"), np.sort(train), test, 0, "clean", False)
         bank = FeatureBank(tmp_path / str(turn), 240, lambda rows, features=features: features[rows])
-        figures, head = fitted(job, auto(), [bank])
+        figures, head, _ = fitted(job, auto(), [bank])
         assert head is not None
         found.append((figures["details"], head.state_dict(), figures["oa"]))
     for details, state, oa in found[1:]:

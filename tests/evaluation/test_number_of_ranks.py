@@ -67,7 +67,10 @@ def test_a_pack_made_by_ranks_is_the_one_that_one_process_makes(workshop, many: 
         pack.verify()
 
 
-def test_fine_tuning_under_torchrun_is_that_of_one_process(workshop, many: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("evaluate", ["scratch", "selftrain"])
+def test_training_a_network_under_torchrun_is_that_of_one_process(
+    evaluate: str, workshop, many: Path, tmp_path: Path
+) -> None:
     found = []
     for ranks in (1, 2):
         job = {"ranks": ranks} if ranks > 1 else {}
@@ -75,8 +78,8 @@ def test_fine_tuning_under_torchrun_is_that_of_one_process(workshop, many: Path,
             tmp_path / str(ranks),
             *EVALUATE,
             f"dataset.root={many}",
-            "evaluate=scratch",
-            "finetune.epochs=2",
+            f"evaluate={evaluate}",
+            "finetune.steps=3",
             "baselines=false",
             **job,
         )

@@ -40,7 +40,7 @@ def joins(z: np.ndarray, k: int, temperature: float) -> np.ndarray:
 def test_the_flow_is_that_of_scikit_learn(k: int, alpha: float) -> None:
     z, y = unit(40, 5), torch.tensor([0, 1, 2, 0, 1])
     probe = propagate(neighbours=k, alpha=alpha, iterations=1200, temperature=0.4)
-    probe._graph = nearest(z, k)
+    probe._joins = symmetric(*nearest(z, k), 0.4)
     flow = probe.flow(y, torch.ones(1, 5, dtype=torch.bool), 3)[:, 0].numpy()
     weights = joins(z.numpy().astype(float), k, 0.4)
     theirs = LabelSpreading(kernel=lambda a, b: weights, alpha=alpha, max_iter=5000, tol=1e-12)
@@ -136,6 +136,7 @@ def test_what_is_held_out_has_the_shares_of_a_graph_in_which_it_has_no_label(mak
         left = torch.cat([z[:9][~same], z[:9][same], z[9:]])  # those of its fold go to the images without a label
         twin = propagate(neighbours=8)
         twin._graph = nearest(left, 8)
+        twin._joins = symmetric(*twin._graph, twin.temperature)
         count = int((~same).sum())
         shares = twin.shares(y[rows][~same], torch.ones(1, count, dtype=torch.bool), 3)[:, 0]
         at = count + int((same.nonzero()[:, 0] == i).nonzero())
@@ -143,3 +144,30 @@ def test_what_is_held_out_has_the_shares_of_a_graph_in_which_it_has_no_label(mak
         weight = ((cosine.values - 1) / probe.temperature).exp()
         votes = weight @ shares[cosine.indices] / weight.sum()
         torch.testing.assert_close(held[i].softmax(0), ((votes + 0.1 / 3) ** 1.6 / ((votes + 0.1 / 3) ** 1.6).sum()))
+
+
+def test_a_small_pool_has_no_axes_of_rounding() -> None:
+    """Twenty images span nineteen directions about their mean; what is beyond them is no place to compare images in."""
+    spread = torch.logspace(0, -2, 512)
+    pool = torch.randn(20, 512, generator=torch.Generator().manual_seed(0)) * spread + 3
+    space = PoolSpace.of(pool, 128)
+    assert space.axes.shape[1] <= 19
+    unit = torch.nn.functional.normalize(pool - pool.mean(0), dim=1).double()
+    inside = torch.linalg.svd(unit - unit.mean(0), full_matrices=False).Vh[:19]
+    axes = torch.nn.functional.normalize(space.axes.double(), dim=0)
+    torch.testing.assert_close((inside @ axes).norm(dim=0), torch.ones(axes.shape[1]).double(), atol=1e-5, rtol=0)
+
+
+def test_an_image_that_is_like_no_other_spoils_nothing() -> None:
+    z = torch.cat([unit(20, 3), torch.zeros(20, 1)], 1)
+    alone = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    index, cosine = nearest(torch.cat([z, alone]), 3)
+    cosine[-1] = -100.0  # so far that its joins weigh nothing
+    assert torch.isfinite(symmetric(index, cosine, 0.15).to_dense()).all()
+
+
+def test_infinity_in_the_pool_is_told() -> None:
+    pool = torch.randn(30, 4)
+    pool[7, 1] = torch.inf
+    with pytest.raises(UserError, match=r"of the pool's images contain NaN .* pretrain\.lr="):
+        propagate().fit(torch.randn(4, 4), torch.tensor([0, 0, 1, 1]), 2, 0, pool=pool)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsssl.data.grid import Grid
 from rsssl.geo.area import Areas, write_areas
-from rsssl.geo.grid import Grid
 
 pyproj = pytest.importorskip("pyproj")
 osr = pytest.importorskip("osgeo.osr")

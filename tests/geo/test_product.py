@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rsssl.data.grid import Grid
 from rsssl.errors import UserError
-from rsssl.geo.grid import Grid
 from rsssl.geo.product import Product, Values
 
 gdal = pytest.importorskip("osgeo.gdal")
@@ -213,7 +213,7 @@ import resource, signal, sys
 import numpy as np
 from pathlib import Path
 from rsssl.errors import UserError
-from rsssl.geo.grid import Grid
+from rsssl.data.grid import Grid
 from rsssl.geo.product import Product, Values
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # as a disk with that much left

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsssl.geo.windows import Blender, Classified, Layout, kernel
+from rsssl.geo.classified import Classified
+from rsssl.geo.windows import Blender, Layout, kernel
 
 layouts = st.builds(
     lambda h, w, window, share: Layout(h, w, window, max(1, round(window * share))),
@@ -93,3 +94,32 @@ def test_a_part_comes_back_from_its_bytes(valid: np.ndarray) -> None:
         (part.probabilities, part.weight, part.valid), (back.probabilities, back.weight, back.valid), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_sets_and_unlikeness_are_blended_as_probabilities_are() -> None:
+    layout = Layout(70, 90, 16, 8)
+    draw = np.random.default_rng(0)
+    rows, cols = layout.shape
+    p = draw.dirichlet(np.ones(5), (rows, cols)).astype(np.float32)
+    unlike = draw.random((rows, cols, 2)).astype(np.float32)
+    weight = draw.uniform(0.5, 1, (rows, cols)).astype(np.float32)
+
+    def load(number: int) -> Classified:
+        block = layout.block(number)
+        of = np.s_[block.row : block.row + block.rows, block.col : block.col + block.cols]
+        return Classified(p[of], weight[of], np.ones(block.own[2:], bool), unlike[of])
+
+    least = np.array([0.1, 0.2, 0.3, 0.15, 0.25], np.float32)
+    blended = Blender(layout, load, 5, 255, least).blend(5, 7, 40, 50, probabilities=True)
+    assert blended.probabilities is not None and blended.plausible is not None and blended.unlike is not None
+    assert np.array_equal(blended.plausible, (blended.probabilities >= least[:, None, None]).sum(0))
+    line = kernel(16)
+    for y, x in draw.integers(0, 40, (30, 2)):
+        sums, total = np.zeros(2), 0.0
+        for r in range(rows):
+            for c in range(cols):
+                dy, dx = y + 5 - 8 * r, x + 7 - 8 * c
+                if 0 <= dy < 16 and 0 <= dx < 16:
+                    w = line[dy] * line[dx] * weight[r, c]
+                    sums, total = sums + w * unlike[r, c], total + w
+        np.testing.assert_allclose(blended.unlike[:, y, x], sums / total, rtol=1e-4)

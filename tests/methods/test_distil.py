@@ -65,10 +65,12 @@ def test_a_number_of_the_pool_gets_the_features_of_its_image(tmp_path: Path, mon
     assert teacher(np.array([3, 0, 2, 4]))[:, 0].tolist() == [101, 2, 9, 104]
 
 
-def test_what_cannot_teach_is_refused() -> None:
+def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"type ssl\.teacher=DIR"):
         teacher_file({"teacher": None}, None)  # type: ignore[arg-type]
     assert teacher_file({"views": 2}, None) is None  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^ssl\.teacher=\S*nowhere holds .* type ssl\.teacher=DIR"):
+        teacher_file({"teacher": str(tmp_path / "nowhere")}, SimpleNamespace(root=tmp_path))  # type: ignore[arg-type]
 
 
 def test_a_student_learns_from_a_run_folder_and_the_teacher_is_part_of_its_hash(workshop, tmp_path: Path) -> None:

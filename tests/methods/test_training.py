@@ -36,6 +36,7 @@ SMALL = {  # what makes thirty steps long enough
     "moco_v2": [
         "ssl.queue=64"
     ],  # soon full of real keys, which are harder to tell from one's own than its random start
+    "jigsaw2x2": ["pretrain.lr=0.003"],
     "jigsaw3x3": ["pretrain.lr=0.003"],
     "dino": ["ssl.prototypes=64", "ssl.centre_momentum=0.5"],  # the centre has settled when the first losses are taken
 }

@@ -391,3 +391,18 @@ def test_piped_output_is_whole_in_any_encoding(sweep: tuple[Path, list[dict]]) -
     header = next(line for line in run.stdout.decode("ascii").splitlines() if line.startswith("Method"))
     assert header.split()[1:] == [f"ts={ts}" for ts in (5, 20, 100, *range(200, 212))] + ["Pre-training"]
     assert b"+/-" in run.stdout
+
+
+@pytest.mark.parametrize("later", ["auto", "linear"])
+def test_a_run_of_its_own_counts_and_not_what_another_found_as_a_part(tmp_path: Path, later: str) -> None:
+    part = {"oa": 0.1, "aa": 0.1, "kappa": 0.0}
+    write_run(tmp_path / "a", evaluate="auto", parts={"linear": part}, finished=1e9 + 10 * (later == "auto"))
+    own = write_run(tmp_path / "b", evaluate="linear", finished=1e9 + 5, **scores(0.9, 7))
+    for seed in (1, 2):  # of these there is the part alone
+        write_run(tmp_path / str(seed), evaluate="auto", seed=seed, parts={"linear": part})
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "repeated" not in text
+    mean = 100 * np.mean([own["oa"], 0.1, 0.1])
+    assert f"{mean:.1f}" in text
+    assert (tmp_path / "label_efficiency.png").is_file()

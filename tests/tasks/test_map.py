@@ -86,18 +86,25 @@ def expected(run_folder: Path, image: np.ndarray, valid: np.ndarray | None = Non
     far = [(n - 1) * STRIDE + WINDOW for n in counts]
     mirrored = np.pad(image, ((0, 0), (0, far[0] - h), (0, far[1] - w)), mode="symmetric").astype(np.float32)
     known = np.pad(valid, ((0, far[0] - h), (0, far[1] - w)))
-    mirrored[:, np.pad(~valid, ((0, far[0] - h), (0, far[1] - w)), mode="symmetric")] = np.nan  # nodata is the mean
+    mirrored[:, np.pad(~valid, ((0, far[0] - h), (0, far[1] - w)), mode="symmetric")] = (
+        np.nan
+    )  # what shows nothing is the mean of what a window shows
     k = np.outer(kernel(WINDOW), kernel(WINDOW)).astype(float)
     sums, total = np.zeros((len(CLASSES), *far)), np.zeros(far)
     for y in range(0, far[0] - WINDOW + 1, STRIDE):
         for x in range(0, far[1] - WINDOW + 1, STRIDE):
             part = slice(y, y + WINDOW), slice(x, x + WINDOW)
             share = known[part].mean()
+            if not share:
+                continue
+            share = share if share >= 0.5 else 1e-9 * share
+            tile = mirrored[(slice(None), *part)]
+            tile = np.where(np.isnan(tile), np.nanmean(tile, (1, 2), keepdims=True), tile).astype(np.float32)
             with torch.inference_mode():
-                found = classifier(torch.from_numpy(mirrored[(slice(None), *part)])[None])[0].numpy()
+                found = classifier(torch.from_numpy(tile)[None])[0].numpy()
             sums[(slice(None), *part)] += found[:, None, None] * k * share
             total[part] += k * share
-    return sums[:, :h, :w] / np.maximum(total[:h, :w], 1e-12)
+    return sums[:, :h, :w] / np.maximum(total[:h, :w], 1e-30)
 
 
 def agrees(made: np.ndarray, probabilities: np.ndarray, valid: np.ndarray | None = None) -> None:

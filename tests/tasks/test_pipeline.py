@@ -144,8 +144,11 @@ def test_a_sweep_pre_trains_once_and_leaves_a_table(rsssl_run: Callable[..., str
     assert (tmp_path / "sweep" / "label_efficiency.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("protocol", ["clean", "paper"])
-@pytest.mark.parametrize("evaluate", ["ridge", "propagate", "finetune", "scratch"])
+@pytest.mark.parametrize(
+    ("evaluate", "protocol"),
+    [(e, "clean") for e in ("ridge", "propagate", "finetune", "scratch")]
+    + [("finetune", "paper"), ("scratch", "paper")],
+)
 def test_every_evaluation_gives_results(
     rsssl_run: Callable[..., str], tiles: Path, tmp_path_factory: pytest.TempPathFactory, evaluate: str, protocol: str
 ) -> None:
@@ -168,8 +171,13 @@ def test_every_evaluation_gives_results(
     assert (found["pretrain"] is None) == (evaluate == "scratch")
     probes = {values.get("evaluate") for values in found["baselines"].values()}
     assert probes == {None if evaluate == "ridge" else "linear"}, "what judges the baselines, where it is another"
-    if protocol == "paper" and evaluate not in ("ridge", "propagate"):
+    if protocol == "paper":
         assert found["details"]["epoch_chosen_on_test_images"]
+
+
+def test_a_protocol_that_chooses_an_epoch_refuses_what_has_none(workshop, tmp_path: Path) -> None:
+    error = workshop.run(tmp_path, "dataset=synthetic", "protocol=paper", "ssl=none", exits=2)
+    assert "evaluate=auto does not have: type evaluate=linear" in error
 
 
 def test_a_killed_pre_training_goes_on_to_the_same_weights(

@@ -49,5 +49,11 @@ class Grid:
             dataset.SetGCPs(points, self.gcp_projection)
 
 
+def below(geotransform: tuple[float, ...], x: int, y: int) -> tuple[float, ...]:
+    """The geotransform of the part of a raster that begins at column x, row y."""
+    x0, dx, rx, y0, ry, dy = geotransform
+    return x0 + x * dx + y * rx, dx, rx, y0 + x * ry + y * dy, ry, dy
+
+
 def _wkt(srs: Any) -> str:
     return "" if srs is None else str(srs.ExportToWkt(["FORMAT=WKT2_2018"]))  # some CRSs cannot be written in WKT 1
