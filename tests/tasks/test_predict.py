@@ -279,3 +279,25 @@ def test_killed_or_on_two_ranks_it_is_the_same_file(workshop: Any, run_folder: P
     whole = (tmp_path / "whole" / "made.csv").read_bytes()
     assert whole.count(b"\n") == 3001
     assert (tmp_path / "ranks" / "made.csv").read_bytes() == whole == (tmp_path / "killed" / "made.csv").read_bytes()
+
+
+def test_images_that_say_where_they_lie_are_told_with_their_place(
+    workshop: Any, run_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("osgeo")
+    tiles, place = tmp_path / "tiles", {}
+    tiles.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32), np.uint8)
+    for i in range(4):  # on the middle meridian of a UTM zone, and on the equator
+        transform = (500_000.0 - 16 * 10, 10.0, 0.0, 1_000.0 * i + 160.0, 0.0, -10.0)
+        write_geotiff(tiles / f"{i}.tif", pixels, transform, "EPSG:32632")
+        place[f"{i}.tif"] = 9.0, 1_000.0 * i / 110_574.0 / 0.9996
+    write_geotiff(tiles / "lost.tif", pixels)
+    workshop.run(tmp_path, "task=predict", "images=tiles", f"checkpoint={run_folder}", "out=made.csv")
+    head, *body = rows(tmp_path / "made.csv")
+    assert head == ["path", "class", "probability", *CLASSES, "lon", "lat"]
+    for row in body:
+        if row[0] == "lost.tif":
+            assert row[-2:] == ["", ""]
+        else:
+            assert (float(row[-2]), float(row[-1])) == pytest.approx(place[row[0]], abs=1e-5)
