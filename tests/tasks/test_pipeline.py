@@ -164,6 +164,7 @@ def test_every_evaluation_gives_results(
         f"protocol={protocol}",
         "ts=5",
         "finetune.epochs=2",
+        f"finetune.steps={4 if protocol == 'clean' else 'null'}",
         "hydra.run.dir=run",
     )
     (found,) = results(folder)
