@@ -56,6 +56,8 @@ class Result:
     path: Path
     trust: dict[str, float]  # "ece", "brier", "nll", "chance", "ece_before" and so on; empty in older results
     bins: dict[str, list[Any]]  # of the reliability diagram
+    split: str = "at random"  # how test and training images were divided
+    too_good: float | None = None  # overall accuracy with a random split, where it was another
     part: bool = False  # of a classifier that is put together; its own run, where there is one, says more
 
 
@@ -172,6 +174,8 @@ def result(content: dict[str, Any], path: Path, modified: float) -> Result:
         finished=float(content.get("finished") or modified),
         pretrain_seconds=float(seconds) if seconds else None,
         path=path,
+        split=str(content.get("split", "at random")),
+        too_good=(content.get("random_split") or {}).get("oa"),
         **checked_trust(content),
     )
 

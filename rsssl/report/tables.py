@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rsssl.report.results import METRICS, Result, Row, ts_order
+from rsssl.report.splits import split_sentences
 
 METRIC_NAMES = {"oa": "Overall accuracy (OA)", "aa": "Average accuracy (AA)", "kappa": "Cohen's kappa"}
 PROTOCOLS = {
@@ -137,6 +138,7 @@ def caption(table: Table) -> str:
     if settings:
         sentences.append(f"All rows: {', '.join(settings)}.")
     sentences += [PROTOCOLS.get(p, f"Protocol {p}.") for p in sorted({row.protocol for row in table.rows})]
+    sentences += split_sentences(table.results)
     for dataset, different in sorted(sizes.items()):
         each = " or ".join(f"{c} classes, {n:,} test images" for c, n in sorted(different))
         sentences.append(f"{dataset}: {each}.")

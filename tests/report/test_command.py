@@ -406,3 +406,11 @@ def test_a_run_of_its_own_counts_and_not_what_another_found_as_a_part(tmp_path: 
     mean = 100 * np.mean([own["oa"], 0.1, 0.1])
     assert f"{mean:.1f}" in text
     assert (tmp_path / "label_efficiency.png").is_file()
+
+
+def test_the_split_and_what_a_random_one_would_have_said_stand_in_the_caption(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", split="470 m apart", random_split={"oa": 0.99, "aa": 0.9, "kappa": 0.9}, **scores(0.6, 1))
+    write_run(tmp_path / "b", seed=1, split="470 m apart", random_split={"oa": 0.97}, **scores(0.6, 2))
+    assert main([str(tmp_path), "--no-figures"]) == 0
+    text = " ".join((tmp_path / "report.md").read_text().split())
+    assert "split 470 m apart." in text and "would have shown 98.0 on average where it shows" in text
