@@ -237,14 +237,13 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
     bad = dict(pair for record in records for pair in record["bad"])
     outside = {i for record in records for i in record["outside"]}
     usable = [i for i in range(len(plan.paths)) if i not in bad and i not in outside]
+    if outside:
+        report_outside(catalog, outside)
     if not usable:
-        first = Path(plan.root, plan.paths[0])
-        raise unusable(first, bad[0]) if bad else UserError(f"{first} and all other windows lie outside their scene")
+        raise unusable(Path(plan.root, plan.paths[min(bad)]), bad[min(bad)])
     if bad or outside:
         pixels = _compact(plan, usable)
         checksum = sha256_of(pixels)
-    if outside:
-        report_outside(catalog, outside)
     if bad:
         first = min(bad)
         text = "%s: %d of %d images are left out, e.g. %s (%s)"

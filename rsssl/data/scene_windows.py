@@ -157,7 +157,16 @@ def names_of(scenes: Sequence[str]) -> list[str]:
 
 
 def report_outside(catalog: Catalog, outside: set[int]) -> None:
-    """Says how many windows are left out because they lie mostly outside their scene, and which of them have labels."""
+    """Says how many windows are left out because they lie mostly outside their scene, and which of them have labels.
+
+    Raises:
+        UserError: when that is all of them.
+    """
+    if len(outside) == len(catalog):
+        raise UserError(
+            f"all {len(catalog)} windows lie mostly where the scene has no data: type dataset.nodata=none where its "
+            "nodata is a value like others, or another dataset.scenes="
+        )
     lost = [catalog.paths[i] for i in sorted(outside) if catalog.labels[i] >= 0]
     log.info("%d windows of %d lie mostly outside their scene and are left out", len(outside), len(catalog))
     if lost:
