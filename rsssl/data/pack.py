@@ -178,8 +178,7 @@ def pack(
         UserError: naming the first unusable image (unless dataset.on_error is "skip"), a folder that cannot be written,
             or a full disk.
     """
-    folder = Path(folder)
-    catalog = dataset.catalog()
+    folder, catalog = Path(folder), dataset.catalog()
     source = _source(dataset, catalog)
     if (current := _current(dataset, catalog, folder, source)) is not None:
         return current
@@ -191,8 +190,7 @@ def pack(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").unlink(missing_ok=True)
-        chunks = plan.chunks(chunk_bytes)
-        records, checksum = decode(plan, chunks, key, dataset.on_error == "skip", workers, title)
+        records, checksum = decode(plan, plan.chunks(chunk_bytes), key, dataset.on_error == "skip", workers, title)
         return _finish(dataset, catalog, plan, source, records, checksum)
     except OSError as error:
         if error.errno in NO_SPACE:

@@ -73,6 +73,12 @@ class Job:
         """Whether there is no test set, and cross-validation among the labelled images tests."""
         return not len(self.test)
 
+    @property
+    def split(self) -> str:
+        """How test and training images are divided, in words."""
+        apart = "at random" if self.data.ground is None else f"{self.data.block:.0f} m apart"
+        return f"cross-validation, {apart}" if self.crossed else apart
+
     def figures(self, predicted: Tensor, truth: Tensor | None = None) -> dict[str, Any]:
         """The metrics of one prediction (m,) of images of the classes truth (m,), by default the test images, as they
         stand in results.json."""

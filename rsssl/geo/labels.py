@@ -16,11 +16,12 @@ from rsssl.data.scene_file import SceneFile
 from rsssl.data.scene_windows import Label, lattice
 from rsssl.errors import UserError, nearest
 from rsssl.geo.class_map import category_names, numbers
-from rsssl.geo.laying import Cut, geotransform_of, overlap, placement, starts
+from rsssl.geo.laying import Cut, geotransform_of, overlap, placement, starts, thinned
 from rsssl.geo.vectors import VectorFile, inside, place_in
 
 log = logging.getLogger(__name__)
 MOST = 100  # windows of one polygon
+WHOLE = 1 << 24  # pixels around a polygon that is drawn whole
 LISTED = 5  # labels that a message names
 TEST = "dataset.test"  # the key of the user's own test set
 
@@ -175,6 +176,8 @@ class Labels:
         ys, xs = (starts(first, last, n, self.cut) for (first, last), n in ((rows, h), (cols, w)))
         if not len(ys) or not len(xs):
             return np.empty((0, 2), int)
+        if (ys[-1] - ys[0] + window) * (xs[-1] - xs[0] + window) > WHOLE:
+            return self._filled_one_by_one(scene, geometry, thinned(ys), thinned(xs))
         top, left = int(ys[0]), int(xs[0])
         part = int(ys[-1]) - top + window, int(xs[-1]) - left + window
         mask = inside(geometry, scene.grid.projection, below(geotransform_of(scene), left, top), part[1], part[0])
@@ -183,6 +186,17 @@ class Labels:
         count = sums[a + window][:, b + window] - sums[a][:, b + window] - sums[a + window][:, b] + sums[a][:, b]
         row, col = np.nonzero(count >= self.cut.inside * window**2)
         return np.stack([ys[row], xs[col]], 1)
+
+    def _filled_one_by_one(self, scene: SceneFile, geometry: Any, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+        """The same of a polygon that is too large to be drawn whole, of few windows."""
+        window, transform, projection = self.cut.window, geotransform_of(scene), scene.grid.projection
+        found = [
+            (y, x)
+            for y in ys
+            for x in xs
+            if inside(geometry, projection, below(transform, x, y), window, window).mean() >= self.cut.inside
+        ]
+        return np.array(found, int).reshape(-1, 2)
 
     def _around(self, scene: SceneFile, x: float, y: float) -> tuple[int, int] | None:
         """The window whose middle is nearest to a place, and that lies inside the scene; None for a place outside."""

@@ -39,6 +39,11 @@ def starts(first: int, last: int, size: int, cut: Cut) -> np.ndarray:
     return np.unique(np.clip(at, 0, size - window))
 
 
+def thinned(at: np.ndarray, most: int = 30) -> np.ndarray:
+    """So many of some positions (n,), evenly spread."""
+    return at[np.unique(np.rint(np.linspace(0, len(at) - 1, min(most, len(at)))).astype(int))]
+
+
 def overlap(one: Any, other: Any) -> bool:
     """Whether a point lies on another, or in a polygon, or two polygons share ground."""
     try:

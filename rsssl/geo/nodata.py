@@ -15,6 +15,7 @@ NARROW = 16  # pixels of a side: in what is narrower all is near the edge
 SIDE = 1024  # pixels a side that a scene is thinned out to
 STEP = 16  # a scene that would have to be thinned out more is looked at in spots: reading it whole takes too long
 SPOTS, SPOT = 1000, 4  # spots inside and on the edge, of so many pixels a side
+_frames: dict[str, float | None] = {}  # of the scenes that this process has looked at
 
 
 def refuse_frame(scene: SceneFile, given: Any, key: str) -> None:
@@ -27,7 +28,10 @@ def refuse_frame(scene: SceneFile, given: Any, key: str) -> None:
     """
     if given is not None:
         return
-    value = frame_of(scene)
+    looked_at = repr((scene.fingerprint(), scene.bands, [sorted(set(values)) for values in scene.nodata]))
+    if looked_at not in _frames:
+        _frames[looked_at] = frame_of(scene)
+    value = _frames[looked_at]
     if value is not None:
         raise UserError(
             f"{scene.path} has a frame of {value:g} in all bands, and does not say whether that means anything: type "

@@ -116,7 +116,6 @@ class Evaluate(Pretrain):
         from rsssl.data.split import labelled_subset
         from rsssl.engine.files import write_json
         from rsssl.engine.ranks import alone, rank
-        from rsssl.evaluation.frozen import frozen
         from rsssl.evaluation.job import Job
         from rsssl.networks.checkpoints import find_checkpoint
         from rsssl.networks.files import CLASSIFIER, write_classifier
@@ -125,11 +124,7 @@ class Evaluate(Pretrain):
         from rsssl.report.summary import print_results
 
         evaluator = instantiate(self.evaluate, _convert_="all")
-        if self.protocol == "paper" and not (evaluator.trains_network or evaluator.paper_head):
-            raise UserError(
-                f"protocol=paper chooses an epoch, which evaluate={run.options['evaluate']} does not have: type "
-                "evaluate=linear (the paper's layer), evaluate=finetune or evaluate=scratch, or protocol=clean"
-            )
+        self._check_protocol(evaluator, run)
         device, store = run.device, run.store
         if self.checkpoint:
             find_checkpoint(self.checkpoint, store)  # a wrong path is told before any data is read
@@ -155,16 +150,10 @@ class Evaluate(Pretrain):
         seconds = time.monotonic() - begin
         start = None if scratch else begun_from(weights, instantiate(self.start, _convert_="all"))
         baselines = self._baselines(job, evaluator, weights, start, run) if self.baselines else {}
-        too_good = {}
-        if data.ground is not None and not evaluator.trains_network and not (job.crossed or data.ground.own_test.any()):
-            found = frozen(job.at_random(scale), evaluator, weights)[0]
-            too_good = {"random_split": {k: found[k] for k in ("oa", "aa", "kappa")}}
+        too_good = self._random_split(job, evaluator, weights)
         if rank() > 0:
             return {}
         results = self._results(job, weights, figures, baselines, run) | {"evaluation_seconds": seconds} | too_good
-        crossed = "cross-validation" if job.crossed else ""
-        apart = "at random" if data.ground is None else f"{data.block:.0f} m apart"
-        results["split"] = f"{crossed}, {apart}" if crossed else apart
         results["ssl"] = "none" if scratch else self.method_name(run)
         results["start"] = "random" if scratch else self.start_name(weights, start, run)
         with alone():  # the other ranks have ended
@@ -175,6 +164,26 @@ class Evaluate(Pretrain):
         write_json(run.record("results.json"), results)
         print_results(results, run.record("results.json"))
         return results | {"run_folder": str(run.folder)}
+
+    def _check_protocol(self, evaluator: Any, run: Run) -> None:
+        if self.protocol == "paper" and not (evaluator.trains_network or evaluator.paper_head):
+            raise UserError(
+                f"protocol=paper chooses an epoch, which evaluate={run.options['evaluate']} does not have: type "
+                "evaluate=linear (the paper's layer), evaluate=finetune or evaluate=scratch, or protocol=clean"
+            )
+
+    def _random_split(self, job: Job, evaluator: Any, weights: Weights) -> dict[str, Any]:
+        """What a test set drawn without regard to the ground would have said, where another one was drawn."""
+        from rsssl.evaluation.frozen import frozen
+
+        ground = job.data.ground
+        if ground is None or evaluator.trains_network or job.crossed or ground.own_test.any():
+            return {}
+        try:
+            found = frozen(job.at_random(train_scale(self.ts)), evaluator, weights)[0]
+        except UserError:  # a class may have fewer labels there; the run's own result stands
+            return {}
+        return {"random_split": {k: found[k] for k in ("oa", "aa", "kappa") if k in found}}
 
     def _fit(self, job: Job, evaluator: Any, weights: Weights, run: Run) -> tuple[dict[str, Any], Any, Any, Any]:
         """The figures; on rank 0 the head, the backbone where it was trained with it, and what it does not know."""
@@ -247,6 +256,7 @@ class Evaluate(Pretrain):
             "seed": self.seed,
             "protocol": self.protocol,
             "tta": self.tta,
+            "split": job.split,
             "n_classes": job.n_classes,
             "n_train": len(job.train),
             "n_test": len(job.test),

@@ -16,6 +16,7 @@ from rsssl.tasks.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 VALUES = ("cast", "moments")
+VERSION = 1  # raised when a change of the code trains another classifier of the same labels
 KEY = "inputs.json"  # in a classifier's folder: what it was made of
 # Keys that change a map and not the classifier.
 NOT_IN_THE_CLASSIFIER = (
@@ -101,7 +102,8 @@ class MapScene(Pipeline):
         from rsssl.networks.load import find_classifier
         from rsssl.report.map_page import page_of, write_page
 
-        if not self.from_labels and not (self.checkpoint and self.scene):
+        named = self.scene or getattr(self.dataset, "scenes", None)
+        if not self.from_labels and not (self.checkpoint and named):
             lacking = "scene" if self.checkpoint else "checkpoint"
             raise UserError(
                 f"task=map needs {lacking}=: type for example {lacking}={self.examples[lacking]}, or dataset=scene "
@@ -175,11 +177,12 @@ class MapScene(Pipeline):
         from rsssl.engine.files import write_json
         from rsssl.engine.ranks import rank
         from rsssl.engine.store import digest
+        from rsssl.networks.files import CLASSIFIER
 
         folder = target.with_name(f"{target.stem}_classifier")
         keys = {k: v for k, v in run.config.items() if k not in NOT_IN_THE_CLASSIFIER}
-        key = digest({"config": keys, "data": self.dataset.catalog().listing()})
-        stands = broadcast(rank() == 0 and read_key(folder) == key)
+        key = digest({"version": VERSION, "config": keys, "data": self.dataset.catalog().listing()})
+        stands = broadcast(rank() == 0 and read_key(folder) == key and (folder / CLASSIFIER).is_file())
         if stands:
             log.info("%s stands already: made of the same data and configuration", folder)
             return str(folder)

@@ -75,7 +75,6 @@ class Suggest(Pretrain):
         import torch
 
         from rsssl.data.prepared import load
-        from rsssl.engine.outputs import write_record
         from rsssl.engine.ranks import rank
         from rsssl.evaluation.suggest import refuse_too_many
         from rsssl.networks.checkpoints import find_checkpoint
@@ -104,15 +103,7 @@ class Suggest(Pretrain):
             return {}
         rows = pool[choice.rows.numpy()]
         paths = [names[i] for i in rows]
-        out = Path(self.out).expanduser() if self.out else run.record(f"suggest.{'gpkg' if self.on_scenes else 'csv'}")
-        if self.on_scenes:
-            write_places(out, data, rows, choice.score.tolist(), columns)
-        else:
-            write_table(out, paths, choice.score.tolist(), columns)
-        if self.out:
-            write_record(out, {"task": "suggest", "config": run.config})
-        else:
-            run.save_config()
+        out = self._written(data, rows, paths, choice.score.tolist(), columns, run)
         title = f"{len(rows)} tiles of {data.pack.card.name} to label next, by {self.by}"
         notes = [[Path(path).name] for path in paths]
         if columns:
@@ -125,6 +116,23 @@ class Suggest(Pretrain):
         print(f"  {out}\n  {pages[0]}" + (f" and {len(pages) - 1} more pages" if len(pages) > 1 else ""))
         self._print_next(checkpoint)
         return {"paths": paths, "scores": choice.score.tolist(), "out": str(out)}
+
+    def _written(
+        self, data: Data, rows: Any, paths: list[str], scores: list[float], columns: dict[str, list[str]], run: Run
+    ) -> Path:
+        """The file of the choice, a GeoPackage for scenes and a CSV for tiles, with its record."""
+        from rsssl.engine.outputs import write_record
+
+        out = Path(self.out).expanduser() if self.out else run.record(f"suggest.{'gpkg' if self.on_scenes else 'csv'}")
+        if self.on_scenes:
+            write_places(out, data, rows, scores, columns)
+        else:
+            write_table(out, paths, scores, columns)
+        if self.out:
+            write_record(out, {"task": "suggest", "config": run.config})
+        else:
+            run.save_config()
+        return out
 
     def _choose(self, data: Data, classifier: Any, covered: Any, run: Run) -> tuple[Any, dict[str, list[str]], Any]:
         """The choice, further columns of the table, and the checkpoint to go on with."""

@@ -119,6 +119,21 @@ def test_windows_of_a_polygon_are_filled_by_it_and_no_other_place_would_do(scene
     assert small == (57, 107), "a polygon that is smaller than a window has one, around its middle"
 
 
+def test_a_polygon_too_large_to_be_drawn_whole_is_looked_at_window_by_window(
+    scene: SceneFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = vector(
+        tmp_path / "p.gpkg", [("field", [(10.0, 10.0), (90.0, 20.0), (30.0, 90.0)]), ("water", [(130.0, 9.0)])]
+    )
+    found = []
+    for whole in (1 << 24, 0):
+        monkeypatch.setattr("rsssl.geo.labels.WHOLE", whole)
+        labels = Labels([scene], CUT)
+        labels.add(file, None, "dataset.labels")
+        found.append(windows(labels))
+    assert found[0] == found[1] and len(found[0]) > 20
+
+
 def test_a_class_raster_labels_the_windows_that_a_class_fills(scene: SceneFile, tmp_path: Path) -> None:
     values = np.zeros((50, 70), np.uint8)  # pixels of 20 m
     values[:25, :40], values[25:, :] = 3, 7

@@ -91,6 +91,15 @@ def test_one_command_makes_a_map_with_its_accuracy_and_makes_nothing_twice(works
     assert {f.name: f.stat().st_mtime_ns for f in place.glob("map*.tif")} == before
 
 
+def test_a_finished_classifier_maps_the_scenes_of_a_dataset(workshop: Any, place: Path, tmp_path: Path) -> None:
+    words = ["task=map", "dataset=scene", "dataset.scenes=scene.tif", f"out={tmp_path / 'again.tif'}"]
+    workshop.run(place, *words, "checkpoint=map_classifier")
+    first, again = (
+        import_gdal("map").Open(str(file)).ReadRaster() for file in (place / "map.tif", tmp_path / "again.tif")
+    )
+    assert first == again and not (tmp_path / "again_classifier").exists()
+
+
 def test_without_a_test_set_all_labels_are_learnt_from_and_cross_validation_tests(
     workshop: Any, place: Path, tmp_path: Path
 ) -> None:
