@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +16,28 @@ def check(task: Any) -> None:
 
 
 def positive(**values: Any) -> None:
-    """Stops when a number is not above zero (None passes). A key of a group is written with two underscores.
+    """Stops when a value is not a number above zero (None passes). A key of a group is written with two underscores.
 
     Raises:
         UserError: naming the key and what to type.
     """
     for name, value in values.items():
         key = name.replace("__", ".")
-        if value is not None and value <= 0:
-            raise UserError(f"{key}={value} must be above zero: type for example {key}=1")
+        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise UserError(f"{key}={value} must be a number above zero: type for example {key}=1")
+
+
+def check_shared(device: Any, workers: Any, processes: Any, timeout: Any) -> None:
+    """Stops when a key that all tasks have holds what it cannot.
+
+    Raises:
+        UserError: naming the key and what to type.
+    """
+    positive(workers=workers, processes=processes, timeout=timeout)
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):
+        raise UserError(f"workers={workers} is not a whole number: type for example workers=2")
+    if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d+)?", str(device)):
+        raise UserError(f"device={device} is not a device to compute on: type device=auto, device=cpu or device=cuda:0")
 
 
 def one_of(key: str, value: Any, known: Sequence[str]) -> None:

@@ -136,6 +136,7 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
     import hydra
+    from omegaconf.errors import OmegaConfBaseException
 
     from rsssl.compose import CONFIG_MODULE, ROOT, precheck
     from rsssl.run import job  # under this name in a launcher's processes too, not as part of __main__
@@ -155,6 +156,10 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
         from rsssl.engine.files import explain_os_error
 
         raise explain_os_error(error, Path(error.filename or ".")) from error
+    except OmegaConfBaseException as error:  # in a value of Hydra's own, which it looks at last
+        if not str(error.full_key).startswith("hydra."):
+            raise
+        raise UserError(f"{error.full_key}: {error.msg}: type {error.full_key}= with a plain value") from error
     except RuntimeError as error:  # a job that ended without a word: killed, or out of memory
         if not type(error).__module__.startswith("submitit."):
             raise
