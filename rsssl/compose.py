@@ -106,9 +106,22 @@ class Composer:
             self._defaults[line] = self.compose([*line])
         return self._defaults[line]
 
-    def build(self, overrides: list[str]) -> Any:
-        """The task of these overrides, whether or not all that it needs is given."""
-        return task_of(self.compose(overrides), chosen_task(overrides), partial=True)
+    def build(self, overrides: list[str], needed: bool = False) -> tuple[DictConfig, Any]:
+        """The configuration of these overrides, its files and values looked at, and the task.
+
+        Args:
+            overrides: as they were typed.
+            needed: refuse a task that lacks a key that it needs, too.
+
+        Raises:
+            UserError: for a file, a class or a value that is wrong.
+            HydraException, OmegaConfBaseException: it does not compose, or a value is of another type.
+        """
+        name, files = chosen_task(overrides), chosen_files(overrides, self.config_dir)
+        cfg = self.compose(overrides)
+        check_composed(files, cfg, name)
+        check_values(cfg, self.defaults(overrides), [*undeclared(task_class(cfg))])
+        return cfg, task_of(cfg, name, partial=not needed)
 
     def options(self, group: str) -> list[str]:
         return group_options(group, self.config_dir)
@@ -205,12 +218,8 @@ def composed(composer: Composer, overrides: list[str], needed: bool = False) -> 
         UserError: naming the key or option that is wrong, the nearest valid one, and what to type.
     """
     check_options(composer, overrides)
-    name, files = chosen_task(overrides), chosen_files(overrides, composer.config_dir)
     try:
-        cfg = composer.compose(overrides)
-        check_composed(files, cfg, name)
-        check_values(cfg, composer.defaults(overrides), [*undeclared(task_class(cfg))])
-        task = task_of(cfg, name, partial=not needed)
+        cfg, task = composer.build(overrides, needed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(composer, overrides, error)) from None
     check_shared(cfg.device, cfg.workers, cfg.processes, cfg.timeout)
@@ -258,10 +267,15 @@ def precheck(overrides: list[str], config_dir: str | None, multirun: bool, start
         start: whether jobs are to start: then the keys that are needed, and the folders of images, have to be there.
     """
     with Composer(config_dir) as composer:
-        read = parsed(overrides)
-        check_folders(read)
-        check_launcher(read, composer.options("hydra/launcher"), multirun, start)
-        for line in expand(read) if multirun else [overrides]:
-            cfg = composed(composer, line, needed=start)
-            if start and "dataset" in cfg:
-                dataset_of(cfg.dataset).located()  # a missing folder is told now, not after torch has been loaded
+        check_line(composer, overrides, multirun, start)
+
+
+def check_line(composer: Composer, overrides: list[str], multirun: bool, start: bool) -> None:
+    """The same, in a composer that there is."""
+    read = parsed(overrides)
+    check_folders(read)
+    check_launcher(read, composer.options("hydra/launcher"), multirun, start)
+    for line in expand(read) if multirun else [overrides]:
+        cfg = composed(composer, line, needed=start)
+        if start and "dataset" in cfg:
+            dataset_of(cfg.dataset).located()  # a missing folder is told now, not after torch has been loaded

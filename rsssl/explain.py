@@ -27,7 +27,7 @@ REPLACED = {
 class Composer(Protocol):
     """What is needed of `rsssl.compose.Composer`."""
 
-    def compose(self, overrides: list[str]) -> DictConfig: ...
+    def defaults(self, overrides: list[str]) -> DictConfig: ...
     def build(self, overrides: list[str]) -> Any: ...
     def options(self, group: str) -> list[str]: ...
 
@@ -125,7 +125,7 @@ def known_keys(composer: Composer, overrides: list[str], task: str) -> list[str]
     """The keys and groups that there are with these overrides, or at least with the task alone."""
     for line in (overrides, [f"task={task}"], []):
         try:
-            cfg = composer.compose(line)
+            cfg = composer.defaults(line)
         except (HydraException, OmegaConfBaseException):
             continue
         return [*leaf_keys(cfg), "task", "experiment"]
@@ -157,7 +157,7 @@ def tasks_with(composer: Composer, key: str) -> list[str]:
     found = []
     for task in tasks:
         with suppress(Exception):  # a task of the user's own that does not compose is not the one they mean
-            found += [task] if key in leaf_keys(composer.compose([f"task={task}"])) else []
+            found += [task] if key in leaf_keys(composer.defaults([f"task={task}"])) else []
     return found
 
 
@@ -165,6 +165,8 @@ def wrong_value(composer: Composer, overrides: list[str], override: Override) ->
     """What is wrong with the value of a key that exists; None when it is right."""
     try:
         composer.build(overrides)
+    except UserError as error:
+        return str(error)
     except ValidationError as error:
         reason = str(error).splitlines()[0]
         return f"{override.input_line}: {reason}. Type rsssl-run --cfg job to see the keys with their values"
