@@ -162,16 +162,17 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
     sys.argv[1:] = [*overrides, *(quiet if rank() > 0 else ()), *typed]
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=ROOT)(job)()
-    except OSError as error:
-        raise of_the_system(error) from error
     except HydraException as error:  # of what precheck does not look at: --config-name, a plug-in's keys
         if isinstance(error, InstantiationException):
             raise
         raise UserError(f"{error}\nType rsssl-run --help for the groups, keys and flags") from error
+    except OSError as error:
+        raise of_the_system(error) from error
     except OmegaConfBaseException as error:  # in a value of Hydra's own, which it looks at last
         if not str(error.full_key).startswith("hydra."):
             raise
-        raise UserError(f"{error.full_key}: {error.msg}: type {error.full_key}= with a plain value") from error
+        reason = str(error.msg).splitlines()[0]
+        raise UserError(f"{error.full_key}: {reason}: type {error.full_key}= with a plain value") from error
     except RuntimeError as error:  # a job that ended without a word: killed, or out of memory
         if not type(error).__module__.startswith("submitit."):
             raise
@@ -182,12 +183,12 @@ def of_the_system(error: OSError) -> Exception:
     """What the system says of a file, as a sentence; an error of no file, and no full disk, unchanged."""
     from rsssl.engine.files import explain_os_error
 
-    explained = explain_os_error(error, Path(error.filename or "."))
     if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return explained
+        return explain_os_error(error, Path(error.filename or "."))
     path = Path(os.fsdecode(error.filename2 or error.filename))  # the second: of a rename, the one that was meant
-    if path.exists() and not os.access(path, os.R_OK):
+    if os.path.exists(path) and not os.access(path, os.R_OK):
         return UserError(f"{path} cannot be read ({error.strerror}): type chmod u+r '{path}', or another name")
+    explained = explain_os_error(error, path)
     return explained if isinstance(explained, UserError) else UserError(f"{path}: {error.strerror}: type another name")
 
 
