@@ -76,6 +76,7 @@ def test_every_option_composes_and_its_file_is_short(group: str, option: str) ->
         ("seed=99999999999999999999999", "type seed=0"),
         ("seed=-1", "type seed=0"),
         ("ssl.views=null", "type for example ssl.views=4"),
+        ("ssl.hidden=0", "type for example ssl.hidden=1"),
         ("optimizer.betas=[a,b]", "type for example optimizer.betas=[0.9,0.999]"),
         ("backbone.kwargs=5", "a group of keys"),
         ("pretrain=5", "a group of keys"),

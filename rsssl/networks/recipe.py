@@ -161,8 +161,8 @@ class Recipe:
         # paper: the published code's choice of the best epoch on half of the test images.
         one_of("protocol", self.protocol, ("clean", "validation", "paper"))
         positive(backbone__depths=self.backbone["depths"])
-        for name, value in self.ssl.items():  # numbers of views, units, prototypes, ...
-            if name == "temperature" or (isinstance(value, int) and not isinstance(value, bool)):
+        for name, value in self.ssl.items():  # numbers of views, units, prototypes; a queue may be none
+            if name == "temperature" or (type(value) is int and name != "queue"):
                 positive(**{f"ssl__{name}": value})
         if self.pretrain.progressive and str(self.backbone["name"]).startswith(FIXED_SIZE):
             raise UserError(

@@ -36,9 +36,6 @@ class Predict:
     def check(self) -> None:
         """Refuses impossible values."""
         positive(batch_size=self.batch_size)
-        out = Path(self.out)
-        if out.suffix.lower() != ".csv":
-            raise UserError(f"out={out} is not the name of a CSV: type out={out.with_suffix('.csv')}")
         writable("out", self.out)
 
     def run(self, run: Run) -> dict[str, Any]:
@@ -51,8 +48,10 @@ class Predict:
         from rsssl.networks.load import find_classifier
         from rsssl.networks.predicting import PredictOptions, predict_files, unusable_file
 
-        classifier = find_classifier(self.checkpoint)
         out = Path(self.out).expanduser()
+        if out.suffix.lower() != ".csv":
+            raise UserError(f"out={out} is not the name of a CSV: type out={out.with_suffix('.csv')}")
+        classifier = find_classifier(self.checkpoint)
         options = PredictOptions(
             bands=None if self.bands is None else list(self.bands),
             batch_size=self.batch_size,
