@@ -100,8 +100,7 @@ class Composer:
 
     def defaults(self, overrides: list[str]) -> DictConfig:
         """The configuration of the options that these overrides choose, without the values that they give."""
-        options = [o for o in parsed(overrides) if o.key_or_group in GROUPS or o.package]
-        line = tuple(o.input_line or "" for o in options)
+        line = tuple(o.input_line or "" for o in parsed(overrides) if is_option(o))
         if line not in self._defaults:
             self._defaults[line] = self.compose([*line])
         return self._defaults[line]
@@ -120,11 +119,17 @@ class Composer:
         name, files = chosen_task(overrides), chosen_files(overrides, self.config_dir)
         cfg = self.compose(overrides)
         check_composed(files, cfg, name)
-        check_values(cfg, self.defaults(overrides), [*undeclared(task_class(cfg))])
+        defaults = cfg if all(map(is_option, parsed(overrides))) else self.defaults(overrides)
+        check_values(cfg, defaults, [*undeclared(task_class(cfg))])
         return cfg, task_of(cfg, name, partial=not needed)
 
     def options(self, group: str) -> list[str]:
         return group_options(group, self.config_dir)
+
+
+def is_option(override: Override) -> bool:
+    """Whether an override chooses an option, and gives no value."""
+    return override.key_or_group in GROUPS or bool(override.package)
 
 
 def option(group: str, name: str, shared: dict[str, Any]) -> Any:
