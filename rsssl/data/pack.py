@@ -16,6 +16,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ class Pack:
             images = np.memmap(folder / "images.bin", np.dtype(card.dtype), "r", shape=shape)
             if images.nbytes != (folder / "images.bin").stat().st_size:
                 raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
+            if meta["fingerprint"] != fingerprint_of(meta):
+                raise ValueError("card.json is not what was written")
             fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "sha256")}
             labels, moments = np.array(meta["labels"], dtype=np.int64), np.load(folder / "moments.npy")
             ground = Ground.load(folder / "ground.npz") if (folder / "ground.npz").is_file() else None
@@ -138,6 +141,11 @@ class Pack:
 
 def _damaged(folder: Path, reason: object) -> UserError:
     return UserError(f"The pack {folder} is damaged ({reason}). Remove it to have it made again: rm -r '{folder}'")
+
+
+def fingerprint_of(meta: Mapping[str, Any]) -> str:
+    """The hash of all content, from what card.json says."""
+    return sha256(json.dumps([meta[k] for k in ("sha256", "card", "labels", "paths")]).encode())
 
 
 def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -268,8 +276,7 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
         "labels": catalog.labels[usable].tolist(),
         "paths": [plan.paths[i] for i in usable],
     }
-    content = [meta[k] for k in ("sha256", "card", "labels", "paths")]
-    meta["fingerprint"] = sha256(json.dumps(content).encode())
+    meta["fingerprint"] = fingerprint_of(meta)
     if ground := getattr(catalog, "ground", None):
         ground.rows(usable).save(pixels.with_name("ground.npz"))
     return _save(pixels, moments, meta)
