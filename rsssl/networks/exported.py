@@ -28,7 +28,7 @@ from rsssl.evaluation.trust import Trust
 from rsssl.models.backbone import rebuilt
 from rsssl.models.preprocess import Preprocess
 from rsssl.models.weights import AGAIN, read_tensors
-from rsssl.networks.files import as_described, on_cpu, write_backbone
+from rsssl.networks.files import as_described, on_cpu, tried, write_backbone
 from rsssl.networks.network import SceneNetwork
 from rsssl.records import read_json
 
@@ -177,4 +177,6 @@ def read_exported(folder: Path) -> SceneNetwork:
         trust = None
         if (folder / TRUST).is_file():
             trust = Trust.from_tensors(read_tensors(folder / TRUST), len(preprocess.card.classes))
-        return SceneNetwork(backbone, preprocess, head, notes=about["notes"], fingerprint=fingerprint, trust=trust)
+        return tried(
+            SceneNetwork(backbone, preprocess, head, notes=about["notes"], fingerprint=fingerprint, trust=trust)
+        )

@@ -117,9 +117,28 @@ def read_classifier(file: Path) -> SceneNetwork:
         head = head_from(about["head"], below("head.", tensors))
         preprocess, kept = Preprocess.from_dict(about), below("trust.", tensors)
         trust = Trust.from_tensors(kept, len(preprocess.card.classes)) if kept else None
-        return SceneNetwork(
-            backbone, preprocess, head, notes=about["notes"], fingerprint=content(about, tensors), trust=trust
+        return tried(
+            SceneNetwork(
+                backbone, preprocess, head, notes=about["notes"], fingerprint=content(about, tensors), trust=trust
+            )
         )
+
+
+def tried(network: SceneNetwork) -> SceneNetwork:
+    """The network, when an image of zeros goes through it: what a file says may fit together and be of no use.
+
+    Raises:
+        ValueError: where it does not give a probability for each of its classes.
+    """
+    x = torch.zeros(1, network.card.n_bands, network.size, network.size)
+    with torch.no_grad():
+        if network.trust is not None and network.trust.knows_the_pool:
+            out, _ = network.judged(x)
+        else:
+            out = network.standardised(x)
+    if network.head is not None and out.shape != (1, len(network.classes)):
+        raise ValueError(f"its head gives {tuple(out.shape)} for {len(network.classes)} classes")
+    return network
 
 
 @contextmanager
@@ -131,8 +150,10 @@ def as_described(file: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if str(file) in str(error):
+            raise
+        raise UserError(f"{file}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise UserError(
