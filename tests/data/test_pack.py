@@ -116,6 +116,27 @@ def test_a_disk_error_while_packing_is_not_lost(pictures: Callable[..., Path], t
     assert calls == [tmp_path / "p" / "images.part"] and not (tmp_path / "p" / "card.json").exists()
 
 
+def test_an_image_replaced_while_it_is_packed_is_named(
+    pictures: Callable[..., Path], tmp_path: Path, monkeypatch
+) -> None:
+    root, whole = pictures(), chunks.conform
+    late = root / "water" / "0003.png"
+
+    def replacing(*image: Any) -> Any:
+        Image.fromarray(np.full((16, 16, 3), 9, np.uint8)).save(late)
+        return whole(*image)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"water/0003\.png changed while .* type the same"),
+    ):
+        patch.setattr(chunks, "conform", replacing)
+        pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1, progress=False)
+    assert not (tmp_path / "p" / "card.json").exists()
+    packed = pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1, progress=False)
+    assert (packed.images[-1] == 9).all() and not (packed.images[0] == 9).all()
+
+
 def test_processes_give_the_same_bytes_as_one(pictures: Callable[..., Path], tmp_path: Path) -> None:
     dataset, size = rsssl.dataset("folder", str(pictures(20))), 3 * 16 * 16 * 4
     one = pack(dataset, tmp_path / "one", workers=1, chunk_bytes=size)
