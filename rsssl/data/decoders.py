@@ -22,7 +22,7 @@ RASTERS = {  # suffixes of other images, and GDAL's drivers that may open them
     **dict.fromkeys((".ntf", ".nitf"), ("NITF",)),
     **dict.fromkeys((".img", ".bil", ".bsq"), ("HFA", "EHdr", "ENVI")),
 }
-POINTERS = {".vrt": ("VRT",), ".ers": ("ERS",), ".pix": ("PCIDSK",)}  # that name other files to take pixels from
+POINTERS = {".vrt": ("VRT", "OGR_VRT"), ".ers": ("ERS",), ".pix": ("PCIDSK",)}  # that name other files to read from
 _VECTORS = {
     ".csv": ("CSV",),
     ".fgb": ("FlatGeobuf",),

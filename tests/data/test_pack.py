@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import rsssl
-from rsssl.data import chunks, disk
+from rsssl.data import chunks, disk, find_form
 from rsssl.data.chunks import Plan, moments
 from rsssl.data.conform import Form, resize
 from rsssl.data.decode import Digest
@@ -135,6 +135,13 @@ def test_an_image_replaced_while_it_is_packed_is_named(
     assert not (tmp_path / "p" / "card.json").exists()
     packed = pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1, progress=False)
     assert (packed.images[-1] == 9).all() and not (packed.images[0] == 9).all()
+
+
+def test_a_dataset_of_large_tiles_is_not_held_in_memory(pictures: Callable[..., Path], monkeypatch) -> None:
+    catalog = rsssl.dataset("folder", str(pictures(20))).catalog()
+    assert len(find_form._sample(catalog, 3)) == 40
+    monkeypatch.setattr(find_form, "SAMPLE_BYTES", 3 * 3 * 16 * 16)  # of three pictures
+    assert len(find_form._sample(catalog, 3)) == 4
 
 
 def test_processes_give_the_same_bytes_as_one(pictures: Callable[..., Path], tmp_path: Path) -> None:
