@@ -169,6 +169,7 @@ def pack(
     workers: int | None = None,
     progress: bool = True,
     chunk_bytes: int = CHUNK_BYTES,
+    catalog: Catalog | None = None,
 ) -> Pack:
     """Decode a dataset into a folder, or open the pack that is there.
 
@@ -181,12 +182,12 @@ def pack(
         workers: processes that decode; None: as many as this process's share of the machine's cores.
         progress: show a progress bar.
         chunk_bytes: of the pixels that a process decodes at a time.
+        catalog: the dataset's, where it is known.
 
     Raises:
-        UserError: naming the first unusable image (unless dataset.on_error is "skip"), a folder that cannot be written,
-            or a full disk.
+        UserError: naming an unusable image (unless dataset.on_error is "skip"), a changed one, the folder or the disk.
     """
-    folder, catalog = Path(folder), dataset.catalog()
+    folder, catalog = Path(folder), dataset.catalog() if catalog is None else catalog
     source = _source(dataset, catalog)
     if (current := _current(dataset, catalog, folder, source)) is not None:
         return current
@@ -199,6 +200,7 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").unlink(missing_ok=True)
         records, checksum = decode(plan, plan.chunks(chunk_bytes), key, dataset.on_error == "skip", workers, title)
+        catalog.refuse_changed()
         return _finish(dataset, catalog, plan, source, records, checksum)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -254,9 +256,7 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
         first = min(bad)
         text = "%s: %d of %d images are left out, e.g. %s (%s)"
         log.warning(text, name, len(bad), len(plan.paths), plan.paths[first], bad[first])
-    done = Counter[str]()
-    for record in records:
-        done.update(record["done"])
+    done = sum((Counter(record["done"]) for record in records), Counter[str]())
     if done:
         log.warning("%s: %s", name, ", ".join(f"{n} images {_DONE.get(w, w)}" for w, n in sorted(done.items())))
     moments = np.fromfile(plan.moments).reshape(-1, plan.shape[0], 3)[usable]

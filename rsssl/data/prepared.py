@@ -76,7 +76,7 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
     key = digest({"pack": inputs, "split": division})
     if key not in store.opened or not is_finished(store.opened[key].pack.folder):
-        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers))
+        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers, catalog=catalog))
         packed = Pack.open(artifact.folder)
         report_skipped(packed)
         ground = packed.ground or (tiles_on_the_ground(dataset, catalog, packed, store) if dataset.block else None)
