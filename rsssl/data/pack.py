@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from rsssl.data.catalog import Catalog
-from rsssl.data.chunks import CHUNK_BYTES, Plan
+from rsssl.data.chunks import CHUNK_BYTES, Plan, mean_std
 from rsssl.data.dataset import Dataset
 from rsssl.data.decode import Record, decode, unusable
 from rsssl.data.find_form import find_form
@@ -146,21 +146,6 @@ def _damaged(folder: Path, reason: object) -> UserError:
 def fingerprint_of(meta: Mapping[str, Any]) -> str:
     """The hash of all content, from what card.json says."""
     return sha256(json.dumps([meta[k] for k in ("sha256", "card", "labels", "paths")]).encode())
-
-
-def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the valid pixels of images, in 0..1 units.
-
-    Args:
-        moments: (N, C, 3) of the images, which may be a part of a pack, or come from several.
-
-    Returns:
-        Two float64 (C,). The standard deviation of a constant band is given as 1.
-    """
-    count, total, squares = moments.sum(axis=0).T
-    mean = total / np.maximum(count, 1)
-    std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
-    return mean, np.where(std > 1e-7, std, 1.0)
 
 
 def pack(

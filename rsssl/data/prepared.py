@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from rsssl.data.catalog import Catalog
+from rsssl.data.chunks import mean_std
 from rsssl.data.dataset import Dataset
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.locate import tile_ground
-from rsssl.data.pack import PACK_VERSION, Pack, mean_std, pack
+from rsssl.data.pack import PACK_VERSION, Pack, pack
 from rsssl.data.split import Split, split
 from rsssl.engine.files import json_bytes, write_atomic
 from rsssl.engine.ranks import rank

@@ -20,10 +20,10 @@ from PIL import Image
 
 import rsssl
 from rsssl.data import chunks, disk, find_form
-from rsssl.data.chunks import Plan, moments
+from rsssl.data.chunks import Plan, mean_std, moments
 from rsssl.data.conform import Form, resize
 from rsssl.data.decode import Digest
-from rsssl.data.pack import Pack, mean_std, pack
+from rsssl.data.pack import Pack, pack
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
