@@ -1,5 +1,5 @@
 # make demo: pre-train and evaluate on made-up imagery, a few minutes.   make test: ruff, mypy, pytest.   make lint
-# make oldest: tests with the oldest packages that setup.cfg allows.
+# make fuzz: damaged input of all kinds, for minutes.   make oldest: tests with the oldest packages that are allowed.
 # Each first installs what is missing: GDAL, a compiler and the venv module by apt, the rest into .venv by pip.
 PYTHON ?= python3
 # One worker more than cores: many tests wait for processes of their own.
@@ -8,7 +8,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint install oldest
+.PHONY: demo test fuzz lint install oldest
 .DELETE_ON_ERROR:
 
 demo: install
@@ -17,6 +17,10 @@ demo: install
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Random input for minutes; RSSSL_FUZZ_SEED=100000 begins with other numbers.
+fuzz: install
+	OMP_NUM_THREADS=1 RSSSL_FUZZ=$${RSSSL_FUZZ:-20} $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

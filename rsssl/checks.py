@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rsssl.errors import UserError
@@ -14,15 +17,52 @@ def check(task: Any) -> None:
 
 
 def positive(**values: Any) -> None:
-    """Stops when a number is not above zero (None passes). A key of a group is written with two underscores.
+    """Stops when a value is not a number above zero (None passes). A key of a group is written with two underscores.
 
     Raises:
         UserError: naming the key and what to type.
     """
     for name, value in values.items():
         key = name.replace("__", ".")
-        if value is not None and value <= 0:
-            raise UserError(f"{key}={value} must be above zero: type for example {key}=1")
+        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise UserError(f"{key}={value} must be a number above zero: type for example {key}=1")
+
+
+def check_shared(device: Any, workers: Any, processes: Any, timeout: Any) -> None:
+    """Stops when a key that all tasks have holds what it cannot.
+
+    Raises:
+        UserError: naming the key and what to type.
+    """
+    positive(workers=workers, processes=processes, timeout=timeout)
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int)):
+        raise UserError(f"workers={workers} is not a whole number: type for example workers=2")
+    if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d+)?", str(device)):
+        raise UserError(f"device={device} is not a device to compute on: type device=auto, device=cpu or device=cuda:0")
+
+
+def writable(key: str, name: str, folder: bool = False) -> Path:
+    """The file or folder of a key; stops where it cannot be made, before the work that it is for is done.
+
+    Args:
+        key: that gave the name.
+        name: of the file, or of the folder; `~` is the home.
+        folder: whether it may be a folder that exists.
+
+    Raises:
+        UserError: where a file lies in the place of a folder, or the other way round.
+    """
+    path = Path(name).expanduser()
+    try:
+        above = next((p for p in path.parents if p.exists()), path)
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise UserError(f"{key}={path}: {error.strerror}: type {key}= with another name") from error
+    if above != path and not above.is_dir():
+        raise UserError(f"{key}={path}: {above} is a file and no folder: type {key}= with another name")
+    if is_folder and not folder:
+        raise UserError(f"{key}={path} is a folder: type {key}= with the name of a file")
+    return path
 
 
 def one_of(key: str, value: Any, known: Sequence[str]) -> None:

@@ -19,17 +19,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.utils import get_class
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rsssl.checks import check
+from rsssl.checks import check, check_shared
 from rsssl.data.dataset import Dataset, class_of
 from rsssl.errors import UserError, nearest
-from rsssl.explain import check_options, explain, parsed
-from rsssl.groups import group_options
-from rsssl.launchers import check_launcher
-from rsssl.own import check_composed, chosen_files, refuse_known_names
+from rsssl.explain import check_options, chosen_task, explain, parsed
+from rsssl.groups import GROUPS, group_options
+from rsssl.launchers import check_folders, check_launcher
+from rsssl.own import check_composed, chosen_files, refuse_known_names, task_class
+from rsssl.values import check_values, undeclared
 
 CONFIG_MODULE = "rsssl.conf"
 ROOT = "config"
@@ -75,6 +75,7 @@ class Composer:
         register()
         GlobalHydra.instance().clear()
         self._context = initialize_config_module(CONFIG_MODULE, version_base="1.3")
+        self._defaults: dict[tuple[str, ...], DictConfig] = {}
         self._search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
 
     def __enter__(self) -> Composer:
@@ -85,12 +86,42 @@ class Composer:
         self._context.__exit__(*exc)
 
     def compose(self, overrides: list[str], hydra: bool = False) -> DictConfig:
-        """The configuration of these overrides, with Hydra's own node if asked for; Hydra's and OmegaConf's errors."""
-        return compose(ROOT, [*self._search, *overrides], return_hydra_config=hydra)
+        """The configuration of these overrides, with Hydra's own node if asked for.
 
-    def build(self, overrides: list[str]) -> Any:
-        """The task of these overrides, whether or not all that it needs is given."""
-        return task_of(self.compose(overrides), chosen_task(overrides), partial=True)
+        Raises:
+            HydraException, OmegaConfBaseException: it does not compose.
+        """
+        try:
+            return compose(ROOT, [*self._search, *overrides], return_hydra_config=hydra)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # Hydra's own slips over odd values
+            if isinstance(error, HydraException | OmegaConfBaseException):
+                raise
+            raise HydraException(str(error)) from error
+
+    def defaults(self, overrides: list[str]) -> DictConfig:
+        """The configuration of the options that these overrides choose, without the values that they give."""
+        options = [o for o in parsed(overrides) if o.key_or_group in GROUPS or o.package]
+        line = tuple(o.input_line or "" for o in options)
+        if line not in self._defaults:
+            self._defaults[line] = self.compose([*line])
+        return self._defaults[line]
+
+    def build(self, overrides: list[str], needed: bool = False) -> tuple[DictConfig, Any]:
+        """The configuration of these overrides, its files and values looked at, and the task.
+
+        Args:
+            overrides: as they were typed.
+            needed: refuse a task that lacks a key that it needs, too.
+
+        Raises:
+            UserError: for a file, a class or a value that is wrong.
+            HydraException, OmegaConfBaseException: it does not compose, or a value is of another type.
+        """
+        name, files = chosen_task(overrides), chosen_files(overrides, self.config_dir)
+        cfg = self.compose(overrides)
+        check_composed(files, cfg, name)
+        check_values(cfg, self.defaults(overrides), [*undeclared(task_class(cfg))])
+        return cfg, task_of(cfg, name, partial=not needed)
 
     def options(self, group: str) -> list[str]:
         return group_options(group, self.config_dir)
@@ -141,7 +172,7 @@ def task_of(cfg: DictConfig, name: str, partial: bool = False) -> Any:
         UserError: for a key that the task needs and nobody gave.
         ValidationError: for a value of another type.
     """
-    cls: Any = get_class(cfg.task._target_)
+    cls = task_class(cfg)
     named = {field.name for field in fields(cls)}
     group = {} if name in named else cfg.get(name) or {}
     values: dict[str, Any] = {}
@@ -186,57 +217,15 @@ def composed(composer: Composer, overrides: list[str], needed: bool = False) -> 
     Raises:
         UserError: naming the key or option that is wrong, the nearest valid one, and what to type.
     """
-    name, files = chosen_task(overrides), chosen_files(overrides, composer.config_dir)
     check_options(composer, overrides)
     try:
-        cfg = composer.compose(overrides)
-        check_composed(files, cfg, name)
-        check_kinds(composer, overrides, cfg)
-        task = task_of(cfg, name, partial=not needed)
+        cfg, task = composer.build(overrides, needed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(composer, overrides, error)) from None
+    check_shared(cfg.device, cfg.workers, cfg.processes, cfg.timeout)
     check(task)
     check_named(composer, cfg)
     return cfg
-
-
-def chosen_task(overrides: list[str]) -> str:
-    """The last task=NAME typed, else the default."""
-    names = [o.removeprefix("task=") for o in overrides if o.startswith("task=")]
-    return names[-1] if names else "pipeline"
-
-
-def check_kinds(composer: Composer, overrides: list[str], cfg: DictConfig) -> None:
-    """A dotted value must keep the kind that the chosen YAML gives it (a whole number may become another number)."""
-    read = parsed(overrides)
-    dotted = [o for o in read if "." in o.key_or_group and not o.key_or_group.startswith("hydra")]
-    if not dotted:
-        return
-    base = composer.compose([o.input_line or "" for o in read if o not in dotted])
-    for override in dotted:
-        default = OmegaConf.select(base, override.key_or_group)
-        value = OmegaConf.select(cfg, override.key_or_group)
-        if default is None or value is None or same_kind(default, value):
-            continue
-        raise UserError(
-            f"{override.input_line}: {value!r} is {kind(value)}, but {override.key_or_group} takes {kind(default)}: "
-            f"type for example {override.key_or_group}={default}"
-        )
-
-
-def kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true or false"
-    names = {int: "a whole number", float: "a number", str: "text", ListConfig: "a list", DictConfig: "a group of keys"}
-    return next((text for type_, text in names.items() if isinstance(value, type_)), type(value).__name__)
-
-
-def same_kind(default: Any, value: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    return kind(default) == kind(value)
 
 
 def check_named(composer: Composer, cfg: DictConfig) -> None:
@@ -278,9 +267,15 @@ def precheck(overrides: list[str], config_dir: str | None, multirun: bool, start
         start: whether jobs are to start: then the keys that are needed, and the folders of images, have to be there.
     """
     with Composer(config_dir) as composer:
-        read = parsed(overrides)
-        check_launcher(read, composer.options("hydra/launcher"), multirun, start)
-        for line in expand(read) if multirun else [overrides]:
-            cfg = composed(composer, line, needed=start)
-            if start and "dataset" in cfg:
-                dataset_of(cfg.dataset).located()  # a missing folder is told now, not after torch has been loaded
+        check_line(composer, overrides, multirun, start)
+
+
+def check_line(composer: Composer, overrides: list[str], multirun: bool, start: bool) -> None:
+    """The same, in a composer that there is."""
+    read = parsed(overrides)
+    check_folders(read)
+    check_launcher(read, composer.options("hydra/launcher"), multirun, start)
+    for line in expand(read) if multirun else [overrides]:
+        cfg = composed(composer, line, needed=start)
+        if start and "dataset" in cfg:
+            dataset_of(cfg.dataset).located()  # a missing folder is told now, not after torch has been loaded

@@ -27,7 +27,7 @@ REPLACED = {
 class Composer(Protocol):
     """What is needed of `rsssl.compose.Composer`."""
 
-    def compose(self, overrides: list[str]) -> DictConfig: ...
+    def defaults(self, overrides: list[str]) -> DictConfig: ...
     def build(self, overrides: list[str]) -> Any: ...
     def options(self, group: str) -> list[str]: ...
 
@@ -50,19 +50,35 @@ def parsed(overrides: list[str]) -> list[Override]:
         raise UserError(f"{error}\nAn override is typed key=value, for example ts=5 or dataset.root=/data") from None
 
 
+def text_of(override: Override) -> str:
+    """The value as it was typed; nothing for `~key`."""
+    return (override.input_line or "").partition("=")[2]
+
+
 def check_options(composer: Composer, overrides: list[str]) -> None:
-    """Raises UserError for an option whose name Hydra reads as a number, as true or false, or as nothing."""
+    """Raises UserError for a group that is left out, or given anything but the names of its options."""
     for override in parsed(overrides):
-        key, text = override.key_or_group, str(override.get_value_string())
-        if key not in GROUPS or override.is_delete() or not isinstance(override.value(), bool | int | float | None):
+        key, value = override.key_or_group, override.value()
+        if key not in GROUPS or override.is_sweep_override() or (value is None and key == "experiment"):
             continue
-        if text in composer.options(key):
-            raise UserError(
-                f"{key}={text}: Hydra reads {text} as a value and not as a name: give the file another name, or type "
-                f"{key}='\"{text}\"'"
-            )
-        meant = nearest(text.replace("null", "none"), composer.options(key)) or composer.options(key)[0]
-        raise UserError(f"{key}={text} is unknown: leave it out, or type {key}={meant}")
+        options = composer.options(key)
+        for name in value if isinstance(value, list) and value else [value]:
+            if override.is_delete() or not isinstance(name, str) or name.removesuffix(".yaml") not in options:
+                raise UserError(unknown_option(override, text_of(override) if name is value else str(name), options))
+
+
+def unknown_option(override: Override, name: str, options: list[str]) -> str:
+    """What to say of an option that a group does not have."""
+    key = override.key_or_group
+    if override.is_delete():
+        return f"{override.input_line}: {key} cannot be left out: type {key}= with one of {', '.join(options)}"
+    if name in options:
+        return (
+            f"{key}={name}: Hydra reads {name} as a value and not as a name: give the file another name, or type "
+            f"{key}='\"{name}\"'"
+        )
+    meant = nearest(name.replace("null", "none"), options) or options[0]
+    return f"{key}={name} is unknown; {key} has {', '.join(options)}. Did you mean this? Type {key}={meant}"
 
 
 def explain(composer: Composer, overrides: list[str], error: Exception) -> str:
@@ -73,7 +89,7 @@ def explain(composer: Composer, overrides: list[str], error: Exception) -> str:
         overrides: as they were typed.
         error: what Hydra or OmegaConf raised for all of them together.
     """
-    for override in OverridesParser.create().parse_overrides(overrides):
+    for override in sorted(parsed(overrides), key=lambda o: o.is_add() or o.is_force_add()):  # what may be new: last
         if not override.key_or_group.startswith("hydra") and (message := explain_one(composer, overrides, override)):
             return message
     return f"{error}\nType rsssl-run --help for the groups and keys"
@@ -81,20 +97,20 @@ def explain(composer: Composer, overrides: list[str], error: Exception) -> str:
 
 def explain_one(composer: Composer, overrides: list[str], override: Override) -> str | None:
     """What is wrong with one override; None when it is right."""
-    key, value = override.key_or_group, str(override.get_value_string())
-    if key in GROUPS and value not in ("null", "") and not value.startswith("["):
-        options = composer.options(key)
-        if value not in options:
-            meant = nearest(value, options) or options[0]
-            return f"{key}={value} is unknown; {key} has {', '.join(options)}. Did you mean this? Type {key}={meant}"
-    tasks = [o for o in overrides if o.startswith("task=")]
-    task = tasks[-1].removeprefix("task=") if tasks else "pipeline"
+    key = override.key_or_group
+    task = chosen_task(overrides)
     if key in ("task", "experiment"):
         return None
-    names = known_keys(composer, [*tasks[-1:], *chosen_groups(composer, overrides)], task)
+    names = known_keys(composer, [f"task={task}", *chosen_groups(composer, overrides)], task)
     if key not in names:
         return unknown_key(composer, override, task, names)
-    return wrong_value(composer, [*tasks[-1:], override.input_line or ""], override)
+    return wrong_value(composer, [f"task={task}", override.input_line or ""], override)
+
+
+def chosen_task(overrides: list[str]) -> str:
+    """The last task=NAME typed, else the default."""
+    names = [str(o.value()) for o in parsed(overrides) if o.key_or_group == "task" and not o.is_sweep_override()]
+    return names[-1].removesuffix(".yaml") if names else "pipeline"
 
 
 def chosen_groups(composer: Composer, overrides: list[str]) -> list[str]:
@@ -109,7 +125,7 @@ def known_keys(composer: Composer, overrides: list[str], task: str) -> list[str]
     """The keys and groups that there are with these overrides, or at least with the task alone."""
     for line in (overrides, [f"task={task}"], []):
         try:
-            cfg = composer.compose(line)
+            cfg = composer.defaults(line)
         except (HydraException, OmegaConfBaseException):
             continue
         return [*leaf_keys(cfg), "task", "experiment"]
@@ -118,7 +134,7 @@ def known_keys(composer: Composer, overrides: list[str], task: str) -> list[str]
 
 def unknown_key(composer: Composer, override: Override, task: str, names: list[str]) -> str:
     """What to say of a key that the task does not have: the task that has it, or the nearest name."""
-    key, value = override.key_or_group, override.get_value_string()
+    key, value = override.key_or_group, text_of(override)
     if new := RENAMED.get((task, key)):
         return f"{key}= is called {new}= with task={task}: type {new}={value}"
     if instead := REPLACED.get(key):
@@ -141,7 +157,7 @@ def tasks_with(composer: Composer, key: str) -> list[str]:
     found = []
     for task in tasks:
         with suppress(Exception):  # a task of the user's own that does not compose is not the one they mean
-            found += [task] if key in leaf_keys(composer.compose([f"task={task}"])) else []
+            found += [task] if key in leaf_keys(composer.defaults([f"task={task}"])) else []
     return found
 
 
@@ -149,12 +165,14 @@ def wrong_value(composer: Composer, overrides: list[str], override: Override) ->
     """What is wrong with the value of a key that exists; None when it is right."""
     try:
         composer.build(overrides)
+    except UserError as error:
+        return str(error)
     except ValidationError as error:
         reason = str(error).splitlines()[0]
         return f"{override.input_line}: {reason}. Type rsssl-run --cfg job to see the keys with their values"
     except (HydraException, OmegaConfBaseException) as error:
         if "Ambiguous value" in str(error):
             if override.key_or_group == "bands":
-                return f"{override.input_line} is not a list: type 'bands=[{override.get_value_string()}]'"
+                return f"{override.input_line} is not a list: type 'bands=[{text_of(override)}]'"
             return f"{override.input_line} holds several values: type rsssl-run --multirun {override.input_line}"
     return None

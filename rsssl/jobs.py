@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -51,20 +52,39 @@ def prepared(cfg: DictConfig, options: Mapping[str, str], folder: Path) -> tuple
 
 
 def started(task: Any, run: Run) -> Any:
-    """Runs the task; what a constructor raised comes without Hydra's wrapping."""
+    """Runs the task; what a constructor raised comes without Hydra's wrapping.
+
+    Raises:
+        UserError: also for values that a constructor of the package does not take, and for memory that is not there.
+    """
     from hydra.errors import InstantiationException
 
     try:
         return task.run(run)
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        if isinstance(error.__cause__, TypeError) and "argument" in str(error.__cause__):
-            raise UserError(
-                f"{error.__cause__}: write its arguments into the YAML that names it (--config-dir), as those of "
-                "rsssl.conf do"
-            ) from None
-        raise
+        raise of_constructor(error) from error.__cause__
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("can't allocate memory|out of memory", str(error)):
+            raise
+        raise UserError(
+            f"there is not enough memory ({str(error).splitlines()[0]}): type smaller numbers for sizes, or a smaller "
+            "batch_size="
+        ) from error
+
+
+def of_constructor(error: Exception) -> Exception:
+    """What a constructor raised, as an error of the values that it was given; of a user's own class as it is."""
+    cause = error.__cause__
+    if isinstance(cause, UserError):
+        return cause
+    target = re.search(r"'([\w.]+)'", str(error))
+    if isinstance(cause, TypeError) and "argument" in str(cause):
+        return UserError(
+            f"{cause}: write its arguments into the YAML that names it (--config-dir), as those of rsssl.conf do"
+        )
+    if cause is None or target is None or target[1].split(".")[0] not in ("rsssl", "torch", "torchvision", "timm"):
+        return error
+    return UserError(f"{target[1]}: {cause}: type other values for its keys, which rsssl-run --cfg job shows")
 
 
 def run_here(overrides: list[str], config_dir: str | None) -> Any:

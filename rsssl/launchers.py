@@ -1,9 +1,10 @@
-"""Which of Hydra's launchers a sweep may ask for, checked before anything starts."""
+"""Which of Hydra's launchers and folders a command may ask for, checked before anything starts."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
@@ -19,6 +20,19 @@ LAUNCHERS = {
     "submitit_slurm": "SlurmLauncher",
     "submitit_local": "LocalLauncher",
 }
+
+
+def check_folders(overrides: list[Override]) -> None:
+    """A run folder that is typed can be made."""
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        if key not in ("hydra.run.dir", "hydra.sweep.dir") or override.is_sweep_override():
+            continue
+        if not isinstance(value, str | int | float) or value in ("", "???"):
+            raise UserError(f"{override.input_line} is not a folder: type {key}=runs/mine")
+        for path in (Path(str(value)), *Path(str(value)).parents):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{override.input_line}: {path} is a file: type {key}= with another folder")
 
 
 def check_launcher(overrides: list[Override], ours: Sequence[str], multirun: bool, start: bool) -> None:

@@ -18,7 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
@@ -148,16 +147,23 @@ def check_composed(files: Sequence[ConfigFile], cfg: DictConfig, task: str) -> N
     check_targets(OmegaConf.to_container(cfg))
     for file in files:
         if file.group == "task" and file.path.stem == task:
-            check_task(file, get_class(cfg.task._target_), cfg)
+            check_task(file, task_class(cfg, str(file.path)), cfg)
 
 
-def check_task(file: ConfigFile, cls: type, cfg: DictConfig) -> None:
-    """Raises UserError when the keys of a task's file are not the fields of its class."""
-    path, name, target = file.path, file.path.stem, f"{cls.__module__}.{cls.__qualname__}"
-    if not is_dataclass(cls) or not callable(getattr(cls, "run", None)):
+def task_class(cfg: DictConfig, where: str = "task._target_") -> Any:
+    """The dataclass that a task is; UserError, beginning with `where` it is named, where there is none."""
+    target = cfg.task._target_
+    cls = located(target, "task._target_")
+    if not isinstance(cls, type) or not is_dataclass(cls) or not callable(getattr(cls, "run", None)):
         raise UserError(
-            f"{path}: {target} is not a task: write @dataclass above the class and def run(self, run: Run) into it"
+            f"{where}: {target} is not a task: write @dataclass above the class and def run(self, run: Run) into it"
         )
+    return cls
+
+
+def check_task(file: ConfigFile, cls: Any, cfg: DictConfig) -> None:
+    """Raises UserError when the keys of a task's file are not the fields of its class."""
+    path, name, target = file.path, file.path.stem, cfg.task._target_
     known = [field.name for field in fields(cls)]
     group = {} if name in known else file.node.get(name) or {}
     parents = [c.__module__.rpartition(".")[2] for c in cls.__mro__[1:] if c.__module__.startswith("rsssl.tasks.")]
@@ -178,8 +184,10 @@ def check_targets(node: Any, key: str = "") -> None:
     if isinstance(node, dict | list):
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
             check_targets(child, f"{key}.{name}" if key else str(name))
-    if not isinstance(node, str) or key.rpartition(".")[2] != "_target_":
+    if key.rpartition(".")[2] != "_target_" or (node is None and key == "ssl._target_"):  # ssl=none
         return
+    if not isinstance(node, str):
+        raise UserError(f"{key}={node} names no class: leave it out, or type {key}=my_file.MyClass")
     if node.startswith("rsssl."):
         check_package(node, key)
         return

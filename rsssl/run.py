@@ -3,6 +3,7 @@ Hydra."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -78,6 +79,12 @@ FLAGS_WITH_VALUE = (
 )
 
 
+FLAGS = (
+    *FLAGS_WITH_VALUE,
+    *("--multirun", "-m", "--run", "-r", "--resolve", "--hydra-help", "--shell-completion", "-sc"),
+)
+
+
 def help_text(config_dir: str | None = None) -> str:
     """The help, with the groups and options read from the YAML files."""
     lines = [f"  {group:<10} {', '.join(group_options(group, config_dir))}" for group in GROUPS]
@@ -125,6 +132,8 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
             "processes=, which runs each job under a torchrun of its own: rsssl-run --multirun "
             f"processes={world_size()} {' '.join(overrides)}"
         )
+    if unknown := [name for name in flags if name not in FLAGS]:
+        raise UserError(f"{unknown[0]} is not a flag: type rsssl-run --help, or key=value for a key")
     config_dir = flags.get("--config-dir", flags.get("-cd"))
     if config_dir is not None and not (config_dir and Path(config_dir).is_dir()):
         raise UserError(
@@ -136,6 +145,8 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
     import hydra
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
 
     from rsssl.compose import CONFIG_MODULE, ROOT, precheck
     from rsssl.run import job  # under this name in a launcher's processes too, not as part of __main__
@@ -151,14 +162,34 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
     sys.argv[1:] = [*overrides, *(quiet if rank() > 0 else ()), *typed]
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=ROOT)(job)()
-    except OSError as error:  # the run folder, mostly: full, or not ours to write
-        from rsssl.engine.files import explain_os_error
-
-        raise explain_os_error(error, Path(error.filename or ".")) from error
+    except HydraException as error:  # of what precheck does not look at: --config-name, a plug-in's keys
+        if isinstance(error, InstantiationException):
+            raise
+        raise UserError(f"{error}\nType rsssl-run --help for the groups, keys and flags") from error
+    except OSError as error:
+        raise of_the_system(error) from error
+    except OmegaConfBaseException as error:  # in a value of Hydra's own, which it looks at last
+        if not str(error.full_key).startswith("hydra."):
+            raise
+        reason = str(error.msg).splitlines()[0]
+        raise UserError(f"{error.full_key}: {reason}: type {error.full_key}= with a plain value") from error
     except RuntimeError as error:  # a job that ended without a word: killed, or out of memory
         if not type(error).__module__.startswith("submitit."):
             raise
         raise UserError(f"{error}\n{AGAIN}") from error
+
+
+def of_the_system(error: OSError) -> Exception:
+    """What the system says of a file, as a sentence; an error of no file, and no full disk, unchanged."""
+    from rsssl.engine.files import explain_os_error
+
+    if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return explain_os_error(error, Path(error.filename or "."))
+    path = Path(os.fsdecode(error.filename2 or error.filename))  # the second: of a rename, the one that was meant
+    if os.path.exists(path) and not os.access(path, os.R_OK):
+        return UserError(f"{path} cannot be read ({error.strerror}): type chmod u+r '{path}', or another name")
+    explained = explain_os_error(error, path)
+    return explained if isinstance(explained, UserError) else UserError(f"{path}: {error.strerror}: type another name")
 
 
 def job(cfg: Any) -> Any:

@@ -60,6 +60,33 @@ def test_every_option_composes_and_its_file_is_short(group: str, option: str) ->
         ("pretrain.dataset=nwpu", "nwpu_resisc45"),
         ("finetune.augment=d5", "d4"),
         ("experiment=paper/simclrr", "paper/simclr"),
+        # Options that are no names, and groups and keys that are left out.
+        ("evaluate=5", "Type evaluate=auto"),
+        ("evaluate=[null]", "Did you mean this? Type evaluate="),
+        ("ssl=0", "ssl has barlow_twins"),
+        ("tracker=true", "Type tracker=csv"),
+        ("dataset=[0,inf]", "Type dataset="),
+        ("~task=0.2", "task cannot be left out: type task="),
+        ("task._target_=false", "names no class"),
+        ("task._target_=os.system", "write @dataclass above the class"),
+        # Values that nothing could be made of.
+        ("pretrain.lr=???", "type pretrain.lr=null"),
+        ("pretrain.lr=${nope}", "type pretrain.lr="),
+        ("pretrain.lr=nan", "type pretrain.lr=null"),
+        ("seed=99999999999999999999999", "type seed=0"),
+        ("seed=-1", "type seed=0"),
+        ("ssl.views=null", "type for example ssl.views=4"),
+        ("optimizer.betas=[a,b]", "type for example optimizer.betas=[0.9,0.999]"),
+        ("backbone.kwargs=5", "a group of keys"),
+        ("pretrain=5", "a group of keys"),
+        ("pretrain.dataset=0.5", "type pretrain.dataset=NAME"),
+        ("pretrain.root=1", "type pretrain.root=NAME"),
+        ("pretrain.images=1", "type pretrain.images=1000"),
+        ("dataset.valid_range=5", "type for example dataset.valid_range=[0,10000]"),
+        ("dataset.valid_range=[0,inf]", "not a number to compute with"),
+        ("dataset.valid_range=[[0,1],[3,2]]", "type for example dataset.valid_range=[0,10000]"),
+        ("workers=2.5", "type for example workers=2"),
+        ("device=meta", "type device=auto"),
     ],
 )
 def test_a_wrong_override_is_refused_with_what_was_meant(override: str, expected: str) -> None:
@@ -70,8 +97,41 @@ def test_a_wrong_override_is_refused_with_what_was_meant(override: str, expected
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset.gsd=0.6"],  # its default is a whole number, its field takes any
+        ["dataset.nodata=nan"],
+        ["evaluate=finetune", "evaluate.rank=null"],  # the class takes it, the default is a number
+        ["evaluate=linear", "evaluate.default_strength=0.5"],
+        ["schedule=polyline", "schedule.points=[[0,1],[0.3,0.7],[1,0]]"],
+        ["augment.operations.crop=null"],
+        ["~augment.operations.crop"],
+        ["hydra.run.dir=2020"],
+    ],
+)
+def test_a_value_that_only_looks_wrong_composes(overrides: list[str]) -> None:
+    precheck(overrides, None, multirun=False, start=False)
+
+
+@pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (["hydra.run.dir=setup.cfg/run"], "setup.cfg is a file"),
+        (["hydra.sweep.dir=[]"], "type hydra.sweep.dir=runs/mine"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_made_is_refused(
+    overrides: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(UserError, match=expected):
+        precheck(overrides, None, multirun=False, start=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["~device"], "type device=auto"),
         (["backbone.pretrained=true"], "type start=imagenet"),
         (["backbone.weights=x.pth"], "type start=file start.file=x.pth"),
         (["dataset=eurosat_ms", "dataset.select=[B04,B99]"], "B99"),

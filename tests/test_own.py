@@ -172,7 +172,7 @@ def test_a_name_that_hydra_reads_as_a_value_is_typed_in_quotes(my: Path, name: s
 
 def test_a_number_that_names_nothing_is_refused(my: Path) -> None:
     assert said(my, "ssl=7", None).startswith("ssl=7 is unknown")
-    assert said(my, "ssl=null", None).endswith("type ssl=none")
+    assert said(my, "ssl=null", None).endswith("Type ssl=none")
 
 
 def test_a_file_called_like_a_built_in_one_is_refused(my: Path) -> None:

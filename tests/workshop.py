@@ -1,15 +1,17 @@
 """A process that has imported everything, and forks itself for each piece of work: real processes that need no imports.
 
 It reads one JSON object a line: {"argv": [...]} runs rsssl-run, {"code": "..."} runs Python; "ranks" forks that many
-processes which see each other as torchrun's do, "cwd", "env" and "log" are theirs, and "warm" and "methods" name what
-to load before. It answers with a line of process numbers, and, when all have ended, with a line of exit codes (minus
-the signal for a killed one).
+processes which see each other as torchrun's do, "cwd", "env" and "log" are theirs, "seconds" and "memory" (in bytes)
+their limits, and "warm" and "methods" name what to load before. It answers with a line of process numbers, and, when
+all have ended, with a line of exit codes (minus the signal for a killed one).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import socket
 import sys
 import traceback
@@ -124,6 +126,9 @@ def child(job: dict[str, Any], rank: int, port: int) -> int:
     os.dup2(log, 2)
     os.chdir(job["cwd"])
     os.environ.update(job.get("env", {}))
+    signal.alarm(job.get("seconds", 0))
+    if "memory" in job:
+        resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))
     if "ranks" in job:
         os.environ.update(
             RANK=str(rank),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsssl.checks import positive
 from rsssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,15 +82,14 @@ class Dataset:
                 f"dataset.test_fraction={self.test_fraction} must be at least 0 and below 1: type "
                 "dataset.test_fraction=0.2"
             )
-        if self.block is not None and self.block <= 0:
-            raise UserError(f"dataset.block={self.block:g} must be above zero: type for example dataset.block=1000")
+        positive(dataset__block=self.block, dataset__gsd=self.gsd, dataset__size=self.size)
+        positive(dataset__native_size=self.native_size)
+        check_range(self.valid_range)
         for name, colour in (self.colours or {}).items():
             if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(colour)):
                 raise UserError(
                     f"dataset.colours has {colour} for {name}: type a colour as six digits, {name}: '#2b6cb0'"
                 )
-        if self.size is not None and self.size <= 0:
-            raise UserError(f"dataset.size={self.size} must be above zero: type for example dataset.size=64")
         for band in self.select or ():
             if self.bands is not None and band not in self.bands:
                 raise UserError(
@@ -155,6 +156,25 @@ class Dataset:
     def listing(self) -> str:
         """A hash of every file's path, size and modification time; a change of it means: pack again."""
         return self.catalog().listing()
+
+
+def check_range(valid_range: Any) -> None:
+    """Refuses a `valid_range` that is neither a pair of numbers, the lower one first, nor a list of such pairs.
+
+    Raises:
+        UserError: with what to type.
+    """
+    if valid_range is None:
+        return
+    listed = valid_range if isinstance(valid_range, list | tuple) else [valid_range]
+    pairs = listed if listed and isinstance(listed[0], list | tuple) else [listed]
+    for pair in pairs:
+        numbers = isinstance(pair, list | tuple) and all(type(v) in (int, float) and math.isfinite(v) for v in pair)
+        if not numbers or len(pair) != 2 or not pair[0] < pair[1]:
+            raise UserError(
+                f"dataset.valid_range={valid_range} is no range of pixel values: type for example "
+                "dataset.valid_range=[0,10000], or a list of such pairs, one for each band"
+            )
 
 
 def class_of(node: Mapping[str, Any]) -> type[Dataset]:

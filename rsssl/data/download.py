@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import logging
 import os
+import re
 import shutil
 import stat
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -29,6 +33,10 @@ MAX_BYTES = 200 << 30  # of one archive, unpacked
 MAX_RATIO = 200  # unpacked to packed; imagery is far below
 _METHODS = {8: "sha256", 32: "md5", 40: "sha1", 64: "sha256"}  # by digits; 8: the first ones of a SHA-256
 OTHERWISE = "type dataset.root=FOLDER"
+# What an interrupted or a confused connection raises: URLError, a reset, a timeout; half an answer, or no HTTP.
+INTERRUPTED = (OSError, http.client.HTTPException)
+# Errors of the system that a damaged archive causes, and not the folder that it is unpacked into.
+OF_THE_ARCHIVE = (None, errno.EINVAL, errno.ENAMETOOLONG)
 
 
 def fetch_and_extract(url: str, checksum: str, root: Path) -> None:
@@ -74,7 +82,7 @@ def fetch(url: str, checksum: str, target: Path, otherwise: str = OTHERWISE) -> 
         UserError: when the server does not answer or the checksum differs (the file is then removed).
     """
     if len(checksum) not in _METHODS:
-        raise ValueError(f"checksum {checksum!r} is neither MD5 nor SHA-1 nor SHA-256")
+        raise UserError(f"the checksum {checksum} of {url} is neither MD5 nor SHA-1 nor SHA-256: {otherwise}")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with FileLock(f"{target}.lock"):
@@ -84,13 +92,16 @@ def fetch(url: str, checksum: str, target: Path, otherwise: str = OTHERWISE) -> 
             try:
                 _download(url, part)
                 break
-            except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            except INTERRUPTED as error:
+                if isinstance(error, OSError) and error.filename and not isinstance(error, urllib.error.URLError):
+                    raise  # the part cannot be written
+                reason = " ".join(str(error).split())
                 if attempt == 2 or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                     raise UserError(
-                        f"{url} cannot be fetched: {error}. What has arrived is kept; run the same command "
+                        f"{url} cannot be fetched: {reason}. What has arrived is kept; run the same command "
                         f"again, or fetch it and save it as {target}, or {otherwise}"
                     ) from error
-                log.warning("the download was interrupted (%s); it goes on", error)
+                log.warning("the download was interrupted (%s); it goes on", reason)
         received = digest(part, checksum)
         if received != checksum.lower():
             part.unlink()
@@ -114,17 +125,20 @@ def digest(path: Path, like: str) -> str:
 def _download(url: str, part: Path) -> None:
     """Fetch what is missing of a file."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing is left to send: the checksum decides
             return
         raise
+    except ValueError as error:
+        raise UserError(f"{url} is no address ({error}): type one that begins with https://") from error
     with answer:
         if have and answer.status != 206:  # a server without ranges sends everything again
             have = 0
-        left = int(answer.headers.get("Content-Length") or 0)
+        length = answer.headers.get("Content-Length", "")
+        left = int(length) if re.fullmatch(r"\d{1,18}", length, re.ASCII) else 0  # else it is not known
         bar = tqdm(total=have + left or None, initial=have, unit="B", unit_scale=True, desc=part.stem)
         with bar, open(part, "ab" if have else "wb") as file:
             got = 0
@@ -158,8 +172,9 @@ def extract(archive: Path, into: Path, max_bytes: int = MAX_BYTES) -> None:
         max_bytes: that the files may have together.
 
     Raises:
-        UserError: for absolute names, `..`, links, devices, more than `max_bytes` or `MAX_RATIO` times the archive's
-            size, and RAR files, which need another program.
+        UserError: for absolute names, `..`, links, devices, two files of one name, more than `max_bytes` or `MAX_RATIO`
+            times the archive's size; for damaged and encrypted archives, and RAR files, which need another program.
+        OSError: when the folder cannot be written.
     """
     with open(archive, "rb") as file:
         start = file.read(8)
@@ -176,9 +191,14 @@ def extract(archive: Path, into: Path, max_bytes: int = MAX_BYTES) -> None:
         else:
             with tarfile.open(archive) as tar:
                 _unpack(archive, [_tar_member(tar, info) for info in tar], into, max_bytes)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive makes the decoders raise anything: zlib.error, NotImplementedError
+        if isinstance(error, OSError) and error.errno not in OF_THE_ARCHIVE:
+            raise
         raise UserError(
-            f"{archive} cannot be unpacked: {error}. Remove it and run the same command again: rm '{archive}'"
+            f"{archive} cannot be unpacked: {error}. Remove it and run the same command again: rm '{archive}', or "
+            "unpack it yourself and type dataset.root=FOLDER"
         ) from error
 
 
@@ -194,12 +214,7 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
 
 
 def _unpack(archive: Path, members: list[_Member], into: Path, max_bytes: int) -> None:
-    for member in members:
-        if member.path.is_absolute() or ".." in member.path.parts or member.kind == "link":
-            raise UserError(
-                f"{archive} is not safe to unpack: it holds {member.name!r} ({member.kind}), which would "
-                "write outside the folder. Unpack it yourself and type dataset.root=FOLDER"
-            )
+    _refuse_names(archive, members)
     total = sum(member.size for member in members)
     if total > min(max_bytes, max(MAX_RATIO * archive.stat().st_size, 64 << 20)):
         raise UserError(
@@ -214,6 +229,25 @@ def _unpack(archive: Path, members: list[_Member], into: Path, max_bytes: int) -
         target.parent.mkdir(parents=True, exist_ok=True)
         with member.open() as source, open(target, "wb") as file:
             _copy(source, file, member.size, archive)
+
+
+def _refuse_names(archive: Path, members: list[_Member]) -> None:
+    """Raises UserError for members that would lie outside of the folder, or in each other's place."""
+    files = Counter(member.path for member in members if member.kind != "folder")
+    folders = {parent for member in members for parent in member.path.parents} | {PurePosixPath(".")}
+    folders |= {member.path for member in members if member.kind == "folder"}
+    for member in members:
+        path = member.path
+        if path.is_absolute() or ".." in path.parts or member.kind == "link" or member.size < 0:
+            why = f"({member.kind}), which would write outside the folder"
+        elif member.kind != "folder" and (files[path] > 1 or path in folders):
+            why = "twice, or as a file and as a folder"
+        else:
+            continue
+        raise UserError(
+            f"{archive} is not safe to unpack: it holds {member.name!r} {why}. Unpack it yourself and type "
+            "dataset.root=FOLDER"
+        )
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int, archive: Path) -> None:

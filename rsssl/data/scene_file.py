@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rsssl.data.conform import fits
-from rsssl.data.grid import Grid
+from rsssl.data.grid import RAISED, Grid, told
 from rsssl.data.raster import NUMPY_TYPES, gdal_type, import_gdal, open_gdal, quiet, type_of
 from rsssl.errors import UserError
 from rsssl.models.bands import COLOURS
@@ -53,15 +53,16 @@ class SceneFile:
         self.path, self.name = os.fspath(path), Path(path).name
         try:
             self._dataset = open_gdal(self.path, gdal.OF_RASTER)
-        except RuntimeError as error:
+        except RAISED as error:
             raise UserError(f"{path} cannot be opened as a raster ({error}): type {key}=FILE") from error
         if self._dataset.RasterCount == 0:
             raise UserError(
                 f"{path} holds no raster band: type {key}=FILE with one of its parts, as gdalinfo lists them"
             )
-        self.grid = Grid.of(self._dataset)
-        self.names = names_of(gdal, self._dataset)
-        self.block: tuple[int, int] = tuple(self._dataset.GetRasterBand(1).GetBlockSize())
+        with told(path, f"{key}= with another file"):
+            self.grid = Grid.of(self._dataset)
+            self.names = names_of(gdal, self._dataset)
+            self.block: tuple[int, int] = tuple(self._dataset.GetRasterBand(1).GetBlockSize())
 
     def colour_bands(self) -> list[int]:
         """The numbers (from 1) of its bands without an alpha band."""
@@ -158,7 +159,7 @@ class SceneFile:
         area = abs(t[1] * t[5] - t[2] * t[4])
         if reference.IsGeographic():
             middle = t[3] + t[4] * self.grid.width / 2 + t[5] * self.grid.height / 2
-            return math.sqrt(area * 111_320.0**2 * math.cos(math.radians(middle)))
+            return math.sqrt(area * 111_320.0**2 * math.cos(math.radians(max(-90, min(90, middle)))))
         return math.sqrt(area) * reference.GetLinearUnits()
 
 

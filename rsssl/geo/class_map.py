@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rsssl.data.grid import Grid, below
-from rsssl.data.raster import import_gdal, open_gdal, type_of
+from rsssl.data.grid import RAISED, Grid, below, told
+from rsssl.data.raster import import_gdal, open_gdal, quiet, type_of
 from rsssl.errors import UserError, nearest
 from rsssl.geo.area import Areas
 
@@ -42,15 +42,19 @@ class ClassMap:
     def __init__(self, path: str | os.PathLike[str], block: int = BLOCK) -> None:
         self.path, self._block = Path(path), block
         self._dataset = open_dataset(path, "class_map", raster=True)
-        self._band = self._dataset.GetRasterBand(1)
-        self.grid = Grid.of(self._dataset)
-        self.shape = self._dataset.RasterYSize, self._dataset.RasterXSize
-        self.geotransform = tuple(self._dataset.GetGeoTransform())
-        self.projection: str = self._dataset.GetProjection()
-        names = category_names(self._band)
+        with told(path, "class_map= with another file"):
+            self._band = self._dataset.GetRasterBand(1)
+            self.grid = Grid.of(self._dataset)
+            self.shape = self._dataset.RasterYSize, self._dataset.RasterXSize
+            self.geotransform = tuple(self._dataset.GetGeoTransform())
+            self.projection: str = self._dataset.GetProjection()
+            names = category_names(self._band)
+            placed = self._dataset.GetGeoTransform(can_return_null=True) is not None
+        if placed and self.grid.geotransform is None:
+            raise UserError(f"{path} does not say where its pixels lie: type gdal_edit.py -a_ullr X0 Y0 X1 Y1 {path}")
         occurring = set(names)
         for window in self.windows():
-            values, valid = numbers(self._band, *window)
+            values, valid = numbers(self._band, *window, self.path)
             occurring.update(map(int, distinct(values[valid])))
             if len(occurring) > MOST:
                 raise UserError(
@@ -73,7 +77,7 @@ class ClassMap:
 
     def read(self, x: int, y: int, w: int, h: int) -> np.ndarray:
         """The classes (h, w) int64 of the window whose first pixel is column x, row y; -1 for nodata."""
-        values, valid = numbers(self._band, x, y, w, h)
+        values, valid = numbers(self._band, x, y, w, h, self.path)
         return np.where(valid, np.searchsorted(self.values, np.where(valid, values, self.values[0])), -1)
 
     def part_of(self, x: int, y: int) -> tuple[float, ...]:
@@ -110,10 +114,11 @@ class ClassMap:
         alike = [i for i, name in enumerate(self.names) if _fold(name) == _fold(text)]
         if len(alike) == 1:
             return alike[0]
-        if re.fullmatch(r"[+-]?\d+(\.0*)?", text) and int(float(text)) in self.values:
+        if re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", text, re.ASCII) and int(float(text)) in self.values:
             return int(np.searchsorted(self.values, int(float(text))))
         close = nearest(text, self.names)
         listed = ", ".join(self.names[:30]) + (", ..." if len(self.names) > 30 else "")
+        text = text if len(text) <= 60 else f"{text[:60]}..."
         raise UserError(
             f"{where}: the class {text!r} is not in {self.path}, which has {listed}: "
             + (f"write {close!r} in the reference" if close else "rename it in the reference, or leave it out there")
@@ -137,13 +142,24 @@ def empty_raster(scene: ClassMap, window: tuple[int, int, int, int], kind: int, 
     return raster
 
 
+def brought_onto(grid: Any, source: Any, path: str) -> None:
+    """Puts a raster's values onto a grid by nearest neighbour; both are open datasets, and `path` names the raster.
+
+    Raises:
+        UserError: where GDAL cannot.
+    """
+    gdal = import_gdal(path)
+    with told(path, f"gdalinfo {path} to see where it lies"), quiet(gdal):
+        gdal.Warp(grid, source, resampleAlg="near", errorThreshold=0)
+
+
 def category_names(band: Any) -> dict[int, str]:
     """The names that a band has for some of its values."""
     band.GetDataset().GetGeoTransform()  # GDAL reads what a file's sidecar says no earlier than it has to
     return {value: name for value, name in enumerate(band.GetCategoryNames() or []) if name.strip()}
 
 
-def numbers(band: Any, x: int, y: int, w: int, h: int) -> tuple[np.ndarray, np.ndarray]:
+def numbers(band: Any, x: int, y: int, w: int, h: int, path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """A window of a band as (h, w) int64, and where it is valid, (h, w) bool.
 
     Args:
@@ -152,20 +168,22 @@ def numbers(band: Any, x: int, y: int, w: int, h: int) -> tuple[np.ndarray, np.n
         y: the first row.
         w: columns.
         h: rows.
+        path: of the file that the band comes from, for messages.
 
     Raises:
-        UserError: for fractions.
+        UserError: for fractions, and where the file cannot be read.
     """
-    path = band.GetDataset().GetDescription()
     gdal = import_gdal(path)
     if band.DataType == gdal.GDT_Byte and type_of(gdal, band) == "Int8":
         raise UserError(f"{path} holds signed bytes, which this GDAL reads as unsigned: give classes as other numbers")
-    raw = np.frombuffer(band.ReadRaster(x, y, w, h, buf_type=gdal.GDT_Float64), np.float64).reshape(h, w)
-    valid = np.isfinite(raw)
-    if band.GetMaskFlags() != gdal.GMF_ALL_VALID:
-        mask = band.GetMaskBand().ReadRaster(x, y, w, h, buf_type=gdal.GDT_Byte)
-        valid &= np.frombuffer(mask, np.uint8).reshape(h, w) > 0
-    values = np.where(valid, raw, 0).astype(np.int64)
+    with told(path, "the name of another file, or copy it again"), quiet(gdal):
+        raw = np.frombuffer(band.ReadRaster(x, y, w, h, buf_type=gdal.GDT_Float64), np.float64).reshape(h, w)
+        valid = np.isfinite(raw)
+        if band.GetMaskFlags() != gdal.GMF_ALL_VALID:
+            mask = band.GetMaskBand().ReadRaster(x, y, w, h, buf_type=gdal.GDT_Byte)
+            valid &= np.frombuffer(mask, np.uint8).reshape(h, w) > 0
+    with np.errstate(invalid="ignore"):  # beyond int64: told as fractions
+        values = np.where(valid, raw, 0).astype(np.int64)
     if (values != raw)[valid].any():
         raise UserError(
             f"{path} holds fractions, so it is not a map of classes: give one of whole numbers, class_map=MAP and "
@@ -201,7 +219,7 @@ def open_dataset(path: str | os.PathLike[str], key: str, raster: bool = False, o
     kinds = gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR
     try:
         dataset = open_gdal(path, kinds, options)
-    except RuntimeError as error:
+    except RAISED as error:
         reason = f"cannot be opened ({error})" if os.path.exists(path) else "does not exist"
         raise UserError(f"{key}={path} {reason}: type {key}=FILE") from error
     if dataset.RasterCount == 0 and (raster or dataset.GetLayerCount() == 0):

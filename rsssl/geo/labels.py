@@ -15,7 +15,7 @@ from rsssl.data.raster import import_gdal
 from rsssl.data.scene_file import SceneFile
 from rsssl.data.scene_windows import Label, lattice
 from rsssl.errors import UserError, nearest
-from rsssl.geo.class_map import category_names, numbers
+from rsssl.geo.class_map import brought_onto, category_names, numbers
 from rsssl.geo.laying import Cut, geotransform_of, overlap, placement, starts, thinned
 from rsssl.geo.vectors import VectorFile, inside, place_in
 
@@ -220,8 +220,8 @@ class Labels:
             band = strip.GetRasterBand(1)
             band.SetNoDataValue(float("nan"))
             band.Fill(float("nan"))
-            gdal.Warp(strip, file.raster, resampleAlg="near", errorThreshold=0)
-            values, valid = numbers(band, 0, 0, scene.size[1], window)
+            brought_onto(strip, file.raster, file.path)
+            values, valid = numbers(band, 0, 0, scene.size[1], window, file.path)
             for col in cols:
                 part = values[:, col : col + window][valid[:, col : col + window]]
                 kinds, counts = np.unique(part, return_counts=True)

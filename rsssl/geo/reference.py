@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from rsssl.data.grid import told
 from rsssl.data.raster import import_gdal
 from rsssl.errors import UserError
-from rsssl.geo.class_map import ClassMap, category_names, distinct, empty_raster, numbers
+from rsssl.geo.class_map import ClassMap, brought_onto, category_names, distinct, empty_raster, numbers
 from rsssl.geo.samples import Samples
 from rsssl.geo.vectors import VectorFile, inside, place_in
 
@@ -34,7 +35,8 @@ def compare(scene: ClassMap, reference: str, attribute: str | None = None) -> Sa
     """
     file = VectorFile(reference, attribute)
     path = file.path
-    samples = _compare_raster(scene, file.raster, path) if file.is_raster else _compare_features(scene, file)
+    with told(path, "reference= with another file"):
+        samples = _compare_raster(scene, file.raster, path) if file.is_raster else _compare_features(scene, file)
     if samples.counts.sum() == 0:
         notes = "".join(f" {note}" for note in samples.notes if samples.kind != "pixels")  # how coordinates were read
         raise UserError(
@@ -126,8 +128,8 @@ def _compare_raster(scene: ClassMap, dataset: Any, path: str) -> Samples:
         band = grid.GetRasterBand(1)
         band.SetNoDataValue(float("nan"))
         band.Fill(float("nan"))
-        gdal.Warp(grid, dataset, resampleAlg="near", errorThreshold=0)
-        values, valid = numbers(band, 0, 0, *window[2:])
+        brought_onto(grid, dataset, path)
+        values, valid = numbers(band, 0, 0, *window[2:], path)
         mapped = scene.read(*window)
         samples.nodata += int((valid & (mapped < 0)).sum())
         samples.outside += int((~valid & (mapped >= 0)).sum())

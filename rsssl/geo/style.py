@@ -182,20 +182,17 @@ def _hectares(area: float) -> str:
     return f"{area:,.0f} ha" if area >= 100 else f"{area:.1f} ha" if area >= 10 else f"{area:.2f} ha"
 
 
-def write_preview(
-    path: Path, image: np.ndarray, legend: Legend, title: str = "", scene: np.ndarray | None = None
-) -> None:
+def preview_png(image: np.ndarray, legend: Legend, title: str = "", scene: np.ndarray | None = None) -> bytes:
     """A PNG of a class map with a legend of the classes that occur, the largest first; at its left the scene, if given.
 
     Args:
-        path: the file, written whole or not at all.
         image: (h, w) class numbers, of the size to be shown; any outside 0..K-1 is nodata.
         legend: the classes.
         title: stands above.
         scene: (h, w, 3) uint8 of the same place.
 
     Raises:
-        UserError: without matplotlib; and as `rsssl.engine.files.write_atomic`.
+        UserError: without matplotlib.
     """
     k = len(legend.classes)
     numbers = np.where((image < 0) | (image.astype(np.int64) >= k), k, image).astype(np.int64)
@@ -207,7 +204,7 @@ def write_preview(
     rgba = np.zeros((k + 1, 4), np.uint8)
     rgba[:k] = np.concatenate([legend.colours, np.full((k, 1), 255)], axis=1)
     pictures = {"Classes": rgba[numbers]} if scene is None else {"Scene": scene, "Classes": rgba[numbers]}
-    write_atomic(path, _draw(pictures, entries, title))
+    return _draw(pictures, entries, title)
 
 
 def _draw(pictures: dict[str, np.ndarray], entries: list[Entry], title: str) -> bytes:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsssl.data.raster import import_gdal
+from rsssl.data.grid import told
+from rsssl.data.raster import import_gdal, quiet
 from rsssl.errors import UserError, nearest
 from rsssl.geo.class_map import open_dataset
 
@@ -64,10 +65,11 @@ class VectorFile:
         self.is_raster = self._dataset.GetLayerCount() == 0
         if self.is_raster:
             return
-        self._find_columns()
-        self._layer = self._find_layer()
-        self._index = self._find_field()
-        self.field = _field_names(self._layer)[self._index]
+        with told(self.path, f"{self.key}= with another file"):
+            self._find_columns()
+            self._layer = self._find_layer()
+            self._index = self._find_field()
+            self.field = _field_names(self._layer)[self._index]
 
     @property
     def raster(self) -> Any:
@@ -153,9 +155,13 @@ class VectorFile:
         """All features, in the CRS of that WKT; as they are where that is "" or the file names no CRS. With their two
         coordinates `swapped`, to see whether somebody did."""
         transform = self._transformation(projection)
-        self._layer.ResetReading()
-        for feature in self._layer:
+        for feature in self._rows():
             geometry, value = feature.GetGeometryRef(), feature.GetField(self._index)
+            if isinstance(value, list | bytes | bytearray):
+                raise UserError(
+                    f"{self.path}, feature {feature.GetFID()}: its field {self.field} holds several values, and not a "
+                    f"class: type {self.field_key}= with another field"
+                )
             value = None if value is None or not str(value).strip() else value
             kind, parts = "", list[Any]()
             if value is not None and geometry is not None and not geometry.IsEmpty():
@@ -165,6 +171,12 @@ class VectorFile:
                 if transform is not None:
                     parts = [part if _transformed(part, transform) else None for part in parts]
             yield Feature(feature.GetFID(), value, kind, parts)
+
+    def _rows(self) -> Iterator[Any]:
+        """GDAL's features; UserError where the file is damaged."""
+        with told(self.path, f"{self.key}= with another file"), quiet(import_gdal(self.path)):
+            self._layer.ResetReading()
+            yield from self._layer
 
     def _transformation(self, projection: str) -> Any:
         """From the file's CRS to that one; None where they are the same, or one is not known."""

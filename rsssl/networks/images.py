@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
+import stat
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,18 +14,17 @@ import numpy as np
 
 from rsssl.data.catalog import scan
 from rsssl.data.conform import Form, conform
+from rsssl.data.lists import listed_paths
 from rsssl.data.locate import degrees, located
 from rsssl.data.raster import PICTURES, BadImage, has_gdal, read
 from rsssl.errors import UserError
 from rsssl.geo.bands import choose
 from rsssl.models.card import SensorCard
 
-ESCAPE = "surrogateescape"  # names of files are bytes, and not all of them are UTF-8
-
 
 def place_of(path: str) -> tuple[float, float] | None:
     """Longitude and latitude of the middle of an image; None where it does not say, or GDAL is missing."""
-    if os.path.splitext(path)[1].lower() in PICTURES or not has_gdal():
+    if os.path.splitext(path)[1].lower() in PICTURES or not has_gdal() or never_ends(path):
         return None
     try:
         grid, _ = located(path)
@@ -51,17 +50,7 @@ def listed(source: Path) -> tuple[Path, list[str]]:
         raise UserError(
             f"images={source} is neither a folder nor a list of images: type images=FOLDER or images=LIST.txt"
         )
-    with open(source, newline="", encoding="utf-8-sig", errors=ESCAPE) as file:  # spreadsheets begin files with a mark
-        if source.suffix.lower() == ".csv":
-            rows = csv.DictReader(file)
-            if "path" not in (rows.fieldnames or []):
-                raise UserError(
-                    f"{source} has no column path, but {', '.join(rows.fieldnames or [])}: name the column of the "
-                    "images path, or type images=FOLDER"
-                )
-            paths = [row["path"] for row in rows if row["path"]]
-        else:
-            paths = [line.strip() for line in file if line.strip()]
+    paths = [path for _, path in listed_paths(source, "images", source.suffix.lower() == ".csv")]
     if not paths:
         raise UserError(f"{source} lists no image: type images=FOLDER or images=LIST.txt, a path a line")
     return source.parent, paths
@@ -82,6 +71,8 @@ def read_one(path: Path, card: SensorCard, bands: list[Any] | None) -> np.ndarra
     form = Form(
         card.bands, card.n_bands, tuple(range(card.n_bands)), card.dtype, card.size, card.nodata, card.low, card.high
     )
+    if never_ends(path):
+        return "it is a pipe or a device, and no file"
     try:
         raster = read(path, card.n_bands if bands is None else None)
         names = raster.names or ("",) * len(raster.pixels)
@@ -92,6 +83,15 @@ def read_one(path: Path, card: SensorCard, bands: list[Any] | None) -> np.ndarra
         return conform(path, replace(form, in_file=len(names), keep=keep), raster)[0]
     except BadImage as error:
         return error.reason
+
+
+def never_ends(path: str | Path) -> bool:
+    """Whether a path is a pipe, a socket or a device, which may never give all that is read."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # told by what reads it
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def refusal(names: Sequence[str], card: SensorCard, bands: list[Any] | None) -> str:

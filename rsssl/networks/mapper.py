@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from rsssl.data.scene_windows import MOSTLY
 from rsssl.engine.device import on_device
 from rsssl.engine.distributed import broadcast, raise_together, rank
 from rsssl.engine.files import write_atomic
+from rsssl.engine.step_memory import free_for
 from rsssl.errors import UserError
 from rsssl.evaluation.heads import LinearHead
 from rsssl.geo.classified import Classified
@@ -25,7 +27,9 @@ from rsssl.networks.dense import DenseClassifier
 from rsssl.networks.network import SceneNetwork
 from rsssl.rng import Order, fold
 
+log = logging.getLogger(__name__)
 SELDOM = 1e-9  # what a window that lies mostly outside the scene counts
+PIXEL = 14  # bytes that a value of a block takes while it is read, mirrored and standardised
 PLACES, PLACE = 12, 7  # the short cut learns from so many places of so many windows a side
 
 
@@ -209,3 +213,41 @@ def read_ahead(scene: Scene, layout: Layout, numbers: list[int]) -> Iterator[tup
             if k + 1 < len(blocks):
                 ahead.append(pool.submit(scene.read, *blocks[k + 1].region))
             yield number, block, region
+
+
+def refuse_too_large(layout: Layout, scene: Scene, mapper: Mapper) -> None:
+    """Raises UserError where the windows that are looked at together do not fit into memory."""
+    block, window = layout.block(0), layout.window
+    together = min(mapper.batch_size, block.rows * block.cols) * window**2
+    need = scene.card.n_bands * (block.region.height * block.region.width * PIXEL + 4 * together)
+    free = free_for(torch.device("cpu"))
+    if need > free:
+        raise UserError(
+            f"windows of {window} pixels take about {need / 1e9:,.1f} GB at a time, and {free / 1e9:.1f} GB are free: "
+            f"type a smaller batch_size=, or a smaller map.window= (tiles of the training had "
+            f"{mapper.classifier.window} pixels)"
+        )
+
+
+def warn_of_shape(scene: Scene, classifier: SceneNetwork, window: int) -> None:
+    """Warns when a window covers another piece of ground than a tile of the training did."""
+    card = classifier.card
+    if card.size[0] != card.size[1]:
+        log.warning(
+            "the tiles of the training had %d x %d pixels and were seen as squares; windows of the scene are squares "
+            "of %d pixels",
+            *card.size,
+            window,
+        )
+    metres = scene.metres()
+    if metres is None or card.gsd is None:
+        return
+    ground, trained = metres * window, card.gsd * classifier.window
+    if not 2 / 3 < ground / trained < 1.5:
+        log.warning(
+            "%s: a window covers %.0f m, the tiles of the training covered %.0f m. map.window=%d would cover as much",
+            scene.name,
+            ground,
+            trained,
+            max(8, round(trained / metres)),
+        )

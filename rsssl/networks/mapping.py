@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from rsssl.engine.device import precision
 from rsssl.engine.distributed import raise_together
+from rsssl.engine.files import write_atomic
 from rsssl.engine.outputs import Output, Parts, record_of
 from rsssl.engine.ranks import rank
 from rsssl.errors import UserError
@@ -24,9 +26,9 @@ from rsssl.geo.colours import colours_of
 from rsssl.geo.nodata import as_number, refuse_frame
 from rsssl.geo.product import Product, Values
 from rsssl.geo.scene import Scene
-from rsssl.geo.style import Legend, write_preview, write_qml
+from rsssl.geo.style import Legend, preview_png, write_qml
 from rsssl.geo.windows import CHUNK, Blended, Blender, Layout
-from rsssl.networks.mapper import Mapper, read_ahead
+from rsssl.networks.mapper import Mapper, read_ahead, refuse_too_large, warn_of_shape
 from rsssl.networks.network import SceneNetwork
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class MapOptions:
         tta: average over the eight flips and quarter turns.
         coverage: of the sets of plausible classes; None for no such layer.
         colours: of classes by name; None for those that the classifier came with.
+        one_of_several: scenes, of which one may have no pixel with a value.
     """
 
     bands: list[Any] | None
@@ -68,6 +71,7 @@ class MapOptions:
     tta: bool
     coverage: float | None = None
     colours: dict[str, str] | None = None
+    one_of_several: bool = False
 
 
 def beside(out: Path, layer: str) -> Path:
@@ -118,6 +122,7 @@ class SceneMap:
                 "evaluate=auto and two labels per class or more, or leave map.coverage out"
             )
         self.layout = Layout(*self.scene.size, window, stride)
+        refuse_too_large(self.layout, self.scene, self.mapper)
         n = len(classifier.classes)
         self.nodata, self.areas = 255 if n <= 255 else UNKNOWN, Areas(self.scene.grid, n)
         self.colours = colours_of(classifier.classes, options.colours or classifier.notes.get("colours"))
@@ -169,7 +174,8 @@ class SceneMap:
         hectares = self.areas.hectares()
         write_areas(out.with_name(f"{out.stem}_areas.csv"), classes, self.areas.pixels, hectares)
         write_qml(out.with_suffix(".qml"), classes, self.colours)
-        shares = hectares.tolist() if hectares is not None else [None] * len(classes)
+        known = [None] * len(classes) if hectares is None else hectares.tolist()
+        shares = [None if h is None or not math.isfinite(h) else h for h in known]
         pixels = self.areas.pixels.tolist()
         more = {
             "classes": list(classes),
@@ -178,15 +184,31 @@ class SceneMap:
             "seconds": seconds | {"write": time.monotonic() - begin},
             "config": config,
         }
+        if picture := self._picture(preview, hectares):
+            write_atomic(out.with_name(f"{out.stem}_preview.png"), picture)  # a full disk stops before the record
         self.output.finish({layer: beside(out, layer) for layer in files}, more)
         parts.remove()
+
+    def _nothing(self, parts: Parts) -> None:
+        """Says that the scene has no pixel with a value; UserError unless it is one of several."""
+        text = (
+            f"{self.scene.path} has no pixel with a value in its bands {self.scene.bands}, so there is nothing to map: "
+            "look at gdalinfo -stats, then type bands=[...] or scene_nodata=none"
+        )
+        if not self.options.one_of_several:
+            parts.remove()
+            raise UserError(text)
+        log.warning("%s", text)
+
+    def _picture(self, preview: Preview, hectares: np.ndarray | None) -> bytes | None:
+        """The preview's PNG; None where it cannot be drawn: the map stands all the same."""
         try:
-            legend = Legend(classes, self.colours, self.areas.pixels, hectares)
+            legend = Legend(self.classifier.classes, self.colours, self.areas.pixels, hectares)
             scene = self.scene.thumbnail(preview.shape) if preview.step <= 16 else None
-            picture = out.with_name(f"{out.stem}_preview.png")
-            write_preview(picture, preview.classes(self.nodata), legend, self.scene.name, scene)
-        except (UserError, OSError, RuntimeError, ValueError) as error:  # the map stands all the same
-            log.warning("no preview of %s: %s", out, error)
+            return preview_png(preview.classes(self.nodata), legend, self.scene.name, scene)
+        except (UserError, OSError, RuntimeError, ValueError) as error:
+            log.warning("no preview of %s: %s", self.out, error)
+            return None
 
     def _write(self, parts: Parts) -> tuple[Sequence[str], Preview]:
         """The map and its layers, block by block; the names of what was written, and the map thinned out."""
@@ -213,6 +235,8 @@ class SceneMap:
                     )
                 if "unlike" in files and chunk.unlike is not None:
                     files["unlike"].write(chunk.x, chunk.y, scaled(chunk.unlike, known, UNLIKE_SCALE))
+            if not self.areas.pixels.any():
+                self._nothing(parts)
             for stale in (self.output.forget() & set(LAYERS)) - set(files):
                 beside(self.out, stale).unlink(missing_ok=True)
             for layer in sorted(files):
@@ -268,27 +292,3 @@ class Preview:
             row, col = y // self.step, x // self.step
             out[row : row + part.shape[0], col : col + part.shape[1]] = part
         return out
-
-
-def warn_of_shape(scene: Scene, classifier: SceneNetwork, window: int) -> None:
-    """Warns when a window covers another piece of ground than a tile of the training did."""
-    card = classifier.card
-    if card.size[0] != card.size[1]:
-        log.warning(
-            "the tiles of the training had %d x %d pixels and were seen as squares; windows of the scene are squares "
-            "of %d pixels",
-            *card.size,
-            window,
-        )
-    metres = scene.metres()
-    if metres is None or card.gsd is None:
-        return
-    ground, trained = metres * window, card.gsd * classifier.window
-    if not 2 / 3 < ground / trained < 1.5:
-        log.warning(
-            "%s: a window covers %.0f m, the tiles of the training covered %.0f m. map.window=%d would cover as much",
-            scene.name,
-            ground,
-            trained,
-            max(8, round(trained / metres)),
-        )

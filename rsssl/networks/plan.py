@@ -133,8 +133,6 @@ def datasets(recipe: Recipe, evaluated: Dataset, run: Run) -> list[Dataset]:
     """The datasets to pre-train on: `pretrain.dataset` (a name, or several), else the evaluated dataset's own pool."""
     names, roots = as_list(recipe.pretrain.dataset), as_list(recipe.pretrain.root)
     if not names:
-        if roots:
-            raise UserError("pretrain.root needs pretrain.dataset: type for example pretrain.dataset=folder")
         return [evaluated]
     if roots and len(roots) != len(names):
         raise UserError(f"pretrain.root has {len(roots)} folders for {len(names)} datasets: type one for each")

@@ -19,13 +19,14 @@ import torch
 from tqdm import tqdm
 
 from rsssl.data.catalog import listing
+from rsssl.data.lists import ESCAPE
 from rsssl.engine.device import on_device, precision
 from rsssl.engine.files import atomic
 from rsssl.engine.outputs import Output, Parts, read_record
 from rsssl.engine.ranks import rank
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
-from rsssl.networks.images import ESCAPE, listed, place_of, read_one, wanted_bands, with_places
+from rsssl.networks.images import listed, place_of, read_one, wanted_bands, with_places
 from rsssl.networks.network import SceneNetwork
 
 log = logging.getLogger(__name__)

@@ -75,6 +75,14 @@ class PretrainKeys:
         names = ("images", "epochs", "steps", "batch_size", "image_size", "lr", "log_every", "accumulate")
         positive(**{f"pretrain__{name}": getattr(self, name) for name in names})
         positive(pretrain__minutes=self.minutes)
+        for name, value in (("dataset", self.dataset), ("root", self.root)):
+            listed = value if isinstance(value, list) else [] if value is None else [value]
+            if not all(isinstance(v, str) for v in listed):
+                raise UserError(f"pretrain.{name}={value} is not text: type pretrain.{name}=NAME, or [NAME,NAME]")
+        if self.root and not self.dataset:
+            raise UserError("pretrain.root needs pretrain.dataset: type for example pretrain.dataset=folder")
+        if self.images == 1:
+            raise UserError("pretrain.images=1 leaves nothing to compare with: type pretrain.images=1000")
         if self.minutes and (self.epochs or self.steps):
             raise UserError("pretrain.minutes= and pretrain.epochs= or steps= both say how long: type one of them")
         # start: as its network is used to. card: mean and std of the pool. half: the paper's (x - 0.5) / 0.5.
@@ -87,11 +95,6 @@ class PretrainKeys:
             )
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"pretrain.layer_decay={self.layer_decay} is not in (0, 1]: type pretrain.layer_decay=0.6")
-        for name, usual in (("probes", 10), ("pictures", 10), ("distill", 1.0)):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"pretrain.{name}={getattr(self, name)} is below zero: type pretrain.{name}={usual}, or 0 for none"
-                )
         self._check_progressive()
 
     def budget(self, device: str) -> float | None:
@@ -158,8 +161,9 @@ class Recipe:
         # paper: the published code's choice of the best epoch on half of the test images.
         one_of("protocol", self.protocol, ("clean", "validation", "paper"))
         positive(backbone__depths=self.backbone["depths"])
-        for name in ("temperature", "views"):
-            positive(**{f"ssl__{name}": self.ssl.get(name)})
+        for name, value in self.ssl.items():  # numbers of views, units, prototypes, ...
+            if name == "temperature" or (isinstance(value, int) and not isinstance(value, bool)):
+                positive(**{f"ssl__{name}": value})
         if self.pretrain.progressive and str(self.backbone["name"]).startswith(FIXED_SIZE):
             raise UserError(
                 f"backbone.name={self.backbone['name']} takes images of one size only and pretrain.progressive changes "

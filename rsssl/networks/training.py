@@ -20,6 +20,7 @@ from rsssl.engine import distributed
 from rsssl.engine.batch_norm import over_all_ranks
 from rsssl.engine.device import on_device
 from rsssl.engine.run import Run
+from rsssl.engine.step_memory import free_for
 from rsssl.errors import UserError
 from rsssl.methods.base import Method
 from rsssl.methods.distillation import Distillation
@@ -34,6 +35,7 @@ from rsssl.networks.starts import Start
 from rsssl.networks.teacher import Teacher
 
 log = logging.getLogger(__name__)
+FEATURES = 16  # numbers a pixel that the first layers of a network make, about
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def assemble(planned: Plan, run: Run, steps: int | None, rows: int | None = None
     backbone = distributed.first_then_others(lambda: started(recipe, planned.start, card, run))
     check_size(backbone, planned.preprocess.size, "pretrain.image_size")
     stages = [(float(until), float(scale)) for until, scale in keys.progressive]
+    refuse_too_large(planned.preprocess.size, card.n_bands, "pretrain.image_size")
     size_at = stage_size(planned.preprocess.size, stages, max(2, patch_side(backbone)))
     try_size(backbone, card.n_bands, size_at(0, 1))
     teacher = Teacher(planned.teacher, planned.parts, planned.indices, run) if planned.teacher else None
@@ -125,6 +128,16 @@ def make_method(node: dict[str, Any], backbone: nn.Module, **more: Teacher) -> M
             "super().__init__(backbone, views)"
         )
     return method
+
+
+def refuse_too_large(size: int, bands: int, key: str) -> None:
+    """Raises UserError where not even one image of `size` pixels and its first features fit into memory."""
+    need, free = 4 * size**2 * (bands + FEATURES), free_for(torch.device("cpu"))
+    if need > free:
+        raise UserError(
+            f"{key}={size}: one image takes {need / 1e9:,.1f} GB, and {free / 1e9:.1f} GB are free: type for example "
+            f"{key}=224"
+        )
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rsssl.checks import writable
 from rsssl.engine.run import Run
 
 
@@ -30,6 +31,11 @@ class AssessAccuracy:
     out: str | None
 
     examples: ClassVar[dict[str, str]] = {"class_map": "map.tif", "reference": "points.gpkg"}
+
+    def check(self) -> None:
+        """Refuses a place for the figures that cannot be made."""
+        if self.out is not None:
+            writable("out", self.out, folder=True)
 
     def run(self, run: Run) -> dict[str, Any]:
         """Writes the figures and the confusion matrix, and prints a table.

@@ -144,6 +144,9 @@ class Evaluate(Pretrain):
             untrained(self, Start(), data, run) if scratch else pretrained_or_train(self, self.checkpoint, data, run)
         )
         if self.image_size:
+            from rsssl.networks.training import refuse_too_large
+
+            refuse_too_large(self.image_size, data.pack.card.n_bands, "image_size")
             weights = replace(weights, preprocess=weights.preprocess.at(self.image_size))
         begin = time.monotonic()
         figures, head, network, trust = self._fit(job, evaluator, weights, run)

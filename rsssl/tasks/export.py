@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rsssl.checks import writable
 from rsssl.engine.run import Run
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ class Export:
     preprocessing: bool
 
     examples: ClassVar[dict[str, str]] = {"checkpoint": "runs/mine", "out": "my_model"}
+
+    def check(self) -> None:
+        """Refuses a folder that cannot be made."""
+        writable("out", self.out, folder=True)
 
     def run(self, run: Run) -> dict[str, Any]:
         """Exports, and prints how the folder is loaded.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rsssl.checks import one_of, positive
+from rsssl.checks import one_of, positive, writable
 from rsssl.engine.run import NOT_IN_THE_HASH, Run
 from rsssl.errors import UserError
 from rsssl.records import Damaged, read_sealed
@@ -80,6 +80,7 @@ class MapScene(Pipeline):
         super().check()
         positive(map__stride=self.stride, map__window=self.window, batch_size=self.batch_size)
         one_of("values", self.values, VALUES)
+        writable("out", self.out, folder=True)
         if self.coverage is not None and not 0 < self.coverage < 1:
             raise UserError(f"map.coverage={self.coverage:g} must lie between 0 and 1: type map.coverage=0.9")
         if self.stride and self.window and self.stride > self.window:
@@ -207,7 +208,7 @@ class MapScene(Pipeline):
         pairs = targets(Path(scenes[0]), out) if self.scene else listed_targets(scenes, out)
         for scene, target in pairs:
             try:
-                maps[str(target)] = self._one(str(scene), target, classifier, run)
+                maps[str(target)] = self._one(str(scene), target, classifier, run, one_of_several=True)
             except LostRank:
                 raise
             except UserError as error:  # all ranks have it; the other scenes are mapped all the same
@@ -225,7 +226,7 @@ class MapScene(Pipeline):
             return self.dataset.nodata
         return self.scene_nodata
 
-    def _one(self, scene: str, out: Path, classifier: Any, run: Run) -> dict[str, Any]:
+    def _one(self, scene: str, out: Path, classifier: Any, run: Run, one_of_several: bool = False) -> dict[str, Any]:
         from rsssl.engine.distributed import raise_together
         from rsssl.engine.outputs import read_record
         from rsssl.engine.ranks import rank
@@ -244,6 +245,7 @@ class MapScene(Pipeline):
             batch_size=self.batch_size,
             tta=self.tta,
             coverage=self.coverage,
+            one_of_several=one_of_several,
         )
         scene_map = raise_together(lambda: SceneMap(scene, out, classifier, run.device, options))
         made = scene_map.make(run.config)
@@ -275,5 +277,6 @@ def print_areas(out: Path, areas: dict[str, dict[str, Any]]) -> None:
         if area["pixels"]:
             hectares = "" if area["hectares"] is None else f"  {area['hectares']:>14,.1f} ha"
             print(f"  {name:<28} {100 * area['pixels'] / whole:6.2f} %{hectares}")
-    print(f"  {out.stem}_preview.png, {out.stem}_areas.csv and {out.stem}.qml lie beside it")
+    beside = [name for name in (f"{out.stem}_preview.png", f"{out.stem}_areas.csv") if out.with_name(name).is_file()]
+    print(f"  {', '.join(beside)} and {out.stem}.qml lie beside it")
     print(f"  how good it is: rsssl-run task=accuracy {shlex.quote(f'class_map={out}')} reference=FILE")

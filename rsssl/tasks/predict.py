@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rsssl.checks import positive
+from rsssl.checks import positive, writable
 from rsssl.engine.run import Run
 from rsssl.errors import UserError
 
@@ -36,6 +36,10 @@ class Predict:
     def check(self) -> None:
         """Refuses impossible values."""
         positive(batch_size=self.batch_size)
+        out = Path(self.out)
+        if out.suffix.lower() != ".csv":
+            raise UserError(f"out={out} is not the name of a CSV: type out={out.with_suffix('.csv')}")
+        writable("out", self.out)
 
     def run(self, run: Run) -> dict[str, Any]:
         """Predicts, unless the same predictions stand already.
@@ -49,8 +53,6 @@ class Predict:
 
         classifier = find_classifier(self.checkpoint)
         out = Path(self.out).expanduser()
-        if out.suffix.lower() != ".csv":
-            raise UserError(f"out={out} is not the name of a CSV: type out={out.with_suffix('.csv')}")
         options = PredictOptions(
             bands=None if self.bands is None else list(self.bands),
             batch_size=self.batch_size,

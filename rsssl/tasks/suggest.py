@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsssl.checks import one_of, positive
+from rsssl.checks import one_of, positive, writable
+from rsssl.data.lists import listed_paths
 from rsssl.engine.run import Run
 from rsssl.errors import UserError, typed
 from rsssl.tasks.pretrain import Pretrain
@@ -49,6 +50,8 @@ class Suggest(Pretrain):
             raise UserError(
                 f"out={self.out} is not the name of a {kind}: type out={Path(self.out).with_suffix(suffix)}"
             )
+        if self.out is not None:
+            writable("out", self.out)
         if self.on_scenes and self.labelled:
             raise UserError("on scenes the labels say what is labelled: type dataset.labels=FILE")
         super().check()
@@ -189,29 +192,13 @@ def read_labelled(file: Path, names: list[str], root: str) -> list[int]:
     Raises:
         UserError: no such file or column, or a path that is not a tile of the dataset.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # spreadsheets begin files with a mark
-    except OSError as error:
-        raise UserError(
-            f"suggest.labelled={file} cannot be read ({error.strerror}): type suggest.labelled=FILE.csv with a column "
-            f"path"
-        ) from error
-    table = csv.DictReader(io.StringIO(text, newline=""))
-    if "path" not in (table.fieldnames or []):
-        raise UserError(
-            f"suggest.labelled={file} has no column path, but {', '.join(table.fieldnames or ['nothing'])}: name the "
-            f"column of "
-            "the tiles path, as suggest.csv does"
-        )
     row_of = {name: i for i, name in enumerate(names)}
     rows = []
-    for line in table:
-        if not (path := (line["path"] or "").strip()):
-            continue
+    for line, path in listed_paths(file, "suggest.labelled", table=True):
         if (row := row_of.get(os.path.normpath(path).replace(os.sep, "/"))) is None:
             raise UserError(
-                f"suggest.labelled={file} line {table.line_num} names {path}, which is not a tile of {root}: its "
-                f"paths are relative to dataset.root, for example {names[0]}"
+                f"suggest.labelled={file} line {line} names {path}, which is not a tile of {root}: its paths are "
+                f"relative to dataset.root, for example {names[0]}"
             )
         rows.append(row)
     return rows

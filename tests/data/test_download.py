@@ -21,11 +21,15 @@ from rsssl.errors import UserError
 
 
 class Server:
-    """Serves `content`; `ranges` false ignores Range, `cut` ends the next answers after so many bytes."""
+    """Serves `content`; `ranges` false ignores Range, `cut` ends the next answers after so many bytes.
+
+    `raw` holds whole answers, sent in place of the next ones as they are.
+    """
 
     def __init__(self, content: bytes) -> None:
         self.content, self.ranges = content, True
         self.cut: list[int] = []
+        self.raw: list[bytes] = []
         self.requests: list[str | None] = []
         outer = self
 
@@ -33,6 +37,9 @@ class Server:
             def do_GET(self) -> None:
                 header = self.headers.get("Range")
                 outer.requests.append(header)
+                if outer.raw:
+                    self.wfile.write(outer.raw.pop(0))
+                    return
                 if self.path.endswith("missing.zip"):
                     self.send_error(404)
                     return
@@ -85,6 +92,40 @@ def test_a_broken_download_goes_on_where_it_ended(server: Server, tmp_path: Path
     target = fetch(server.url, hashlib.md5(server.content).hexdigest(), tmp_path / "tiles.zip")
     assert target.read_bytes() == server.content
     assert server.requests == [None, "bytes=1000-", "bytes=6000-"]
+
+
+CONFUSED = {
+    "a chunked answer that ends in a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\nabc",
+    "a chunk of no size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\nabc",
+    "no HTTP": b"220 ftp ready\r\n",
+    "nothing": b"",
+    "a length in words": b"HTTP/1.0 503 Busy\r\nContent-Length: many\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", CONFUSED.values(), ids=CONFUSED)
+def test_a_confused_server_is_asked_again_then_named(server: Server, tmp_path: Path, answer: bytes) -> None:
+    server.raw = [answer]
+    target = fetch(server.url, hashlib.md5(server.content).hexdigest(), tmp_path / "tiles.zip")
+    assert target.read_bytes() == server.content and len(server.requests) == 2
+    server.raw = [answer] * 3
+    with pytest.raises(UserError, match=r"cannot be fetched.*run the same command again"):
+        fetch(server.url, "0" * 32, tmp_path / "other.zip")
+    assert len(server.requests) == 5
+
+
+def test_a_length_that_is_no_number_is_no_length(server: Server, tmp_path: Path) -> None:
+    server.raw = [b"HTTP/1.0 200 OK\r\nContent-Length: many\r\n\r\n" + server.content]
+    target = fetch(server.url, hashlib.md5(server.content).hexdigest(), tmp_path / "tiles.zip")
+    assert target.read_bytes() == server.content and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["tiles.zip", "http://[/tiles.zip", "", "file:///nowhere/tiles.zip"])
+def test_an_address_or_a_checksum_that_is_none_is_named(url: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no address|cannot be fetched"):
+        fetch(url, "0" * 32, tmp_path / "a.zip")
+    with pytest.raises(UserError, match=r"checksum abc"):
+        fetch(url, "abc", tmp_path / "a.zip")
 
 
 def test_a_part_of_an_earlier_run_is_used(server: Server, tmp_path: Path) -> None:
@@ -201,3 +242,39 @@ def test_rar_and_rubbish(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(archive()[:5000])
     with pytest.raises(UserError, match="cannot be unpacked"):
         extract(tmp_path / "a.zip", tmp_path / "out")
+
+
+def zip_of(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, "w") as packed:
+        for name in names:
+            packed.writestr(name, b"x")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    "names", [(".",), ("./.",), ("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a/b", "a//b"), ("a/", "a")]
+)
+def test_members_that_would_lie_in_each_others_place(names: tuple[str, ...], tmp_path: Path) -> None:
+    for packed in (zip_of(tmp_path / "a.zip", *names), tar_of(tmp_path / "a.tgz", *((n, b"x", {}) for n in names))):
+        with pytest.raises(UserError, match="twice, or as a file and as a folder"):
+            extract(packed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_folder_may_be_named_twice_and_first_or_last(tmp_path: Path) -> None:
+    extract(zip_of(tmp_path / "a.zip", "a/b", "a/", "./a/c", "a/"), tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out" / "a").iterdir()) == ["b", "c"]
+
+
+def test_an_archive_that_is_encrypted_or_packed_in_an_unknown_way(tmp_path: Path) -> None:
+    """The two bytes at 6 and 8 of a zip's header, and at 8 and 10 of its directory: flags, and how it is packed."""
+    whole = zip_of(tmp_path / "a.zip", "a.jpg").read_bytes()
+    at = whole.index(b"PK\x01\x02")
+    for offset, value, reason in ((0, 1, "encrypted"), (2, 99, "compression")):
+        changed = bytearray(whole)
+        changed[6 + offset] = changed[at + 8 + offset] = value
+        (tmp_path / "a.zip").write_bytes(changed)
+        with pytest.raises(UserError, match=rf"cannot be unpacked.*{reason}.*type dataset\.root=FOLDER"):
+            extract(tmp_path / "a.zip", tmp_path / "out")

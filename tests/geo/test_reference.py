@@ -423,3 +423,37 @@ def test_refuses_what_cannot_be_compared(tmp_path: Path, classes: np.ndarray) ->
         open_map(raster(tmp_path / "image.tif", np.arange(2000, dtype=np.int16).reshape(40, 50), names=None))
     with pytest.raises(UserError, match="no valid pixel"):
         open_map(raster(tmp_path / "empty.tif", np.full((4, 4), 255, np.uint8), names=None))
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "9" * 5000, "1e400", "nan"])
+def test_a_class_of_any_digits_is_not_in_the_map(tmp_path: Path, value: str) -> None:
+    scene = open_map(raster(tmp_path / "map.tif", np.zeros((4, 4), np.uint8)))
+    (tmp_path / "points.csv").write_text(f"x,y,class\n500005,5599995,{value}\n")
+    with pytest.raises(UserError, match=f"the class '{value[:50]}.* is not in") as error:
+        compare(scene, str(tmp_path / "points.csv"))
+    assert len(str(error.value)) < 500 + len(str(tmp_path)) * 2
+
+
+def test_a_field_of_lists_holds_no_class(tmp_path: Path) -> None:
+    scene = open_map(raster(tmp_path / "map.tif", np.zeros((4, 4), np.uint8)))
+    place = '{"type": "Point", "coordinates": [9.0, 50.5]}'
+    feature = f'{{"type": "Feature", "properties": {{"class": ["a", "b"]}}, "geometry": {place}}}'
+    (tmp_path / "points.geojson").write_text(f'{{"type": "FeatureCollection", "features": [{feature}]}}')
+    with pytest.raises(UserError, match=r"field class holds several values.*type field="):
+        compare(scene, str(tmp_path / "points.geojson"))
+
+
+@pytest.mark.parametrize("broken", [(np.nan,) * 6, (5e5, np.inf, 0, 5e6, 0, -10), (5e5, 10, 10, 5e6, 10, 10)])
+def test_a_geotransform_that_places_nothing_is_told(tmp_path: Path, broken: tuple[float, ...]) -> None:
+    good, values = raster(tmp_path / "good.tif", np.zeros((4, 4), np.uint8)), np.zeros((4, 4), np.uint8)
+    bad = raster(tmp_path / "bad.tif", values, broken)
+    with pytest.raises(UserError, match=r"bad.tif does not say where its pixels lie: type gdal_edit"):
+        open_map(bad)
+    with pytest.raises(UserError, match=r"bad.tif (cannot be read|has nothing to compare with)"):
+        compare(open_map(good), str(bad))
+
+
+def test_a_reference_raster_of_fractions_is_named(tmp_path: Path) -> None:
+    scene = open_map(raster(tmp_path / "map.tif", np.zeros((4, 4), np.uint8)))
+    with pytest.raises(UserError, match=r"half\.tif holds fractions"):
+        compare(scene, str(raster(tmp_path / "half.tif", np.full((4, 4), 0.5, np.float32))))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsssl.geo.style import Legend, palette, printable, write_preview, write_qml
+from rsssl.geo.style import Legend, palette, preview_png, printable, write_qml
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 10, 45, 300, 1000])
@@ -72,19 +72,19 @@ def test_a_preview_shows_the_classes_that_occur(tmp_path: Path, with_scene: bool
     image[:40, :30], image[:40, 30:] = 2, 7
     scene = np.full((60, 80, 3), (12, 34, 56), np.uint8) if with_scene else None
     legend = Legend(names, colours, hectares=np.arange(10) * 123.4)
-    write_preview(tmp_path / "a.png", image, legend, "50 % of $x", scene)
+    (tmp_path / "a.png").write_bytes(preview_png(image, legend, "50 % of $x", scene))
     seen = colours_in(tmp_path / "a.png")
     assert [i for i in range(10) if tuple(colours[i].tolist()) in seen] == [2, 7]
     assert ((12, 34, 56) in seen) == with_scene
     again = (tmp_path / "a.png").read_bytes()
-    write_preview(tmp_path / "a.png", image, legend, "50 % of $x", scene)
+    (tmp_path / "a.png").write_bytes(preview_png(image, legend, "50 % of $x", scene))
     assert (tmp_path / "a.png").read_bytes() == again and [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_the_legend_follows_the_full_map(tmp_path: Path) -> None:
     colours = palette(3)
     legend = Legend(["a", "b", "c"], colours, np.array([5, 90, 0]))
-    write_preview(tmp_path / "a.png", np.zeros((9, 9), np.uint8), legend)
+    (tmp_path / "a.png").write_bytes(preview_png(np.zeros((9, 9), np.uint8), legend))
     seen = colours_in(tmp_path / "a.png")
     assert [tuple(c) in seen for c in colours.tolist()] == [
         True,
@@ -96,12 +96,14 @@ def test_the_legend_follows_the_full_map(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(1, 500), (500, 1), (1, 1)])
 def test_odd_shapes(tmp_path: Path, shape: tuple[int, int]) -> None:
     legend, scene = Legend(["a", "b"], palette(2)), np.zeros((*shape, 3), np.uint8)
-    write_preview(tmp_path / "a.png", np.ones(shape, np.int64), legend, scene=scene)
+    (tmp_path / "a.png").write_bytes(preview_png(np.ones(shape, np.int64), legend, scene=scene))
     assert tuple(palette(2)[1].tolist()) in colours_in(tmp_path / "a.png")
 
 
 def test_nothing_but_nodata(tmp_path: Path) -> None:
-    write_preview(tmp_path / "a.png", np.full((30, 40), -1), Legend(["a"], palette(1), hectares=np.array([np.nan])))
+    (tmp_path / "a.png").write_bytes(
+        preview_png(np.full((30, 40), -1), Legend(["a"], palette(1), hectares=np.array([np.nan])))
+    )
     assert tuple(palette(1)[0].tolist()) not in colours_in(tmp_path / "a.png")
 
 
@@ -109,6 +111,6 @@ def test_nothing_but_nodata(tmp_path: Path) -> None:
 def test_more_classes_than_a_legend_holds(tmp_path: Path) -> None:
     image = np.arange(300).repeat(16).reshape(60, 80).astype(np.uint16)
     legend = Legend([f"水 class {i} of a long list of classes" for i in range(300)], palette(300))
-    write_preview(tmp_path / "a.png", image, legend)
+    (tmp_path / "a.png").write_bytes(preview_png(image, legend))
     seen = colours_in(tmp_path / "a.png")
     assert all(tuple(c) in seen for c in palette(300).tolist())

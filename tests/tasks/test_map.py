@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -369,3 +370,46 @@ def test_a_folder_of_scenes_becomes_a_folder(workshop: Any, run_folder: Path, tm
         tmp_path, "task=map", "scene=scenes", f"checkpoint={run_folder}", "out=maps", "bands=1,2,3", exits=2
     )
     assert "type 'bands=[1,2,3]'" in said
+
+
+def test_a_scene_of_nothing_is_told_and_no_map_is_left(workshop: Any, run_folder: Path, tmp_path: Path) -> None:
+    write_geotiff(tmp_path / "scene.tif", np.zeros((3, 40, 60), np.uint8), (5e5, 10, 0, 5e6, 0, -10), "EPSG:32632", 0)
+    command = ["task=map", "scene=scene.tif", f"checkpoint={run_folder}", "bands=[1,2,3]", "out=map.tif"]
+    said = workshop.run(tmp_path, *command, exits=2)
+    assert "scene.tif has no pixel with a value in its bands [1, 2, 3]" in said and "scene_nodata=none" in said
+    assert not list(tmp_path.glob("map*")) and not (tmp_path / ".map.tif.parts").exists()
+
+
+@pytest.mark.parametrize("broken", [(np.nan,) * 6, (5e5, np.inf, 0, 5e6, 0, -10)])
+def test_a_geotransform_that_places_nothing_gives_no_hectares(
+    workshop: Any, run_folder: Path, tmp_path: Path, broken: tuple[float, ...]
+) -> None:
+    write_geotiff(tmp_path / "scene.tif", landscape(40, 60), broken, "EPSG:32632", None, RGB)
+    said = workshop.run(tmp_path, "task=map", "scene=scene.tif", f"checkpoint={run_folder}", "out=map.tif")
+    assert "places no pixel" in said and " ha" not in said.partition("map.tif\n")[2]
+    assert {line.split(",")[4] for line in (tmp_path / "map_areas.csv").read_text().splitlines()[1:]} == {""}
+    areas = json.loads((tmp_path / "map_record.json").read_text(), parse_constant=pytest.fail)["areas"]  # no NaN
+    assert {area["hectares"] for area in areas.values()} == {None}
+
+
+def test_windows_that_do_not_fit_into_memory_are_refused_before_they_are_read(
+    workshop: Any, run_folder: Path, tmp_path: Path
+) -> None:
+    write_geotiff(tmp_path / "scene.tif", landscape(40, 60), (5e5, 10, 0, 5e6, 0, -10), "EPSG:32632", None, RGB)
+    command = ["task=map", "scene=scene.tif", f"checkpoint={run_folder}", "map.window=1000000", "out=map.tif"]
+    said = workshop.run(tmp_path, *command, exits=2, memory=8 << 30)
+    least = 3 * 1e12 * 14 / 1e9  # GB: of one window alone
+    assert f"take about {least + 3 * 4e12 / 1e9:,.1f} GB" in said and "type a smaller batch_size=" in said
+
+
+def test_a_preview_that_cannot_be_written_is_made_by_the_same_command_later(
+    workshop: Any, run_folder: Path, tmp_path: Path
+) -> None:
+    write_geotiff(tmp_path / "scene.tif", landscape(40, 60), (5e5, 10, 0, 5e6, 0, -10), "EPSG:32632", None, RGB)
+    (tmp_path / "map_preview.png").mkdir()
+    command = ["task=map", "scene=scene.tif", f"checkpoint={run_folder}", "out=map.tif"]
+    said = workshop.run(tmp_path, *command, exits=2)
+    assert "map_preview.png: Is a directory" in said and "lie beside it" not in said
+    (tmp_path / "map_preview.png").rmdir()
+    assert "map_preview.png, map_areas.csv and map.qml lie beside it" in workshop.run(tmp_path, *command)
+    assert (tmp_path / "map_preview.png").read_bytes().startswith(b"\x89PNG")

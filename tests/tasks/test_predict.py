@@ -301,3 +301,43 @@ def test_images_that_say_where_they_lie_are_told_with_their_place(
             assert row[-2:] == ["", ""]
         else:
             assert (float(row[-2]), float(row[-1])) == pytest.approx(place[row[0]], abs=1e-5)
+
+
+def test_a_pipe_in_the_list_is_listed_as_unusable_and_not_waited_for(
+    workshop: Any, run_folder: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    names = ["pipe.png", "pipe.tif", "/dev/zero"]  # the first is looked at for its place too
+    for name in names[:2]:
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "list.txt").write_text("\n".join([*names[1:], names[0], "a.png", "x" * 5000]))
+    command = ["task=predict", "images=list.txt", f"checkpoint={run_folder}", "out=made.csv"]
+    workshop.run(tmp_path, *command, seconds=60)
+    assert [row[0] for row in rows(tmp_path / "made.csv")[1:]] == ["a.png"]
+    unusable = dict(rows(tmp_path / "made_unusable.csv")[1:])
+    assert all(unusable[name] == "it is a pipe or a device, and no file" for name in names)
+    assert "name too long" in unusable["x" * 5000]
+
+
+@pytest.mark.parametrize(
+    ("task", "out", "expected"),
+    [
+        ("predict", "folder.csv", "folder.csv is a folder: type out="),
+        ("predict", "file.txt/made.csv", "file.txt is a file and no folder"),
+        ("predict", "x" * 300 + ".csv", "File name too long"),
+        ("export", "file.txt/made", "file.txt is a file and no folder"),
+        ("accuracy", "file.txt/made", "file.txt is a file and no folder"),
+        ("suggest", "folder.csv", "folder.csv is a folder: type out="),
+        ("map", "file.txt/map.tif", "file.txt is a file and no folder"),
+    ],
+)
+def test_a_product_that_cannot_be_written_is_refused_before_the_work(
+    task: str, out: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    needed = {"predict": ["checkpoint=none", "images=none"], "export": ["checkpoint=none"]}
+    needed["accuracy"] = ["class_map=none", "reference=none"]
+    with pytest.raises(rsssl.UserError, match=expected):
+        rsssl.run([f"task={task}", f"out={out}", *needed.get(task, [])])
