@@ -1,4 +1,5 @@
-# make demo: pre-train and evaluate on made-up imagery, a few minutes.   make test: ruff, mypy, pytest.   make lint   make fuzz
+# make demo: pre-train and evaluate on made-up imagery, a few minutes.   make test: ruff, mypy, pytest.   make lint
+# make fuzz: damaged input of all kinds, for minutes.   make oldest: tests with the oldest packages that are allowed.
 # Each first installs what is missing: GDAL, a compiler and the venv module by apt, the rest into .venv by pip.
 PYTHON ?= python3
 # One worker more than cores: many tests wait for processes of their own.
@@ -7,7 +8,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test fuzz lint install
+.PHONY: demo test fuzz lint install oldest
 .DELETE_ON_ERROR:
 
 demo: install
@@ -27,6 +28,16 @@ lint: install
 	$(BIN)/mypy
 
 install: $(INSTALLED)
+
+# The lower bounds of setup.cfg, each as it stands there, in an environment of their own.
+OLDEST := .oldest/bin
+oldest:
+	$(PYTHON) -m venv --clear .oldest
+	$(OLDEST)/pip install -q uv
+	$(OLDEST)/uv pip install --python $(OLDEST)/python --resolution lowest-direct .
+	$(OLDEST)/uv pip uninstall --python $(OLDEST)/python rsssl
+	$(OLDEST)/uv pip install --python $(OLDEST)/python pytest pytest-xdist scikit-learn hypothesis pyproj
+	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest $(PYTEST_ARGS) $(addprefix tests/,augment engine evaluation methods models networks optim)
 
 define INSTALL
 set -euo pipefail

@@ -46,8 +46,9 @@ def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str
     from views import CONF
 
     from rsssl.batch import Batch
+    from rsssl.data.chunks import mean_std
     from rsssl.data.loader import PoolBatches, Sampling
-    from rsssl.data.pack import Pack, mean_std
+    from rsssl.data.pack import Pack
     from rsssl.data.pool import Pool, Source
     from rsssl.engine.device import on_device
     from rsssl.engine.loop import Fit

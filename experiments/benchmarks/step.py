@@ -28,8 +28,8 @@ def compare(bench: Bench, pack: Any, size: int, views: int, steps: int) -> Figur
     from omegaconf import OmegaConf
     from views import CONF
 
+    from rsssl.data.chunks import mean_std
     from rsssl.data.loader import PoolBatches, Sampling
-    from rsssl.data.pack import mean_std
     from rsssl.data.pool import Pool, Source
     from rsssl.engine.device import on_device
     from rsssl.engine.loop import Fit

@@ -56,8 +56,8 @@ def ours(pack: Any, policy: str, size: int, batch: int, n: int) -> Callable[[], 
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
+    from rsssl.data.chunks import mean_std
     from rsssl.data.loader import PoolBatches, Sampling
-    from rsssl.data.pack import mean_std
     from rsssl.data.pool import Pool, Source
     from rsssl.models.preprocess import Preprocess
 

@@ -1,10 +1,11 @@
 """The soak: the real command, killed at random moments again and again, must end as if nothing had happened.
 
     python experiments/soak/run.py --minutes 30
+    python experiments/soak/run.py --minutes 30 --cases start scene map
 
-Each round takes one method on one or two processes. It runs the command once undisturbed, then in a fresh store with
-kills at random moments (packing, training, saving, evaluating, starting again), until it ends, and compares weights,
-metrics and results bit for bit. `results.csv` gets a row a round, as soon as it is over.
+Each round takes one case on one or two processes. It runs the command once undisturbed, then in a fresh store with
+kills at random moments (packing, training, saving, evaluating, mapping, starting again), until it ends, and compares
+weights, metrics, results and maps bit for bit. `results.csv` gets a row a round, as soon as it is over.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from rsssl.data.synthetic import generate
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.tracking import read_metrics
 
 HERE = Path(__file__).parent
-ROUNDS = [
+METHODS = [
     ("simclr", 1),
     ("moco_v2", 2),
     ("byol", 1),
@@ -50,10 +52,7 @@ SAME = (
     "baselines",
     "split_hash",
 )  # not the hash of the configuration, which knows the store
-COMMAND = [
-    "start=random",
-    "dataset=synthetic",
-    "dataset.generate.per_class=60",
+TRAINING = [
     "pretrain.images=256",
     "pretrain.batch_size=16",
     "pretrain.image_size=32",
@@ -63,16 +62,29 @@ COMMAND = [
     "pretrain.probes=2",
     "pretrain.pictures=2",
     "tracker=csv",
-    "ts=5",
-    "hydra.run.dir=run",
 ]
+TILES = ["dataset=synthetic", "dataset.generate.per_class=60", "ts=5", "hydra.run.dir=run"]
+SMALL = ["start=random", "backbone.name=resnet10t"]
+SCENE = ["dataset=scene", "dataset.scenes=../scene.tif", "dataset.labels=../scene_classes.tif", "dataset.window=32"]
+SCENE += ["dataset.windows=400", "dataset.block=100"]
+
+
+def command(case: str) -> list[str]:
+    """What is typed: a method by its name, or one of the other cases."""
+    if case == "start":  # published weights, adapted; evaluate=auto, with the labels spread over the pool
+        return ["ssl=vicreg", "pretrain.minutes=null", *TRAINING, "pretrain.epochs=2", *TILES]
+    if case == "scene":  # windows of a scene, divided by their place
+        return ["ssl=simclr", *SMALL, *TRAINING, *SCENE, "ts=5", "hydra.run.dir=run"]
+    if case == "map":  # from a scene and its labels to a map, in one command
+        return ["task=map", "ssl=simclr", *SMALL, *TRAINING, "pretrain.minutes=null", *SCENE, "ts=5", "out=map.tif"]
+    return [f"ssl={case}", *(SMALL if case not in ("mae", "dino") else ["start=random"]), *TRAINING, *TILES]
 
 
 @dataclass
 class Round:
     """What happened in one round."""
 
-    method: str
+    case: str
     processes: int
     kills: int = 0  # SIGKILL to one process, or to all of the job's
     stops: int = 0  # SIGTERM
@@ -87,8 +99,8 @@ class Round:
 class Job:
     """The command on some processes in a folder of its own, in a session of its own."""
 
-    def __init__(self, method: str, processes: int, folder: Path) -> None:
-        network = ["+backbone.kwargs.depth=2"] if method in ("mae", "dino") else ["backbone.name=resnet10t"]
+    def __init__(self, case: str, processes: int, folder: Path) -> None:
+        network = ["+backbone.kwargs.depth=2"] if case in ("mae", "dino") else []
         launch = ["-m", "rsssl.run"]
         if processes > 1:
             launch = [
@@ -103,9 +115,9 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = open(folder / "log.txt", "a")  # noqa: SIM115
         environment = os.environ | {"RSSSL_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *launch, f"ssl={method}", *network, *COMMAND]
+        words = [sys.executable, *launch, *command(case), *network]
         self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
+            words, cwd=folder, env=environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
         )
 
     def wait(self, seconds: float | None) -> int | None:
@@ -153,7 +165,11 @@ def differences(a: Path, b: Path) -> list[str]:
         [tuple(r.values()) for r in read_metrics(f / "metrics.csv") if r["name"] not in TIMED] for f in (one, two)
     ]
     found += ["metrics.csv"] if sorted(numbers[0]) != sorted(numbers[1]) else []
-    results = [json.loads((f / "run" / "results.json").read_text()) for f in (a, b)]
+    if (a / "map.tif").is_file():
+        made = ("map.tif", "map_areas.csv", "map_preview.png", "map.qml")
+        found += [name for name in made if (a / name).read_bytes() != (b / name).read_bytes()]
+    file = "run/results.json" if (a / "run").is_dir() else "map_classifier/results.json"
+    results = [json.loads((f / file).read_text()) for f in (a, b)]
     return found + [k for k in SAME if results[0][k] != results[1][k]]
 
 
@@ -182,19 +198,21 @@ def finished(folder: Path) -> bool:
     return found is not None and (found / "done.json").is_file()
 
 
-def soak(method: str, processes: int, folder: Path, draw: random.Random) -> Round:
-    begin, done = time.monotonic(), Round(method, processes)
+def soak(case: str, processes: int, folder: Path, draw: random.Random) -> Round:
+    begin, done = time.monotonic(), Round(case, processes)
     whole, killed = folder / "whole", folder / "killed"
-    if Job(method, processes, whole).wait(600) != 0:
-        raise RuntimeError(f"the undisturbed run of {method} failed: see {whole / 'log.txt'}")
+    if case in ("scene", "map"):
+        generate(folder, bands=3, size=64, per_class=1, seed=0, scene_size=512)
+    if Job(case, processes, whole).wait(600) != 0:
+        raise RuntimeError(f"the undisturbed run of {case} failed: see {whole / 'log.txt'}")
     took, attempts = time.monotonic() - begin, 0
     while True:
-        job, attempts = Job(method, processes, killed), attempts + 1
+        job, attempts = Job(case, processes, killed), attempts + 1
         if attempts % CALM == 0:  # left alone: one that hangs would not be seen otherwise
             code = job.wait(10 * took)
             if code is None:
                 job.kill_all()
-                raise RuntimeError(f"{method} on {processes} processes hangs: see {killed / 'log.txt'}")
+                raise RuntimeError(f"{case} on {processes} processes hangs: see {killed / 'log.txt'}")
         while (code := job.wait(draw.uniform(0, 0.35) * took)) is None:
             disturb(job, done, draw)
         if code == 0:
@@ -210,16 +228,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="on one process and two; the methods above else")
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
     options = parser.parse_args()
     draw, begin, rounds = random.Random(options.seed), time.monotonic(), 0
+    cases = [(case, n) for n in (1, 2) for case in options.cases] if options.cases else METHODS
     names = list(asdict(Round("", 0)))
     with open(options.out, "w", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         while time.monotonic() - begin < 60 * options.minutes:
             folder = Path(tempfile.mkdtemp(prefix="soak-"))
-            done = soak(*ROUNDS[rounds % len(ROUNDS)], folder, draw)
+            done = soak(*cases[rounds % len(cases)], folder, draw)
             rounds += 1
             writer.writerow(asdict(done))
             file.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -12,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rsssl.data.raster import PICTURES, Raster, read
+from rsssl.data.decoders import PICTURES, POINTERS, RASTERS
+from rsssl.data.raster import Raster, read
 from rsssl.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
-_RASTERS = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".vrt", ".ntf", ".nitf", ".bil", ".bsq", ".pix", ".ers")
-EXTENSIONS = PICTURES | frozenset(_RASTERS)
+EXTENSIONS = PICTURES | RASTERS.keys()
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,27 @@ class Catalog:
         return read(self.root / self.paths[i], bands)
 
     def listing(self) -> str:
-        """sha256 over every file's path, size and modification time: when it changes, the source was changed."""
-        return listing(self.root, self.paths)
+        """sha256 over every file's path, size and modification time, as they were when first asked for.
+
+        When it changes, the source was changed. Other content of the same size and time is not noticed: that would take
+        reading all files, nearly as long as packing them.
+        """
+        return _digest(self._states)
+
+    def changed(self) -> list[str]:
+        """The paths of files that are not what they were when `listing` was first asked for."""
+        now = _states(self.root, self.paths)
+        return [path for path, before, after in zip(self.paths, self._states, now, strict=True) if before != after]
+
+    def refuse_changed(self) -> None:
+        """Raises UserError for files that changed while they were packed: nobody knows which content was read."""
+        if changed := self.changed():
+            first, more = self.root / changed[0], f" and {len(changed) - 1} more" if changed[1:] else ""
+            raise UserError(f"{first}{more} changed while the images were packed: type the same command again")
+
+    @functools.cached_property
+    def _states(self) -> list[bytes]:
+        return _states(self.root, self.paths)
 
 
 def listing(root: Path, paths: Sequence[str]) -> str:
@@ -56,19 +76,23 @@ def listing(root: Path, paths: Sequence[str]) -> str:
         root: the folder.
         paths: relative to it.
     """
-    digest = hashlib.sha256()
-    for path in paths:
-        stat = _stat(os.path.join(root, path))
-        state = f"\0{stat.st_size}\0{stat.st_mtime_ns}\n" if stat else "\0missing\n"
-        digest.update(os.fsencode(path) + state.encode())
-    return digest.hexdigest()
+    return _digest(_states(root, paths))
 
 
-def _stat(name: str) -> os.stat_result | None:
+def _digest(states: list[bytes]) -> str:
+    return hashlib.sha256(b"".join(states)).hexdigest()
+
+
+def _states(root: Path, paths: Sequence[str]) -> list[bytes]:
+    return [os.fsencode(path) + _state(os.path.join(root, path)) for path in paths]
+
+
+def _state(name: str) -> bytes:
     for look in (os.stat, os.lstat):  # a link may lead nowhere
         with suppress(OSError):
-            return look(name)
-    return None
+            stat = look(name)
+            return f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
+    return b"\0missing\n"
 
 
 def scan(
@@ -78,8 +102,8 @@ def scan(
 ) -> Catalog:
     """List the images under a folder.
 
-    Folders that an archive wraps around the classes are followed. Where there are images and no folders, the images are
-    unlabelled.
+    Folders that an archive wraps around the classes are followed, and links, but not to a folder that they lie in.
+    Where there are images and no folders, the images are unlabelled.
 
     Args:
         root: the folder.
@@ -94,7 +118,7 @@ def scan(
     root = Path(root).expanduser()
     if not root.is_dir():
         reason = "is a file, not a folder" if root.exists() else "does not exist"
-        if root.exists() and root.suffix.lower() in _RASTERS:
+        if root.exists() and root.suffix.lower() in RASTERS | POINTERS:
             reason += f"; for windows of a scene type dataset=scene dataset.scenes={root}"
         raise UserError(f"The image folder {root} {reason}. {hint}")
     if classes is not None and len(classes) == 0:
@@ -117,7 +141,7 @@ def _official(root: Path, folders: list[Path], classes: Sequence[str], hint: str
     for folder in folders:
         name = _match(folder.name, classes)
         if name is None:
-            if next(_images(folder), None) is None:
+            if next(_images(folder, _lineage(root)), None) is None:
                 continue  # documentation beside the classes
             name = folder.name
             extra.append(name)
@@ -147,8 +171,10 @@ def _build(root: Path, by_name: dict[str, list[Path]], names: list[str], hint: s
     for name, folders in by_name.items():
         label = names.index(name) if names else -1
         for folder in folders:
-            prefix = "" if folder == root else folder.relative_to(root).as_posix() + "/"
-            inside = [(os.fsencode(prefix + path), label) for path in _images(folder)]
+            prefix, above = "", frozenset[Path]()
+            if folder != root:
+                prefix, above = folder.relative_to(root).as_posix() + "/", _lineage(root)
+            inside = [(os.fsencode(prefix + path), label) for path in _images(folder, above)]
             if names and not inside:
                 raise UserError(
                     f"The class folder {folder} holds no image. Put images into it, or remove it: rmdir '{folder}'"
@@ -159,6 +185,16 @@ def _build(root: Path, by_name: dict[str, list[Path]], names: list[str], hint: s
     images.sort()
     labels = np.array([label for _, label in images], dtype=np.int64)
     return Catalog(root.resolve(), tuple(os.fsdecode(p) for p, _ in images), labels, tuple(names))
+
+
+def rasters_below(folder: Path) -> list[Path]:
+    """The rasters in a folder and below, hidden ones and what only names other files left out."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    if pointers := [p for p in files if p.suffix.lower() in POINTERS]:
+        text = "%s names other files, and is left out of the rasters in %s (%d such files): one alone can be typed"
+        log.warning(text, pointers[0].name, folder, len(pointers))
+    return [p for p in files if p.suffix.lower() in EXTENSIONS]
 
 
 def key(name: str) -> str:
@@ -206,21 +242,31 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether it is named like an image. A link that leads nowhere is one: reading it gives an error that names it."""
-    if entry.name.startswith(".") or os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
+    """Whether it is named like an image. A link that leads nowhere is one, and a pipe, and what only names other files:
+    reading it gives an error that names it.
+    """
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if entry.name.startswith(".") or (suffix not in EXTENSIONS and suffix not in POINTERS):
         return False
     try:
-        return entry.is_file() or not os.path.exists(entry.path)
+        return not entry.is_dir()
     except OSError:
         return True
 
 
-def _images(folder: str | Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """POSIX paths, relative to `folder`, of the images in it and below."""
-    stat = os.stat(folder)
-    if (stat.st_dev, stat.st_ino) in above:
-        return  # a symbolic link to a folder that we are inside of
-    above |= {(stat.st_dev, stat.st_ino)}
+def _lineage(folder: str | Path) -> frozenset[Path]:
+    """A folder and those that it lies in, without links."""
+    real = Path(folder).resolve()
+    return frozenset((real, *real.parents))
+
+
+def _images(folder: str | Path, above: frozenset[Path] = frozenset()) -> Iterator[str]:
+    """POSIX paths, relative to `folder`, of the images in it and below; none where it is one of those `above`, to which
+    a link led back.
+    """
+    if Path(folder).resolve() in above:
+        return
+    above |= _lineage(folder)
     for entry in os.scandir(folder):
         if _is_image(entry):
             yield entry.name

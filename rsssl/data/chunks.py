@@ -146,6 +146,21 @@ def _levels(form: Form) -> tuple[np.ndarray, np.ndarray]:
     return unit, unit * unit
 
 
+def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the valid pixels of images, in 0..1 units.
+
+    Args:
+        moments: (N, C, 3) of the images, which may be a part of a pack, or come from several.
+
+    Returns:
+        Two float64 (C,). The standard deviation of a constant band is given as 1.
+    """
+    count, total, squares = moments.sum(axis=0).T
+    mean = total / np.maximum(count, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+    return mean, np.where(std > 1e-7, std, 1.0)
+
+
 def do_chunk(plan: Plan, start: int, stop: int) -> dict[str, Any]:
     """Decode images start..stop into the plan's files. The pixels of unusable images are left zero.
 

@@ -21,7 +21,7 @@ from rsssl.rng import permutation
 log = logging.getLogger(__name__)
 
 MAX_SCALE = 4  # between the smallest and the largest image that are resized to one size
-SAMPLE = 128  # images that are looked at
+SAMPLE, SAMPLE_BYTES = 128, 1 << 30  # images that are looked at, and their pixels, at most
 LARGEST = 2048  # pixels of the shorter side, from which on an image is a scene and no tile
 FEW, SCENE = 16, 300  # so few images without classes, of so many pixels a side, are scenes too
 Value = TypeVar("Value", bound=Hashable)
@@ -89,6 +89,8 @@ def _sample(catalog: Catalog, bands: int | None) -> list[Raster]:
             rasters.append(catalog.read(i, bands))
         except BadImage as error:
             bad.append(str(error))
+        if sum(r.pixels.nbytes for r in rasters) > SAMPLE_BYTES:
+            break
     if not rasters:
         raise UserError(
             f"None of the first {len(bad)} images tried of {catalog.root} can be used, e.g. {bad[0]}. "

@@ -2,37 +2,46 @@
 
 Writes classic TIFF 6.0: band-interleaved strips, deflate or raw, with the georeferencing tags of the GeoTIFF 1.1
 standard (OGC 19-008r4) for one EPSG code, and GDAL's tags for band names and nodata. Reads what it writes, and more
-generally strips or tiles, pixel- or band-interleaved, raw or deflate, with or without the horizontal predictor. For
-small tiles it is several times quicker than GDAL, so plain files are read with it everywhere.
+generally strips or tiles, pixel- or band-interleaved, raw or deflate, with or without the horizontal predictor.
+
+Measured in microseconds of a file, against GDAL 3.6 with one driver and without its look into the folder: 64 px of 13
+bands raw 54 against 208, 256 px of 3 bands raw 105 against 150, so raw files are read with it everywhere; deflated 541
+against 440 and 1170 against 653, and with differences 554 against 376, so where GDAL is installed these are left to it.
+
+The reader gives what GDAL gives, or nothing: a file is `Unsupported` as soon as it has a tag that is not known here, a
+number that is not the one that the image's size demands, or needs more memory than a tile.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
-from xml.sax.saxutils import unescape
+from xml.sax.saxutils import escape
 
 import numpy as np
 
-# TIFF tags, in groups of those that are read.
-_IMAGE = WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, DESCRIPTION = 256, 257, 258, 259, 262, 266, 270
-_STRIPS = STRIP_OFFSETS, SAMPLES, ROWS, STRIP_BYTES, PLANAR, PREDICTOR, FORMAT = 273, 277, 278, 279, 284, 317, 339
-_TILES = TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 322, 323, 324, 325
-_PLACE = PIXEL_SCALE, TIE_POINT, GEO_KEYS, GDAL_METADATA, GDAL_NODATA = 33550, 33922, 34735, 42112, 42113
-_READ = frozenset((*_IMAGE, *_STRIPS, *_TILES, *_PLACE))
-EXTRA = 338  # written only
-ASCII, SHORT, LONG, DOUBLE = 2, 3, 4, 12  # types of a tag's values
-_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "Q", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
-_CODES = {(1, 8): "u1", (1, 16): "u2", (2, 16): "i2", (1, 32): "u4", (2, 32): "i4", (3, 32): "f4", (3, 64): "f8"}
+from rsssl.data import tiff_tags as tag
+from rsssl.data.tiff_tags import TYPES, Tags, Unsupported, names_of, nodata_of
+
+MOST = 80_000_000  # bytes of a tile's pixels, as 5000 x 5000 of three bytes, or 1750 x 1750 of 13 bands of two bytes
+_BLOCK = 1 << 24  # bytes of a compressed strip or tile, and
+_BLOCKS = 1 << 16  # of strips, tiles or samples: a tile with more is left to GDAL
+_RATIO = 1032  # bytes that deflate makes of one, at most
+_CODES = {
+    (1, 8): "u1",
+    (1, 16): "u2",
+    (2, 16): "i2",
+    (1, 32): "u4",
+    (2, 32): "i4",
+    (3, 32): "f4",
+    (3, 64): "f8",
+}
 _SAMPLE = {"u": 1, "i": 2, "f": 3}
-
-
-class Unsupported(Exception):
-    """A TIFF that this reader leaves to GDAL."""
 
 
 class GeoTiff(NamedTuple):
@@ -42,15 +51,11 @@ class GeoTiff(NamedTuple):
         pixels: (C, H, W) in the file's type.
         nodata: the value that means "nothing here".
         names: of the bands, "" where unnamed.
-        geotransform: GDAL's (x0, dx, 0, y0, 0, dy).
-        epsg: the code of the CRS.
     """
 
     pixels: np.ndarray
     nodata: float | None
     names: tuple[str, ...]
-    geotransform: tuple[float, ...] | None
-    epsg: int | None
 
 
 def write(
@@ -89,25 +94,25 @@ def write(
         raise Unsupported("more than 4 GiB does not fit into a classic TIFF")
     rgb = c in (3, 4) and array.dtype == np.uint8
     tags: dict[int, tuple[int, Any]] = {
-        WIDTH: (LONG, [w]),
-        HEIGHT: (LONG, [h]),
-        BITS: (SHORT, [array.itemsize * 8] * c),
-        COMPRESSION: (SHORT, [8 if compress else 1]),
-        PHOTOMETRIC: (SHORT, [2 if rgb else 1]),
-        STRIP_OFFSETS: (LONG, np.cumsum([8, *sizes[:-1]], dtype=np.int64).tolist()),
-        SAMPLES: (SHORT, [c]),
-        ROWS: (LONG, [rows]),
-        STRIP_BYTES: (LONG, sizes),
-        PLANAR: (SHORT, [2 if c > 1 else 1]),
-        FORMAT: (SHORT, [_SAMPLE[array.dtype.kind]] * c),
+        tag.WIDTH: (tag.LONG, [w]),
+        tag.HEIGHT: (tag.LONG, [h]),
+        tag.BITS: (tag.SHORT, [array.itemsize * 8] * c),
+        tag.COMPRESSION: (tag.SHORT, [8 if compress else 1]),
+        tag.PHOTOMETRIC: (tag.SHORT, [2 if rgb else 1]),
+        tag.STRIP_OFFSETS: (tag.LONG, np.cumsum([8, *sizes[:-1]], dtype=np.int64).tolist()),
+        tag.SAMPLES: (tag.SHORT, [c]),
+        tag.ROWS: (tag.LONG, [rows]),
+        tag.STRIP_BYTES: (tag.LONG, sizes),
+        tag.PLANAR: (tag.SHORT, [2 if c > 1 else 1]),
+        tag.FORMAT: (tag.SHORT, [_SAMPLE[array.dtype.kind]] * c),
     }
     if (extra := c - (3 if rgb else 1)) > 0:
-        tags[EXTRA] = (SHORT, [0] * extra)
+        tags[tag.EXTRA] = (tag.SHORT, [0] * extra)
     if nodata is not None:
-        tags[GDAL_NODATA] = (ASCII, f"{nodata:.17g}".encode() + b"\0")
+        tags[tag.GDAL_NODATA] = (tag.ASCII, f"{nodata:.17g}".encode() + b"\0")
     tags |= _place(geotransform, crs)
     if band_names is not None:
-        tags[GDAL_METADATA] = (ASCII, _descriptions(band_names))
+        tags[tag.GDAL_METADATA] = (tag.ASCII, _descriptions(band_names))
     pad = start % 2
     with open(path, "wb") as file:
         file.write(struct.pack("<2sHI", b"II", 42, start + pad))
@@ -116,10 +121,10 @@ def write(
 
 
 def _descriptions(band_names: Sequence[str]) -> bytes:
-    """The bands' names as GDAL's XML, ending with a zero byte."""
+    """The bands' names as GDAL's XML, escaped twice as GDAL does, ending with a zero byte."""
     root = ElementTree.Element("GDALMetadata")
     for i, name in enumerate(band_names):
-        ElementTree.SubElement(root, "Item", name="DESCRIPTION", sample=str(i), role="description").text = name
+        ElementTree.SubElement(root, "Item", name="DESCRIPTION", sample=str(i), role="description").text = escape(name)
     return ElementTree.tostring(root) + b"\0"
 
 
@@ -128,13 +133,13 @@ def _place(geotransform: Sequence[float] | None, crs: str | None) -> dict[int, t
     tags: dict[int, tuple[int, Any]] = {}
     if geotransform is not None:
         x0, dx, _, y0, _, dy = geotransform
-        tags[PIXEL_SCALE] = (DOUBLE, [dx, -dy, 0.0])
-        tags[TIE_POINT] = (DOUBLE, [0.0, 0.0, 0.0, x0, y0, 0.0])
+        tags[tag.PIXEL_SCALE] = (tag.DOUBLE, [dx, -dy, 0.0])
+        tags[tag.TIE_POINT] = (tag.DOUBLE, [0.0, 0.0, 0.0, x0, y0, 0.0])
     if crs is not None:
         epsg = int(crs.upper().removeprefix("EPSG:"))
         geographic = 4000 <= epsg < 5000
         keys = [(1024, 2 if geographic else 1), (1025, 1), (2048 if geographic else 3072, epsg)]
-        tags[GEO_KEYS] = (SHORT, [1, 1, 0, len(keys), *[v for k, value in keys for v in (k, 0, 1, value)]])
+        tags[tag.GEO_KEYS] = (tag.SHORT, [1, 1, 0, len(keys), *[v for k, value in keys for v in (k, 0, 1, value)]])
     return tags
 
 
@@ -142,121 +147,136 @@ def _directory(tags: dict[int, tuple[int, Any]], start: int) -> bytes:
     """The image file directory at byte `start`, followed by the values that do not fit into its entries."""
     head, tail = struct.pack("<H", len(tags)), b""
     after = start + 2 + 12 * len(tags) + 4
-    for tag, (kind, values) in sorted(tags.items()):
-        data = values if kind == ASCII else struct.pack(f"<{len(values)}{_TYPES[kind]}", *values)
+    for number, (kind, values) in sorted(tags.items()):
+        data = values if kind == tag.ASCII else struct.pack(f"<{len(values)}{TYPES[kind]}", *values)
         if len(data) <= 4:
             field = data.ljust(4, b"\0")
         else:
             field = struct.pack("<I", after + len(tail))
             tail += data + b"\0" * (len(data) % 2)
-        head += struct.pack("<HHI", tag, kind, len(values)) + field
+        head += struct.pack("<HHI", number, kind, len(values)) + field
     return head + struct.pack("<I", 0) + tail
 
 
-def read(path: str | Path) -> GeoTiff:
+def read(path: str | Path, compressed: bool = True) -> GeoTiff:
     """Read the first image of a TIFF file.
+
+    Args:
+        path: the file.
+        compressed: whether compressed files are read too.
 
     Raises:
         Unsupported: for what is left to GDAL.
         ValueError: for a damaged file.
         OSError: as `open` does.
     """
-    with open(path, "rb", buffering=0) as file:
-        data = file.read()
+    file = os.open(path, os.O_RDONLY)
+    try:
+        if (size := os.fstat(file).st_size) > 2 * MOST:
+            raise Unsupported("a large file")
+        data = os.read(file, size)
+    finally:
+        os.close(file)
     if data[:4] not in (b"II*\0", b"MM\0*"):
         raise Unsupported("not a classic TIFF")
-    order = "<" if data[:1] == b"I" else ">"
     try:
-        tags = _tags(data, order)
-        pixels = _pixels(data, order, tags)
-    except (struct.error, zlib.error, KeyError, IndexError) as error:
+        tags = Tags(data)
+        pixels, nodata = _pixels(tags, compressed), nodata_of(tags.text(tag.GDAL_NODATA))
+        return GeoTiff(pixels, nodata, names_of(tags.text(tag.GDAL_METADATA), len(pixels)))
+    except (struct.error, zlib.error) as error:
         raise ValueError(f"damaged TIFF ({error})") from error
-    transform = None
-    if PIXEL_SCALE in tags and TIE_POINT in tags:
-        (sx, sy, _), (i, j, _, x, y, _) = tags[PIXEL_SCALE][:3], tags[TIE_POINT][:6]
-        transform = (x - i * sx, sx, 0.0, y + j * sy, 0.0, -sy)
-    geo = tags.get(GEO_KEYS, ())
-    codes = {geo[k]: geo[k + 3] for k in range(4, len(geo) - 3, 4) if geo[k + 1] == 0}
-    nodata = float(tags[GDAL_NODATA]) if tags.get(GDAL_NODATA) else None
-    return GeoTiff(pixels, nodata, _names(tags, len(pixels)), transform, codes.get(3072, codes.get(2048)))
 
 
-def _tags(data: bytes, order: str) -> dict[int, Any]:
-    """The values of the tags that are read: text, or a tuple of numbers."""
-    (start,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, start)
-    tags: dict[int, Any] = {}
-    entries = struct.iter_unpack(order + "HHI4s", data[start + 2 : start + 2 + 12 * count])
-    for tag, kind, n, field in entries:
-        if tag not in _READ or kind not in _TYPES:
-            continue
-        layout = f"{order}{n}{_TYPES[kind]}"
-        if struct.calcsize(layout) > 4:
-            values = struct.unpack_from(layout, data, *struct.unpack(order + "I", field))
-        else:
-            values = struct.unpack_from(layout, field)
-        tags[tag] = values[0].rstrip(b"\0").decode("utf-8", "replace") if kind == ASCII else values
-    return tags
-
-
-def _pixels(data: bytes, order: str, tags: dict[int, Any]) -> np.ndarray:
+def _pixels(tags: Tags, compressed: bool) -> np.ndarray:
     """(C, H, W), put together from strips or tiles."""
-    w, h, c = tags[WIDTH][0], tags[HEIGHT][0], tags.get(SAMPLES, (1,))[0]
-    code = _CODES.get((*set(tags.get(FORMAT, (1,))), *set(tags.get(BITS, (1,)))))  # None where samples differ in type
-    compression = tags.get(COMPRESSION, (1,))[0]
-    predictor = tags.get(PREDICTOR, (1,))[0] if compression != 1 else 1  # raw samples are never differences
-    if code is None:
-        raise Unsupported("sample type")
-    if compression not in (1, 8, 32946) or predictor not in (1, 2) or (predictor == 2 and code[0] == "f"):
+    w, h, c = tags.number(tag.WIDTH), tags.number(tag.HEIGHT), tags.number(tag.SAMPLES, 1)
+    compression = tags.number(tag.COMPRESSION)
+    predictor = tags.number(tag.PREDICTOR, 1) if compression != 1 else 1  # raw samples are never differences
+    if compression not in ((1, 8, 32946) if compressed else (1,)) or predictor not in (1, 2):
         raise Unsupported(f"compression {compression}, predictor {predictor}")
-    if tags.get(PHOTOMETRIC, (1,))[0] not in (1, 2) or tags.get(FILL_ORDER, (1,))[0] != 1:
-        raise Unsupported("photometric interpretation, or order of bits")
-    if tags.get(DESCRIPTION, "").startswith("ImageJ"):
+    dtype = np.dtype(tags.order + _sample_type(tags, c))
+    if predictor == 2 and dtype.kind == "f":
+        raise Unsupported("differences of floats")
+    extra = c - {1: 1, 2: 3}.get(tags.number(tag.PHOTOMETRIC), c + 1)  # samples that are no grey and no colour
+    if extra < 0 or (tag.EXTRA in tags and max(tags.numbers(tag.EXTRA, extra), default=3) > 2):
+        raise Unsupported("photometric interpretation")
+    planes = {1: 1, 2: c}.get(tags.number(tag.PLANAR, 1), 0)
+    if tags.number(tag.FILL_ORDER, 1) != 1 or not planes:
+        raise Unsupported("order of bits, or of samples")
+    if "ImageJ" in tags.text(tag.DESCRIPTION):
         raise Unsupported("a stack whose other images are not in the directory")
-    dtype = np.dtype(order + code)
-    tiled = TILE_OFFSETS in tags
-    bw = tags[TILE_WIDTH][0] if tiled else w
-    bh = tags[TILE_HEIGHT][0] if tiled else min(h, tags.get(ROWS, (h,))[0])
-    offsets, sizes = (tags[TILE_OFFSETS], tags[TILE_BYTES]) if tiled else (tags[STRIP_OFFSETS], tags[STRIP_BYTES])
-    planes = c if tags.get(PLANAR, (1,))[0] == 2 else 1
+    size = w * h * c * dtype.itemsize
+    if not 0 < size <= min(MOST, len(tags.data) * (1 if compression == 1 else _RATIO)):
+        raise Unsupported("more pixels than a tile has, or than the file can hold")
+    bh, bw, offsets, sizes = _blocks(tags, h, w, planes)
     depth = c // planes  # samples stored together in one block
-    if len(offsets) != planes * -(-h // bh) * -(-w // bw):
-        raise ValueError("damaged TIFF (number of blocks)")
-    if 0 in sizes:
-        raise Unsupported("blocks that are not stored")
-    if compression == 1 and not tiled and planes == 1 and _adjoin(offsets, sizes, bh * w * depth * dtype.itemsize):
+    tiled, cell = tag.TILE_OFFSETS in tags, depth * dtype.itemsize
+    if compression == 1 and not tiled and planes == 1 and _adjoin(offsets, sizes, bh * w * cell):
         offsets, sizes, bh = offsets[:1], (sum(sizes),), h  # strips that lie in one piece are one strip
     out = np.empty((c, h, w), dtype.newbyteorder("="))
     corners = [(p, y, x) for p in range(planes) for y in range(0, h, bh) for x in range(0, w, bw)]
-    for (plane, y, x), offset, size in zip(corners, offsets, sizes, strict=True):
-        raw = data[offset : offset + size] if compression == 1 else zlib.decompress(data[offset : offset + size])
+    for (plane, y, x), offset, stored in zip(corners, offsets, sizes, strict=True):
         rows, cols = min(bh, h - y), min(bw, w - x)
-        stored = bh if tiled else rows
-        if len(raw) < stored * bw * depth * dtype.itemsize:
-            raise ValueError("damaged TIFF (a block is cut short)")
-        block = np.frombuffer(raw, dtype, stored * bw * depth).reshape(stored, bw, depth)
+        shape = (bh if tiled else rows), bw, depth
+        raw = _unpacked(tags.data, offset, stored, shape[0] * bw * cell, compression)
+        block = np.frombuffer(raw, dtype).reshape(shape)
         if predictor == 2:
             block = np.cumsum(block, axis=1, dtype=dtype.newbyteorder("="))
         out[plane * depth : (plane + 1) * depth, y : y + rows, x : x + cols] = block[:rows, :cols].transpose(2, 0, 1)
     return out
 
 
+def _sample_type(tags: Tags, samples: int) -> str:
+    """numpy's name of the type that all samples have."""
+    if not 0 < samples < _BLOCKS:
+        raise Unsupported("number of samples")
+    bits = tags.numbers(tag.BITS, samples)
+    formats = tags.numbers(tag.FORMAT, samples) if tag.FORMAT in tags else (1,) * samples
+    code = _CODES.get((formats[0], bits[0]))
+    if code is None or bits.count(bits[0]) + formats.count(formats[0]) != 2 * samples:
+        raise Unsupported("sample type")
+    return code
+
+
+def _blocks(tags: Tags, h: int, w: int, planes: int) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:
+    """Height and width of a strip or tile; where each begins, and its bytes."""
+    tiled = tag.TILE_OFFSETS in tags
+    if not tags.lack(tag.STRIPS if tiled else tag.TILES):
+        raise Unsupported("strips and tiles")
+    if tiled:
+        bh, bw = tags.number(tag.TILE_HEIGHT), tags.number(tag.TILE_WIDTH)
+    else:
+        bh, bw = min(h, tags.number(tag.ROWS, h)), w
+    if not bh or not bw or (tiled and (bh % 16 or bw % 16)):
+        raise Unsupported("size of strips or tiles")
+    n = planes * -(-h // bh) * -(-w // bw)
+    if n > _BLOCKS:
+        raise Unsupported("so many strips or tiles")
+    offsets = tags.numbers(tag.TILE_OFFSETS if tiled else tag.STRIP_OFFSETS, n)
+    sizes = tags.numbers(tag.TILE_BYTES if tiled else tag.STRIP_BYTES, n)
+    if 0 in sizes or 0 in offsets:
+        raise Unsupported("blocks that are not stored")
+    return bh, bw, offsets, sizes
+
+
+def _unpacked(data: bytes, offset: int, stored: int, size: int, compression: int) -> memoryview | bytes:
+    """The `size` bytes of a strip or tile, of which so many are stored."""
+    raw: memoryview | bytes = memoryview(data)[offset : offset + stored]
+    if len(raw) < stored:
+        raise ValueError("damaged TIFF (a block is cut short)")
+    if compression != 1:
+        if size > _BLOCK:
+            raise Unsupported("a large compressed block")
+        stream = zlib.decompressobj()
+        raw = stream.decompress(raw, size + 1)
+        if not stream.eof:
+            raise Unsupported("a block that holds too much, or does not end")
+    if len(raw) != size:
+        raise Unsupported("a block of another size")
+    return raw
+
+
 def _adjoin(offsets: Sequence[int], sizes: Sequence[int], whole: int) -> bool:
     """Whether blocks of `whole` bytes (the last may be shorter) follow each other without a gap."""
     ends = range(offsets[0], offsets[0] + whole * len(offsets), whole)
     return all(size == whole for size in sizes[:-1]) and tuple(offsets) == tuple(ends)
-
-
-def _names(tags: dict[int, Any], n: int) -> tuple[str, ...]:
-    """The names of n bands, from GDAL's XML."""
-    names = [""] * n
-    if "description" in (text := tags.get(GDAL_METADATA, "")):
-        try:
-            items = list(ElementTree.fromstring(text))
-        except ElementTree.ParseError:
-            items = []
-        for item in items:
-            band = item.get("sample", "")
-            if item.get("role") == "description" and band.isdigit() and int(band) < n:
-                names[int(band)] = unescape(item.text or "", {"&quot;": '"', "&apos;": "'"})  # GDAL escapes twice
-    return tuple(names)

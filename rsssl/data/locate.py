@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from rsssl.data.decoders import BadImage, safe_suffix
 from rsssl.data.grid import Grid
 from rsssl.data.ground import Ground
 from rsssl.data.raster import import_gdal
 from rsssl.data.scene_file import SceneFile
 from rsssl.data.scene_windows import Label
+from rsssl.errors import UserError
 
 
 def ground_of(scenes: Sequence[SceneFile], labels: Sequence[Label], window: int) -> Ground:
@@ -43,7 +45,11 @@ def tile_ground(root: Path, paths: Sequence[str]) -> Ground:
 
 
 def located(path: str) -> tuple[Grid, float | None]:
-    """A file's grid, and the metres of its side."""
+    """A file's grid, and the metres of its side; UserError for what is no file of its own, or no raster."""
+    try:
+        safe_suffix(path)
+    except (BadImage, OSError) as error:
+        raise UserError(f"{error}") from error
     scene = SceneFile(path, "dataset.root")
     metres = scene.metres()
     return scene.grid, metres and metres * math.sqrt(scene.grid.width * scene.grid.height)

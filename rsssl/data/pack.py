@@ -16,6 +16,7 @@ import logging
 import os
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from rsssl.data.catalog import Catalog
-from rsssl.data.chunks import CHUNK_BYTES, Plan
+from rsssl.data.chunks import CHUNK_BYTES, Plan, mean_std
 from rsssl.data.dataset import Dataset
 from rsssl.data.decode import Record, decode, unusable
 from rsssl.data.find_form import find_form
@@ -100,6 +101,8 @@ class Pack:
             images = np.memmap(folder / "images.bin", np.dtype(card.dtype), "r", shape=shape)
             if images.nbytes != (folder / "images.bin").stat().st_size:
                 raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
+            if meta["fingerprint"] != fingerprint_of(meta):
+                raise ValueError("card.json is not what was written")
             fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "sha256")}
             labels, moments = np.array(meta["labels"], dtype=np.int64), np.load(folder / "moments.npy")
             ground = Ground.load(folder / "ground.npz") if (folder / "ground.npz").is_file() else None
@@ -140,19 +143,9 @@ def _damaged(folder: Path, reason: object) -> UserError:
     return UserError(f"The pack {folder} is damaged ({reason}). Remove it to have it made again: rm -r '{folder}'")
 
 
-def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the valid pixels of images, in 0..1 units.
-
-    Args:
-        moments: (N, C, 3) of the images, which may be a part of a pack, or come from several.
-
-    Returns:
-        Two float64 (C,). The standard deviation of a constant band is given as 1.
-    """
-    count, total, squares = moments.sum(axis=0).T
-    mean = total / np.maximum(count, 1)
-    std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
-    return mean, np.where(std > 1e-7, std, 1.0)
+def fingerprint_of(meta: Mapping[str, Any]) -> str:
+    """The hash of all content, from what card.json says."""
+    return sha256(json.dumps([meta[k] for k in ("sha256", "card", "labels", "paths")]).encode())
 
 
 def pack(
@@ -161,6 +154,7 @@ def pack(
     workers: int | None = None,
     progress: bool = True,
     chunk_bytes: int = CHUNK_BYTES,
+    catalog: Catalog | None = None,
 ) -> Pack:
     """Decode a dataset into a folder, or open the pack that is there.
 
@@ -173,12 +167,12 @@ def pack(
         workers: processes that decode; None: as many as this process's share of the machine's cores.
         progress: show a progress bar.
         chunk_bytes: of the pixels that a process decodes at a time.
+        catalog: the dataset's, where it is known.
 
     Raises:
-        UserError: naming the first unusable image (unless dataset.on_error is "skip"), a folder that cannot be written,
-            or a full disk.
+        UserError: naming an unusable image (unless dataset.on_error is "skip"), a changed one, the folder or the disk.
     """
-    folder, catalog = Path(folder), dataset.catalog()
+    folder, catalog = Path(folder), dataset.catalog() if catalog is None else catalog
     source = _source(dataset, catalog)
     if (current := _current(dataset, catalog, folder, source)) is not None:
         return current
@@ -191,6 +185,7 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").unlink(missing_ok=True)
         records, checksum = decode(plan, plan.chunks(chunk_bytes), key, dataset.on_error == "skip", workers, title)
+        catalog.refuse_changed()
         return _finish(dataset, catalog, plan, source, records, checksum)
     except OSError as error:
         if error.errno in NO_SPACE:
@@ -246,9 +241,7 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
         first = min(bad)
         text = "%s: %d of %d images are left out, e.g. %s (%s)"
         log.warning(text, name, len(bad), len(plan.paths), plan.paths[first], bad[first])
-    done = Counter[str]()
-    for record in records:
-        done.update(record["done"])
+    done = sum((Counter(record["done"]) for record in records), Counter[str]())
     if done:
         log.warning("%s: %s", name, ", ".join(f"{n} images {_DONE.get(w, w)}" for w, n in sorted(done.items())))
     moments = np.fromfile(plan.moments).reshape(-1, plan.shape[0], 3)[usable]
@@ -268,8 +261,7 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
         "labels": catalog.labels[usable].tolist(),
         "paths": [plan.paths[i] for i in usable],
     }
-    content = [meta[k] for k in ("sha256", "card", "labels", "paths")]
-    meta["fingerprint"] = sha256(json.dumps(content).encode())
+    meta["fingerprint"] = fingerprint_of(meta)
     if ground := getattr(catalog, "ground", None):
         ground.rows(usable).save(pixels.with_name("ground.npz"))
     return _save(pixels, moments, meta)

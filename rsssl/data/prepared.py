@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from rsssl.data.catalog import Catalog
+from rsssl.data.chunks import mean_std
 from rsssl.data.dataset import Dataset
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.locate import tile_ground
-from rsssl.data.pack import PACK_VERSION, Pack, mean_std, pack
+from rsssl.data.pack import PACK_VERSION, Pack, pack
 from rsssl.data.split import Split, split
-from rsssl.engine.files import write_json
+from rsssl.engine.files import json_bytes, write_atomic
 from rsssl.engine.ranks import rank
-from rsssl.engine.store import Store, digest
+from rsssl.engine.store import Store, digest, is_finished
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     inputs = {"settings": settings, "listing": catalog.listing(), "version": PACK_VERSION}
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
     key = digest({"pack": inputs, "split": division})
-    if key not in store.opened:
-        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers))
+    if key not in store.opened or not is_finished(store.opened[key].pack.folder):
+        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers, catalog=catalog))
         packed = Pack.open(artifact.folder)
         report_skipped(packed)
         ground = packed.ground or (tiles_on_the_ground(dataset, catalog, packed, store) if dataset.block else None)
@@ -146,8 +147,9 @@ def report_skipped(packed: Pack) -> None:
 def save_split(folder: Path, packed: Pack, division: Split) -> None:
     """The test set by its paths, beside the pack, under the hash that results carry."""
     file = folder / f"split-{division.hash[:16]}.json"
-    if not file.is_file() and rank() == 0:
-        write_json(file, {"hash": division.hash, "test": [packed.paths[i] for i in division.test]})
+    content = json_bytes({"hash": division.hash, "test": [packed.paths[i] for i in division.test]})
+    if rank() == 0 and not (file.is_file() and file.read_bytes() == content):
+        write_atomic(file, content)
 
 
 def need_labels(data: Data) -> None:

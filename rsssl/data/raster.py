@@ -1,7 +1,7 @@
 """Reading one image, whatever its format. The only place that imports GDAL, and only when a file needs it.
 
-Plain TIFFs are read by `geotiff`, which gives what GDAL gives at a third of its time for small tiles (GDAL goes through
-its drivers and lists the folder for every file); all others, and those it finds fault with, are left to GDAL.
+Plain TIFFs are read by `geotiff`; where GDAL is installed, only those that are not compressed. All
+others, and those it finds fault with, are left to GDAL.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rsssl.data import geotiff
+from rsssl.data.decoders import ANY, DRIVERS, FORMATS, PICTURES, RASTERS, TIFF, BadImage, refuse_large, safe_suffix
 from rsssl.errors import UserError
 
 INSTALL_GDAL = (
@@ -34,8 +35,6 @@ NUMPY_TYPES = {  # of the pixel types that GDAL names so
     "Float64": "float64",
 }
 write_geotiff = geotiff.write
-PICTURES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".gif"))  # read by Pillow
-_TIFF = frozenset((".tif", ".tiff"))
 # Pillow's modes of 8-bit pictures that are not RGB, and what they are called.
 _CONVERTED = (
     dict.fromkeys(("1", "L", "LA", "La"), "grey")
@@ -44,22 +43,6 @@ _CONVERTED = (
     | dict.fromkeys(("RGBX", "YCbCr", "LAB", "HSV"), "other")
     | {"CMYK": "CMYK"}
 )
-
-
-class BadImage(Exception):
-    """One image that cannot be used.
-
-    Args:
-        path: of the image.
-        reason: in a few words.
-    """
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = str(path), reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return BadImage, (self.path, self.reason)
 
 
 class Raster(NamedTuple):
@@ -87,15 +70,17 @@ def read(path: str | Path, bands: int | None = None) -> Raster:
         bands: how many bands the caller expects; 3 turns 8-bit grey, palette, CMYK and RGBA pictures into RGB, 1 or
             None leaves grey pictures grey. Anything else is returned as it is: the caller compares.
 
+    Of several pictures in one file (an animated GIF, a TIFF of many pages) the first is read.
+
     Raises:
-        BadImage: for a file that is empty, damaged or no image.
+        BadImage: for a file that is empty, damaged, too large or no image.
         UserError: when the file needs GDAL and GDAL is missing.
     """
-    suffix = os.path.splitext(path)[1].lower()
     try:
+        suffix = safe_suffix(path)
         if suffix in PICTURES:
             return _pillow(path, bands)
-        return _tiff(os.fspath(path)) if suffix in _TIFF else _gdal(path)
+        return _tiff(os.fspath(path)) if RASTERS.get(suffix) is TIFF else _gdal(path)
     except (UserError, BadImage):
         raise
     except Exception as error:  # decoders raise whatever they like at a damaged, huge or hostile file
@@ -112,19 +97,20 @@ def _reason(path: str | Path, error: Exception) -> str:
     if not start:
         return "the file is empty (0 bytes)"
     if type(error).__name__ == "UnidentifiedImageError" or "not recognized as" in str(error):
-        return f"not an image, whatever its name says (it starts with {start!r})"
+        return f"not an image of the kind that its name says (it starts with {start!r})"
     return f"damaged or cut short ({error})"
 
 
 def _pillow(path: str | Path, bands: int | None) -> Raster:
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
+        refuse_large(path, (3, image.height, image.width), 1)
         depth = _png_depth(path) if image.format == "PNG" else 8
         if depth == 16 and image.mode not in ("I", "I;16", "I;16B"):
-            return _gdal(path)  # Pillow would cut 16-bit RGB down to 8 bits without a warning
-        if image.mode in ("I", "I;16", "I;16B", "F"):
-            return Raster(np.asarray(image)[None].astype(np.float32 if image.mode == "F" else np.uint16))
+            return _gdal(path, ("PNG",))  # Pillow would cut 16-bit RGB down to 8 bits without a warning
+        if depth == 16:
+            return Raster(np.asarray(image)[None].astype(np.uint16))
         converted = _CONVERTED.get(image.mode, "")
         if converted == "grey" and bands != 3:
             return Raster(np.asarray(image.convert("L"))[None].copy())
@@ -182,34 +168,99 @@ def gdal_type(gdal: Any, dtype: np.dtype) -> int:
     return int(gdal.GetDataTypeByName(next(name for name, known in NUMPY_TYPES.items() if known == dtype.name)))
 
 
+def open_gdal(path: str | os.PathLike[str], kinds: int, options: Sequence[str] = ()) -> Any:
+    """What a user named, as GDAL opens it.
+
+    A file with one of the usual suffixes is opened by their drivers only; another file, and a name that is no file but
+    that GDAL knows, as /vsizip/a.zip/b.tif, by all of them.
+
+    Args:
+        path: the file, or name.
+        kinds: of data, gdal.OF_RASTER or others.
+        options: of the driver, NAME=VALUE.
+
+    Raises:
+        RuntimeError: as GDAL puts it.
+        UserError: for a pipe, and for a file whose overviews are said to lie elsewhere.
+    """
+    gdal, name = import_gdal(path), os.fspath(path)
+    drivers: Sequence[str] = ()
+    if os.path.exists(name):
+        if not os.path.isfile(name) and not os.path.isdir(name):
+            raise UserError(f"{name} is a pipe, a socket or a device: type the name of a file")
+        name = os.path.abspath(name)  # GDAL takes GTIFF_DIR:1:a.tif and others for more than names of files
+        drivers = DRIVERS.get(os.path.splitext(name)[1].lower(), ())
+    with quiet(gdal):
+        dataset = gdal.OpenEx(name, kinds, allowed_drivers=list(drivers), open_options=list(options))
+        overviews = dataset.GetMetadataItem("OVERVIEW_FILE", "OVERVIEWS") or ""
+    if "/" in overviews:  # may be an address
+        raise UserError(f"{name} takes its overviews from {overviews}: remove the file that says so, {name}.aux.xml")
+    return dataset
+
+
 def _tiff(path: str) -> Raster:
     # GDAL prefers what these files say about nodata to what the TIFF itself says.
     sidecars = (path + ".aux.xml", path + ".aux", os.path.splitext(path)[0] + ".aux")
-    if any(map(os.path.exists, sidecars)) and has_gdal():
+    alone = not any(os.access(name, os.F_OK) for name in sidecars)
+    if not alone and has_gdal():
+        for sidecar in filter(os.path.exists, sidecars):
+            safe_suffix(sidecar)
         return _gdal(path)
     try:
-        image = geotiff.read(path)
+        image = geotiff.read(path, compressed=not has_gdal())
     except geotiff.Unsupported:
         if os.stat(path).st_size == 0:
             raise ValueError("empty") from None
-        return _gdal(path)
+        return _gdal(path, alone=alone)
     except Exception:
         if has_gdal():  # it may read the file all the same; if not, people can look up its error message
-            return _gdal(path)
+            return _gdal(path, alone=alone)
         raise
     return Raster(image.pixels, image.nodata, image.names)
 
 
-def _gdal(path: str | Path) -> Raster:
+def _gdal(path: str | Path, drivers: Sequence[str] = (), alone: bool = False) -> Raster:
+    """Read an image with GDAL.
+
+    Args:
+        path: the file.
+        drivers: that may open it; none: those of its suffix.
+        alone: no file beside it says anything of it, so that the folder need not be listed.
+    """
     gdal = import_gdal(path)
-    with quiet(gdal):
-        source = gdal.OpenEx(os.fspath(path), gdal.OF_RASTER)
-        if source.RasterCount == 0:
-            raise ValueError("it holds no raster band")
-        bands = [source.GetRasterBand(i + 1) for i in range(source.RasterCount)]
-        kind = gdal.GetDataTypeName(bands[0].DataType)
-        if kind not in NUMPY_TYPES:
-            raise ValueError(f"pixels of type {kind}")
-        pixels = np.frombuffer(source.ReadRaster(buf_type=bands[0].DataType), NUMPY_TYPES[kind])
-        shape = len(bands), source.RasterYSize, source.RasterXSize
-        return Raster(pixels.reshape(shape), bands[0].GetNoDataValue(), tuple(b.GetDescription() for b in bands))
+    drivers = drivers or RASTERS.get(os.path.splitext(path)[1].lower(), ANY)
+    gdal.SetThreadLocalConfigOption("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR" if alone else None)
+    try:
+        with quiet(gdal):
+            return _whole(path, gdal, gdal.OpenEx(os.path.abspath(path), gdal.OF_RASTER, allowed_drivers=list(drivers)))
+    finally:
+        gdal.SetThreadLocalConfigOption("GDAL_DISABLE_READDIR_ON_OPEN", None)
+
+
+def _whole(path: str | Path, gdal: Any, source: Any) -> Raster:
+    """All pixels of an open dataset, if its bands agree on what they are."""
+    if source.RasterCount == 0:
+        raise ValueError("it holds no raster band")
+    bands = [source.GetRasterBand(i + 1) for i in range(source.RasterCount)]
+    kinds, nodata = sorted({type_of(gdal, band) for band in bands}), [band.GetNoDataValue() for band in bands]
+    if len(kinds) > 1:
+        raise BadImage(
+            path, f"its bands are {' and '.join(kinds)}: make them one type, gdal_translate -ot Float32 IN OUT"
+        )
+    if kinds[0] not in NUMPY_TYPES:
+        raise BadImage(path, f"pixels of type {kinds[0]}; {', '.join(NUMPY_TYPES)} can be used")
+    if len(values := sorted(set(map(str, nodata)))) > 1:
+        raise BadImage(
+            path, f"its bands have the nodata {' and '.join(values)}: make it one, gdal_edit.py -a_nodata 0 IN"
+        )
+    dtype, (bw, bh) = np.dtype(NUMPY_TYPES[kinds[0]]), bands[0].GetBlockSize()
+    shape = len(bands), source.RasterYSize, source.RasterXSize
+    refuse_large(path, (len(bands), max(shape[1], bh), max(shape[2], bw)), dtype.itemsize)  # a block is read whole
+    pixels = np.frombuffer(source.ReadRaster(buf_type=bands[0].DataType), dtype)
+    return Raster(pixels.reshape(shape), nodata[0], tuple(band.GetDescription() for band in bands))
+
+
+def type_of(gdal: Any, band: Any) -> str:
+    """GDAL's name of a band's type."""
+    signed = band.DataType == gdal.GDT_Byte and band.GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE") == "SIGNEDBYTE"
+    return "Int8" if signed else str(gdal.GetDataTypeName(band.DataType))  # GDAL before 3.7 has no type for these

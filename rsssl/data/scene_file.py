@@ -12,7 +12,7 @@ import numpy as np
 
 from rsssl.data.conform import fits
 from rsssl.data.grid import RAISED, Grid, told
-from rsssl.data.raster import NUMPY_TYPES, gdal_type, import_gdal, quiet
+from rsssl.data.raster import NUMPY_TYPES, gdal_type, import_gdal, open_gdal, quiet, type_of
 from rsssl.errors import UserError
 from rsssl.models.bands import COLOURS
 
@@ -40,7 +40,7 @@ class SceneFile:
     band that alone is nodata is missing there.
 
     Args:
-        path: anything that GDAL opens.
+        path: anything that GDAL opens; see `open_gdal`.
         key: that gave the path, for messages.
 
     Raises:
@@ -52,8 +52,7 @@ class SceneFile:
         gdal.SetCacheMax(CACHE)
         self.path, self.name = os.fspath(path), Path(path).name
         try:
-            with quiet(gdal):
-                self._dataset = gdal.Open(self.path)
+            self._dataset = open_gdal(self.path, gdal.OF_RASTER)
         except RAISED as error:
             raise UserError(f"{path} cannot be opened as a raster ({error}): type {key}=FILE") from error
         if self._dataset.RasterCount == 0:
@@ -85,7 +84,7 @@ class SceneFile:
         gdal = import_gdal(self.path)
         self.bands = list(bands)
         self._bands = [self._dataset.GetRasterBand(b) for b in self.bands]
-        kinds = {gdal.GetDataTypeName(band.DataType) for band in self._bands}
+        kinds = {type_of(gdal, band) for band in self._bands}
         kind = next(iter(kinds))
         if len(kinds) > 1:
             raise UserError(

@@ -113,6 +113,11 @@ class SceneCatalog(Catalog):
     def read(self, i: int, bands: int | None = None) -> Raster:
         return self.windows.read(i)
 
+    def changed(self) -> list[str]:
+        now = [opened(path, self.windows.nodata).fingerprint() for path in self.windows.scenes]
+        scenes = zip(self.windows.scenes, self.fingerprints, now, strict=False)  # the labels' follow
+        return [path for path, before, after in scenes if before != after]
+
     def listing(self) -> str:
         drawn = np.stack([self.labels, self.ground.feature, self.ground.own_test], 1).astype(np.int64)
         return sha256(

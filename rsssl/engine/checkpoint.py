@@ -9,7 +9,6 @@ on, from a copy of the state.
 
 from __future__ import annotations
 
-import json
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from typing import Any
 
 import torch
 
-from rsssl.engine.files import HashedFile, atomic, sha256_of, write_json
+from rsssl.engine.files import HashedFile, atomic, sha256_of, write_sealed
 from rsssl.errors import UserError
+from rsssl.records import Damaged, read_sealed
 
 log = logging.getLogger(__name__)
 KEEP = 2
@@ -76,11 +76,11 @@ class Checkpoints:
         entries = []
         for record in self.folder.glob("checkpoint-*.json"):
             try:
-                content = json.loads(record.read_text())
-                checksum, score = str(content["sha256"]), content["score"]
-            except FileNotFoundError:  # a training has just purged it
-                continue
-            except (ValueError, KeyError, TypeError):
+                content = read_sealed(record, "delete it")
+                checksum, score = content["sha256"], content["score"]
+            except Damaged:
+                if not record.is_file():  # a training has just purged it
+                    continue
                 checksum, score = "", None
             entries.append(Entry(record.with_suffix(".pt"), int(record.stem.rpartition("-")[2]), checksum, score))
         return sorted(entries, key=lambda entry: -entry.step)
@@ -117,7 +117,7 @@ class Checkpoints:
                 torch.save(state, hashed)  # type: ignore[arg-type]
             except RuntimeError:  # torch's own, for a write that failed
                 raise hashed.error or RuntimeError(f"{file} could not be written") from None
-        write_json(file.with_suffix(".json"), {"step": step, "sha256": hashed.hexdigest(), "score": score})
+        write_sealed(file.with_suffix(".json"), {"step": step, "sha256": hashed.hexdigest(), "score": score})
         self._purge()
 
     def _purge(self) -> None:

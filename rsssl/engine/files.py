@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from rsssl.errors import UserError
+from rsssl.records import sealed
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,18 @@ def locked(lock: Path, busy: str | None = None, waiting: str = "") -> Iterator[N
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, (json.dumps(content, indent=1, sort_keys=False) + "\n").encode())
+    """JSON that others read too."""
+    write_atomic(path, json_bytes(content))
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """The content as `write_json` writes it."""
+    return (json.dumps(content, indent=1, sort_keys=False) + "\n").encode()
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """JSON that `rsssl.records.read_sealed` knows to be what was written."""
+    write_json(path, sealed(content))
 
 
 def sha256(data: bytes) -> str:

@@ -8,7 +8,6 @@ map_record.json        written last: what it was made of, and the SHA-256 of eac
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import shutil
 import time
@@ -19,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from rsssl.engine.distributed import broadcast, collect, raise_together
-from rsssl.engine.files import explain_os_error, locked, sha256_of, write_atomic, write_json
+from rsssl.engine.files import explain_os_error, locked, sha256_of, write_atomic, write_sealed
 from rsssl.engine.ranks import rank, world_size
 from rsssl.engine.store import digest
+from rsssl.records import Damaged, read_sealed
 
 log = logging.getLogger(__name__)
+AGAIN = "make it again: remove the record and run the same command"
 
 
 class Output:
@@ -50,12 +51,12 @@ class Output:
 
     def _finished(self, files: Mapping[str, Path]) -> bool:
         try:
-            known = json.loads(self.record.read_text())
+            known = read_sealed(self.record, AGAIN)
             if known["key"] != self.key:
                 return False
             hashes = known["sha256"]
             return all(name in hashes and sha256_of(file) == hashes[name] for name, file in files.items())
-        except (OSError, ValueError, KeyError, TypeError):
+        except (Damaged, OSError):
             return False
 
     @contextmanager
@@ -78,8 +79,8 @@ class Output:
     def forget(self) -> set[str]:
         """Removes the record of an older product under this name; the names of the files that it listed."""
         try:
-            files = set(json.loads(self.record.read_text())["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
+            files = set(read_sealed(self.record, AGAIN)["sha256"])
+        except Damaged:
             return set()
         self.record.unlink()
         return files
@@ -88,7 +89,7 @@ class Output:
         """Writes the record: the files with their SHA-256, and what else there is to say."""
         hashes = {name: sha256_of(file) for name, file in files.items()}
         content = {"key": self.key, "inputs": self.inputs, "sha256": hashes, **more, "finished": time.time()}
-        write_json(self.record, content)
+        write_sealed(self.record, content)
 
 
 def record_of(target: Path) -> Path:
@@ -128,7 +129,7 @@ class Parts:
             for file in self.folder.glob(".*"):
                 file.unlink()  # half-written, by a process that was killed
             if not record.is_file():
-                write_json(record, {"key": key})
+                write_sealed(record, {"key": key})
         except OSError as error:
             raise explain_os_error(error, self.folder) from error
 
@@ -157,17 +158,16 @@ class Parts:
 def known_key(record: Path) -> str | None:
     """The key in a record; None for one that is missing or damaged."""
     try:
-        return str(json.loads(record.read_text())["key"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_sealed(record, AGAIN)["key"])
+    except Damaged:
         return None
 
 
 def read_record(target: Path) -> dict[str, Any]:
-    """What the record of a product says."""
-    content: dict[str, Any] = json.loads(record_of(target).read_text())
-    return content
+    """What the record of a product says. Raises Damaged."""
+    return read_sealed(record_of(target), AGAIN)
 
 
 def write_record(target: Path, content: Mapping[str, Any]) -> None:
     """Leaves a record beside a product that is made in one go."""
-    write_json(record_of(target), {**content, "finished": time.time()})
+    write_sealed(record_of(target), {**content, "finished": time.time()})

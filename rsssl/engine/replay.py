@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from rsssl.batch import Batch
 from rsssl.engine import distributed
-from rsssl.engine.files import write_json
+from rsssl.engine.files import write_sealed
+from rsssl.records import read_sealed
 
 RECORD = "nonfinite.json"  # the weights are in the checkpoint of that step
 
@@ -77,13 +77,13 @@ class Failure:
 
     def write(self, folder: Path) -> None:
         """Writes it into the training's folder."""
-        write_json(folder / RECORD, asdict(self))
+        write_sealed(folder / RECORD, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Failure | None:
-        """The one kept in the training's folder; None when there is none."""
+        """The one kept in the training's folder; None when there is none. Raises Damaged."""
         file = folder / RECORD
-        return cls(**json.loads(file.read_text())) if file.is_file() else None
+        return cls(**read_sealed(file, "type the command that failed again, to fail again")) if file.is_file() else None
 
 
 class BuffersBefore:

@@ -2,33 +2,40 @@
 
     <store>/<stage>/<hash>/            the artefact's files
     <store>/<stage>/<hash>/inputs.json what goes in, for an unfinished one
-    <store>/<stage>/<hash>/done.json   written last: what went in, and when it was finished
+    <store>/<stage>/<hash>/done.json   written last: what went in, when it was finished, and each file's SHA-256
 
 A stage is a pure function of its inputs. A folder without `done.json` is unfinished work, which the stage may resume.
-Two processes that want the same artefact take a file lock: one works, the other waits.
+A finished one is looked at before it is used again (integrity.py): what is damaged is named, thrown away and made
+again. Two processes that want the same artefact take a file lock: one works, the other waits.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsssl.engine.files import explain_os_error, locked, write_json
+from rsssl import records
+from rsssl.engine import integrity
+from rsssl.engine.files import explain_os_error, locked, write_sealed
 from rsssl.engine.ranks import rank, world_size
+from rsssl.records import Damaged, read_json, read_sealed
 
 log = logging.getLogger(__name__)
+
+INPUTS, DONE = "inputs.json", "done.json"
+STAGES = ("backbone", "features", "ground", "pack", "pretrain")
+AGAIN = "run the command that made it again"
 
 
 def digest(inputs: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits that stand for `inputs` (JSON values; the order of keys does not matter)."""
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return records.digest(inputs)[:16]
 
 
 @dataclass(frozen=True)
@@ -92,41 +99,105 @@ class Store:
 
     def _get(self, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], object]) -> Artifact:
         folder = self.folder(stage, inputs)
-        done = folder / "done.json"
-        if done.is_file():
+        if (seconds := whole(folder)) is not None:
             log.info("%s %s: reused", stage, folder.name)
-            return Artifact(folder, folder.name, True, json.loads(done.read_text())["seconds"])
+            return Artifact(folder, folder.name, True, seconds)
         waiting = f"{stage} {folder.name}: another process is working on it; waiting"
         with locked(folder.with_name(f".{folder.name}.lock"), waiting=waiting):
-            if done.is_file():
+            if (seconds := whole(folder)) is not None:
                 log.info("%s %s: reused (another process has just finished it)", stage, folder.name)
-                return Artifact(folder, folder.name, True, json.loads(done.read_text())["seconds"])
-            log.info("%s %s: working", stage, folder.name)
-            begin = time.monotonic()
+                return Artifact(folder, folder.name, True, seconds)
             try:
+                throw_away(folder, damage(folder))
+                log.info("%s %s: working", stage, folder.name)
+                begin = time.monotonic()
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise explain_os_error(error, folder) from error
-            write_json(folder / "inputs.json", {"stage": stage, "inputs": inputs})
+            write_sealed(folder / INPUTS, {"stage": stage, "inputs": inputs})
             build(folder)
             seconds = time.monotonic() - begin
-            write_json(done, {"stage": stage, "inputs": inputs, "seconds": seconds, "finished": time.time()})
+            record = {"stage": stage, "inputs": inputs, "seconds": seconds, "finished": time.time()}
+            write_sealed(folder / DONE, record | {"files": integrity.listing(folder)})
             log.info("%s %s: done in %.0f s", stage, folder.name, seconds)
             return Artifact(folder, folder.name, False, seconds)
 
 
+def whole(folder: Path) -> float | None:
+    """The seconds that a finished artefact took; None for one that is unfinished or damaged.
+
+    A damaged file that no result follows from is thrown away.
+    """
+    if not is_finished(folder):
+        return None
+    names = damage(folder)
+    if any(map(integrity.needed, names)):
+        return None
+    for name in names:
+        log.warning("%s is not what was written, and thrown away", folder / name)
+        with suppress(OSError):  # a store may be for reading only
+            (folder / name).unlink()
+    seconds: float = read_sealed(folder / DONE, AGAIN)["seconds"]
+    return seconds
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether an artefact was finished; it may have been damaged since."""
+    return (folder / DONE).is_file()
+
+
+def damage(folder: Path, everything: bool = False) -> list[str]:
+    """The names of a finished artefact's files that are not what was written; none for unfinished work.
+
+    Args:
+        folder: of the artefact.
+        everything: see `integrity.changed`.
+    """
+    if not is_finished(folder):
+        return []
+    try:
+        record = read_sealed(folder / DONE, AGAIN)
+    except Damaged:
+        return [DONE]
+    return integrity.changed(folder, record["files"], everything)
+
+
+def throw_away(folder: Path, names: list[str]) -> None:
+    """Removes damaged files, and the record that the artefact is finished; says so."""
+    if not names:
+        return
+    log.warning("%s is damaged and made again: not what was written are %s", folder, ", ".join(names))
+    for name in (DONE, *names):
+        (folder / name).unlink(missing_ok=True)
+
+
 def inputs_of(folder: Path) -> dict[str, Any] | None:
-    """What went into the artefact in this folder, finished or not; None where nothing says it."""
-    for name in ("inputs.json", "done.json"):
-        if (folder / name).is_file():
-            return json.loads((folder / name).read_text())["inputs"]
+    """What went into the artefact in this folder, finished or not; None where nothing says it that can be read."""
+    for name in (INPUTS, DONE):
+        try:
+            inputs: dict[str, Any] = read_sealed(folder / name, AGAIN)["inputs"]
+            return inputs
+        except Damaged:
+            continue
     return None
 
 
 def recorded(run: Path) -> Path | None:
-    """The store folder that a run directory's results name."""
+    """The store folder that a run directory's results name: no other folder is ever looked into.
+
+    Raises:
+        Damaged: when the results cannot be read.
+    """
     for name in ("results.json", "pretrain.json"):
         if (run / name).is_file():
-            record = json.loads((run / name).read_text()).get("pretrain") or {}
-            return Path(record["folder"]) if "folder" in record else None
+            record = read_json(run / name, "run its command again").get("pretrain")
+            folder = record.get("folder") if isinstance(record, dict) else None
+            return Path(folder) if isinstance(folder, str) and is_artifact(Path(folder)) else None
     return None
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder has the place and the name of an artefact: <store>/<stage>/<hash>."""
+    return (
+        folder.is_absolute() and folder.parent.name in STAGES and re.fullmatch("[0-9a-f]{16}", folder.name) is not None
+    )

@@ -6,9 +6,9 @@ are the same; so they are kept in the store, and a second sweep over the same ba
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from rsssl.data.pack import Pack
 from rsssl.data.pool import stored
 from rsssl.engine.device import autocast, on_device, precision
 from rsssl.engine.distributed import broadcast, collect, rank, world_size
-from rsssl.engine.files import explain_os_error, write_atomic, write_json
+from rsssl.engine.files import explain_os_error, write_atomic
 from rsssl.engine.step_memory import images_at_once
 from rsssl.engine.store import Store
 from rsssl.models.maps import check_size
@@ -43,8 +43,11 @@ Extract = Callable[[np.ndarray], Tensor]  # rows of a pack -> (n, D) float32 fea
 class FeatureBank:
     """Features of a pack's images in `folder`, by row.
 
+    A row is known by the checksum of its features: what is damaged is as if it had never been computed.
+
     Args:
-        folder: `features.bin` (N, D) float32, `rows.bin` (N,) uint8 (1 where computed), `bank.json`.
+        folder: `features.bin` (N, D) float32, and `rows.bin` (N,) uint32: the CRC-32 of each row that was computed, 0
+            for the others.
         n_rows: images in the pack.
         extract: computes the features of rows that are missing.
         title: for the progress bar.
@@ -74,28 +77,42 @@ class FeatureBank:
         except OSError as error:
             raise explain_os_error(error, self.folder) from error
         with FileLock(self.folder / ".lock"):
-            known = self._known()
-            missing = broadcast(np.unique(rows[~known[rows]]))
+            checksums = self._checksums()
+            wanted = np.unique(rows)
+            missing = broadcast(wanted[~self._whole(wanted, checksums)])
             if len(missing):
                 try:
-                    self._compute(missing, known)
+                    self._compute(missing, checksums)
                 except OSError as error:
                     raise explain_os_error(error, self.folder) from error
             broadcast(None)
 
     def read(self, rows: np.ndarray) -> Tensor:
         """(len(rows), D) float32, on the CPU, of rows that are complete."""
-        bank = np.memmap(self.folder / "features.bin", np.float32, "r", shape=(self.n_rows, self._dim()))
-        return torch.from_numpy(np.array(bank[rows]))
+        return torch.from_numpy(np.array(self._bank()[rows]))
 
-    def _dim(self) -> int:
-        return json.loads((self.folder / "bank.json").read_text())["dim"]
+    def _bank(self) -> np.ndarray:
+        file = self.folder / "features.bin"
+        return np.memmap(file, np.float32, "r", shape=(self.n_rows, file.stat().st_size // (4 * self.n_rows)))
 
-    def _known(self) -> np.ndarray:
+    def _checksums(self) -> np.ndarray:
+        """(N,) uint32, see above; zeros where the files are missing or have an impossible size."""
         file, bank = self.folder / "rows.bin", self.folder / "features.bin"
-        if not file.is_file() or not bank.is_file() or bank.stat().st_size != self.n_rows * self._dim() * 4:
-            return np.zeros(self.n_rows, bool)
-        return np.frombuffer(file.read_bytes(), np.uint8).astype(bool)
+        if file.is_file() and bank.is_file():
+            checksums, size = np.frombuffer(file.read_bytes(), np.uint8), bank.stat().st_size
+            if len(checksums) == 4 * self.n_rows and size and size % (4 * self.n_rows) == 0:
+                return checksums.view(np.uint32).copy()
+        return np.zeros(self.n_rows, np.uint32)
+
+    def _whole(self, rows: np.ndarray, checksums: np.ndarray) -> np.ndarray:
+        """(len(rows),) bool: which rows are known, and what was written."""
+        whole = checksums[rows] != 0
+        if whole.any():
+            known = rows[whole]
+            whole[whole] = right = checksums_of(self._bank(), known) == checksums[known]
+            if not right.all():
+                log.warning("%s: %d rows are damaged and computed again", self.folder, (~right).sum())
+        return whole
 
     def _extract(self, missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Chunks of the rows with their features (n, D), each made by one of the ranks, in order."""
@@ -108,24 +125,43 @@ class FeatureBank:
                 yield from zip(turn, collect(features), strict=False)  # fewer chunks than ranks, in the end
                 bar.update(len(turn))
 
-    def _compute(self, missing: np.ndarray, known: np.ndarray) -> None:
+    def _compute(self, missing: np.ndarray, checksums: np.ndarray) -> None:
         if len(missing) >= MANY:
             log.info("%s of %d images are computed, once", self.title, len(missing))
         bank = None
         for rows, features in self._extract(missing):
             if bank is None:
                 file = self.folder / "features.bin"
-                if not (self.folder / "bank.json").is_file():
-                    write_json(self.folder / "bank.json", {"dim": features.shape[1], "rows": self.n_rows})
                 shape = (self.n_rows, features.shape[1])
                 claim(file, 4 * self.n_rows * features.shape[1])
                 bank = np.memmap(file, np.float32, "r+", shape=shape)
             bank[rows] = features
+            checksums[rows] = row_checksums(features)
         assert bank is not None
         bank.flush()  # the rows are marked as known only once their numbers are on disk
-        known = known.copy()
-        known[missing] = True
-        write_atomic(self.folder / "rows.bin", known.astype(np.uint8).tobytes())
+        write_atomic(self.folder / "rows.bin", checksums.tobytes())
+
+
+def checksums_of(bank: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The checksums (len(rows),) uint32 of some rows of a bank, read in parts."""
+    return np.concatenate([row_checksums(bank[rows[i : i + CHUNK]]) for i in range(0, len(rows), CHUNK)])
+
+
+def damaged_rows(folder: Path) -> int:
+    """How many rows of a bank are not what was written; all of them where its files do not go together."""
+    if not (folder / "rows.bin").is_file():
+        return 0  # unfinished
+    n_rows = max(1, (folder / "rows.bin").stat().st_size // 4)
+    bank = FeatureBank(folder, n_rows, lambda rows: torch.zeros(0))
+    checksums = bank._checksums()
+    known = np.flatnonzero(checksums)
+    return int((checksums_of(bank._bank(), known) != checksums[known]).sum()) if len(known) else n_rows
+
+
+def row_checksums(features: np.ndarray) -> np.ndarray:
+    """The CRC-32 of each row of (n, D) float32, and 1 in place of 0: (n,) uint32."""
+    rows = np.ascontiguousarray(features, np.float32)
+    return np.array([zlib.crc32(row.data) or 1 for row in rows], np.uint32)
 
 
 def claim(file: Path, size: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rsssl.data.grid import RAISED, Grid, below, told
-from rsssl.data.raster import import_gdal, quiet
+from rsssl.data.raster import import_gdal, open_gdal, quiet, type_of
 from rsssl.errors import UserError, nearest
 from rsssl.geo.area import Areas
 
@@ -174,6 +174,8 @@ def numbers(band: Any, x: int, y: int, w: int, h: int, path: str | os.PathLike[s
         UserError: for fractions, and where the file cannot be read.
     """
     gdal = import_gdal(path)
+    if band.DataType == gdal.GDT_Byte and type_of(gdal, band) == "Int8":
+        raise UserError(f"{path} holds signed bytes, which this GDAL reads as unsigned: give classes as other numbers")
     with told(path, "the name of another file, or copy it again"), quiet(gdal):
         raw = np.frombuffer(band.ReadRaster(x, y, w, h, buf_type=gdal.GDT_Float64), np.float64).reshape(h, w)
         valid = np.isfinite(raw)
@@ -215,11 +217,8 @@ def open_dataset(path: str | os.PathLike[str], key: str, raster: bool = False, o
     """
     gdal = import_gdal(os.fspath(path))
     kinds = gdal.OF_RASTER if raster else gdal.OF_RASTER | gdal.OF_VECTOR
-    if not raster and Path(path).suffix.lower() == ".csv":
-        kinds = gdal.OF_VECTOR  # GDAL's XYZ driver takes a table of three numbers a line for a raster
     try:
-        with quiet(gdal):
-            dataset = gdal.OpenEx(os.fspath(path), kinds, open_options=list(options))
+        dataset = open_gdal(path, kinds, options)
     except RAISED as error:
         reason = f"cannot be opened ({error})" if os.path.exists(path) else "does not exist"
         raise UserError(f"{key}={path} {reason}: type {key}=FILE") from error

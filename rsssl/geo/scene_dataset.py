@@ -127,7 +127,7 @@ class SceneDataset(Dataset):
         Raises:
             UserError: for a folder without rasters.
         """
-        from rsssl.data.catalog import EXTENSIONS
+        from rsssl.data.catalog import EXTENSIONS, rasters_below
 
         if self.root:
             raise UserError(f"dataset=scene has no folder of tiles: type dataset.scenes={self.root}")
@@ -141,8 +141,7 @@ class SceneDataset(Dataset):
                     raise UserError(f"the scene {given} does not exist: type dataset.scenes=FILE or a folder")
                 files.append(str(path.resolve()) if path.exists() else given)  # as /vsizip/a.zip/b.tif
                 continue
-            inside = [p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in EXTENSIONS]
-            inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+            inside = rasters_below(path)
             if not inside:
                 raise UserError(f"{path} holds no rasters: type dataset.scenes=FILE or dataset.scenes=FOLDER")
             files += sorted(str(p.resolve()) for p in inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rsssl.data.catalog import EXTENSIONS
+from rsssl.data.catalog import rasters_below
 from rsssl.data.scene_windows import names_of
 from rsssl.errors import UserError
 
@@ -19,12 +19,11 @@ def listed_targets(scenes: list[str], out: Path) -> list[tuple[Path, Path]]:
 
 def targets(source: Path, out: Path) -> list[tuple[Path, Path]]:
     """The scenes of a folder and the map of each; what lies in `out`, if that is inside, is no scene."""
-    files = [p for p in sorted(source.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    files = [p for p in files if out.resolve() not in p.resolve().parents or out.resolve() == source.resolve()]
-    scenes = [p for p in files if p.suffix.lower() in EXTENSIONS]
+    own = out.resolve()
+    scenes = [p for p in rasters_below(source) if own not in p.resolve().parents or own == source.resolve()]
     if not scenes:
         raise UserError(f"{source} holds no rasters: type scene=FILE or scene=FOLDER")
-    log.info("%d scenes in %s (%d other files)", len(scenes), source, len(files) - len(scenes))
+    log.info("%d scenes in %s", len(scenes), source)
     pairs = [(p, out / p.relative_to(source).with_suffix(".tif")) for p in scenes]
     seen: dict[Path, Path] = {}
     for scene, target in pairs:

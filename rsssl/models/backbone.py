@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from rsssl.errors import UserError
 from rsssl.models import classic
+from rsssl.models.arguments import checked_arguments, checked_spec
 from rsssl.models.maps import pool_depths
-from rsssl.models.weights import existing, read_metadata, read_tensors
+from rsssl.models.weights import AGAIN, existing, pack_tensors, read_metadata, read_tensors
+from rsssl.records import parse_json
 
 SMALL = "_small"  # resnet34_small, resnet18_small, ...: a timm ResNet with classic.small_stem
 _SPEC = "rsssl.backbone"  # key in the metadata of a weights file: how to build the model again
@@ -81,6 +82,7 @@ def _build(name: str, in_chans: int, kwargs: dict[str, Any]) -> nn.Module:
         if kwargs:
             raise UserError(f"{name} takes no arguments but was given {sorted(kwargs)}. Type backbone.kwargs={{}}")
         return classic.build_classic(name, in_chans)
+    checked_arguments(kwargs, "backbone.kwargs")
     base = _timm_name(name)
     if not timm.is_model(base):
         near = difflib.get_close_matches(name.lower(), [*timm.list_models(), *classic.NAMES], n=3, cutoff=0.5)
@@ -207,9 +209,7 @@ def save_backbone(model: nn.Module, path: str | os.PathLike[str], metadata: Mapp
     spec = getattr(model, "spec", None)
     if not isinstance(spec, dict):
         raise ValueError("save_backbone takes models made by build_backbone")
-    # Cloned, as safetensors refuses tensors that share their storage.
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    content = save(state, metadata={**(metadata or {}), _SPEC: json.dumps(spec, sort_keys=True)})
+    content = pack_tensors(model.state_dict(), {**(metadata or {}), _SPEC: json.dumps(spec, sort_keys=True)})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -237,12 +237,35 @@ def read_backbone(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, st
         UserError: when the file is missing, damaged or made by another program.
     """
     spec, metadata = describe_backbone(path)
-    model = build_backbone(**spec)
+    return rebuilt(spec, read_tensors(Path(path).expanduser()), path), metadata
+
+
+def rebuilt(spec: Any, state: Mapping[str, Tensor], origin: str | os.PathLike[str]) -> nn.Module:
+    """The backbone that a file describes, with its tensors; nothing but an architecture is taken from the file.
+
+    Args:
+        spec: what the file says that build_backbone was given.
+        state: the tensors by name.
+        origin: the file, for messages.
+
+    Raises:
+        UserError: for a description that is none of an architecture, and tensors that do not fit it.
+    """
+    given = checked_spec(spec, origin)
     try:
-        model.load_state_dict(read_tensors(Path(path).expanduser()), strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the backbone it names ({error}). Copy the file again.") from error
-    return model, metadata
+        with torch.device("meta"):  # no memory is taken for a network that is larger than its file
+            shapes = {k: v.shape for k, v in build_backbone(**given).state_dict().items()}
+        if shapes != {k: v.shape for k, v in state.items()}:
+            raise RuntimeError("its tensors have other names or shapes")
+        model = build_backbone(**given)
+        model.load_state_dict(state, strict=True)
+    except Exception as error:  # timm's networks raise what they like at arguments that do not go together
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{origin} does not fit the backbone it names ({type(error).__name__}: {first}): copy the file again, or "
+            "run the command that made it"
+        ) from error
+    return model
 
 
 def describe_backbone(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -263,7 +286,7 @@ def describe_backbone(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dic
         raise UserError(
             f"{path} was not saved by rsssl. For its weights type backbone.name=... start=file start.file={path}"
         )
-    return json.loads(metadata[_SPEC]), metadata
+    return parse_json(metadata[_SPEC], path, AGAIN), metadata
 
 
 def _plain(value: Any) -> Any:

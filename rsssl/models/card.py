@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,12 @@ class SensorCard:
         for field in ("low", "high", "mean", "std"):
             if len(getattr(self, field)) != len(self.bands):
                 raise ValueError(f"{field} has {len(getattr(self, field))} values for {len(self.bands)} bands")
+            if not all(isinstance(v, int | float) and math.isfinite(v) for v in getattr(self, field)):
+                raise ValueError(f"{field} must be finite numbers: {getattr(self, field)}")
+        if not all(type(n) is int and n > 0 for n in self.size) or len(self.size) != 2:
+            raise ValueError(f"size must be height and width in pixels: {self.size}")
+        if not all(isinstance(text, str) for text in (self.name, *self.bands, *self.classes)):
+            raise ValueError("name, bands and classes must be texts")
         if any(hi <= lo for lo, hi in zip(self.low, self.high, strict=True)):
             raise ValueError(f"valid range is empty: low {self.low}, high {self.high}")
         if any(not s > 0 for s in self.std):

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from rsssl.models.card import SensorCard
 
+LARGEST = 4096  # pixels of a side
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -33,6 +35,8 @@ class Preprocess:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        if type(self.size) is not int or not 1 <= self.size <= LARGEST:
+            raise ValueError(f"size {self.size!r} is no number of pixels from 1 to {LARGEST}")
         for name in ("mean", "std"):
             values = tuple(float(v) for v in getattr(self, name))
             if len(values) != self.card.n_bands:

@@ -1,7 +1,11 @@
-"""Weights files: read them safely, fit them to a backbone, and report what fitted."""
+"""Weights files: write and read them safely, fit them to a backbone, and report what fitted.
+
+Files of ours are safetensors whose metadata carry two hashes: of the tensors, and of all else in the metadata.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import pickle
@@ -13,10 +17,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rsssl.errors import UserError
+from rsssl.records import Damaged, digest
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,8 @@ MIN_MATCHED = 0.9
 ADAPT = ("mean", "tile", "random")  # what becomes of a trained network's first convolution under another sensor
 _NESTED = ("state_dict", "model_state_dict", "model", "teacher", "student", "backbone", "encoder")
 _SHOWN = 8
+TENSORS, SEAL = "rsssl.tensors", "rsssl.seal"  # keys in the metadata
+AGAIN = "copy or download the file again, or run the command that made it"
 
 
 @dataclass(frozen=True)
@@ -72,19 +79,43 @@ def _safetensors(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}). Copy or download the file again.") from error
+        raise Damaged(f"{path} cannot be read as safetensors ({error}): {AGAIN}") from error
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file that `read_tensors` and `read_metadata` know to be what was written."""
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}  # it refuses shared memory
+    known = {**metadata, TENSORS: hash_of(state)}
+    return save(state, metadata=known | {SEAL: digest(known)})
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors, their names, types and shapes."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        whole.update(tensor.contiguous().view(-1).view(dtype=torch.uint8).numpy().data)
+    return whole.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name. Raises UserError when it is damaged."""
+    known = read_metadata(path).get(TENSORS)
     with _safetensors(path):
-        return load_file(path)
+        tensors = load_file(path)
+    if known is not None and known != hash_of(tensors):
+        raise Damaged(f"{path} is damaged (its tensors are not what was written): {AGAIN}")
+    return tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file; reads none of its tensors. Raises UserError when it is damaged."""
     with _safetensors(path), safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+        metadata: dict[str, str] = file.metadata() or {}
+    known = {k: v for k, v in metadata.items() if k != SEAL}
+    if (SEAL in metadata or any(k.startswith("rsssl") for k in metadata)) and metadata.get(SEAL) != digest(known):
+        raise Damaged(f"{path} is damaged (its metadata are not what was written): {AGAIN}")
+    return metadata
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:

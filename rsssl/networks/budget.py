@@ -6,7 +6,6 @@ on another machine too, and a sweep take what was once worked out.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -21,7 +20,7 @@ import torch
 from rsssl.batch import Batch
 from rsssl.engine import distributed
 from rsssl.engine.device import autocast
-from rsssl.engine.files import write_json
+from rsssl.engine.files import write_sealed
 from rsssl.engine.loop import SCORE
 from rsssl.engine.step_memory import fit_into_memory
 from rsssl.engine.tracking import read_metrics
@@ -29,9 +28,11 @@ from rsssl.evaluation.online_probe import IMAGES
 from rsssl.networks.plan import Plan
 from rsssl.networks.recipe import MOST_EPOCHS
 from rsssl.networks.training import Training
+from rsssl.records import Damaged, read_sealed
 
 log = logging.getLogger(__name__)
 FILE = "budget.json"
+AGAIN = "it is worked out again"
 SHARES = 1000  # the schedule of sizes is looked at in so many places
 TIMED = 3  # steps at each size, after one that warms up
 
@@ -81,14 +82,19 @@ def budget_of(planned: Plan, folder: Path, trial: Callable[[int], Training]) -> 
         steps, seconds = bought(planned, training)
     budget: Budget = distributed.broadcast(Budget(steps, rows, needed / 1e9, seconds, ranks))
     if distributed.rank() == 0:
-        write_json(folder / FILE, asdict(budget))
+        write_sealed(folder / FILE, asdict(budget))
     return budget
 
 
 def read_budget(folder: Path) -> Budget | None:
-    """The budget that a training's folder holds; None before it was worked out."""
-    file = folder / FILE
-    return Budget(**json.loads(file.read_text())) if file.is_file() else None
+    """The budget that a training's folder holds; None before it was worked out, and where it is damaged."""
+    if not (folder / FILE).is_file():
+        return None
+    try:
+        return Budget(**read_sealed(folder / FILE, AGAIN))
+    except Damaged as error:
+        log.warning("%s", error)
+        return None
 
 
 def bought(planned: Plan, training: Training) -> tuple[int, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ from rsssl.engine.files import sha256
 from rsssl.engine.store import Store
 from rsssl.evaluation.features import Weights
 from rsssl.models.backbone import describe_backbone, read_backbone
+from rsssl.models.weights import AGAIN
 from rsssl.networks.files import check_bands, preprocess_of
 from rsssl.networks.load import find_weights
+from rsssl.records import parse_json
 
 NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
 
@@ -27,7 +28,7 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
     trained = preprocess_of(file, metadata)
     card = data.pack.card
     check_bands(file, trained.card.bands, card)
-    start = json.loads(metadata.get("inputs", "{}")).get("start")
+    start = parse_json(metadata.get("inputs", "{}"), file, AGAIN).get("start")
     record = record or {"artifact": file.parent.name, "folder": str(file.parent), "reused": True}
     return Weights(
         build=lambda: read_backbone(file)[0],

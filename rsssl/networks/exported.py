@@ -12,24 +12,25 @@ SHA256SUMS          of every other file; `sha256sum -c SHA256SUMS` checks them t
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from rsssl.engine.files import explain_os_error, sha256_of, write_atomic, write_json
 from rsssl.errors import UserError
 from rsssl.evaluation.heads import head_from
 from rsssl.evaluation.trust import Trust
-from rsssl.models.backbone import build_backbone
+from rsssl.models.backbone import rebuilt
 from rsssl.models.preprocess import Preprocess
-from rsssl.networks.files import on_cpu, write_backbone
+from rsssl.models.weights import AGAIN, read_tensors
+from rsssl.networks.files import as_described, on_cpu, tried, write_backbone
 from rsssl.networks.network import SceneNetwork
+from rsssl.records import read_json
 
 ABOUT, WEIGHTS, HEAD, SUMS, README = "rsssl.json", "model.safetensors", "head.safetensors", "SHA256SUMS", "README.md"
 TRUST = "trust.safetensors"
@@ -150,9 +151,10 @@ def about_exported(folder: Path) -> dict[str, Any]:
         UserError: for a file that is missing, tampered with or truncated.
     """
     verify(folder)
-    about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
-    if about["version"] > VERSION:
-        raise UserError(f"{folder} was exported by a newer rsssl: type pip install -U rsssl")
+    about = read_json(folder / ABOUT, AGAIN)
+    with as_described(folder / ABOUT):
+        if about["version"] > VERSION:
+            raise UserError(f"{folder} was exported by a newer rsssl: type pip install -U rsssl")
     return about
 
 
@@ -163,16 +165,18 @@ def read_exported(folder: Path) -> SceneNetwork:
         UserError: for a file that is missing, tampered with or truncated.
     """
     about = about_exported(folder)
-    backbone, state = build_backbone(**about["spec"]), load_file(folder / WEIGHTS)
-    tensors: dict[str, Tensor] = {}
-    if about["layer"]:
-        tensors = {k: state.pop(f"{about['layer']}.{k}") for k in ("weight", "bias")}
-    elif about["kind"] == "classifier":
-        tensors = load_file(folder / HEAD)
-    backbone.load_state_dict(state, strict=True)
-    head = head_from(about["head"], tensors) if tensors else None
-    preprocess, fingerprint = Preprocess.from_dict(about), sha256_of(folder / SUMS)
-    trust = None
-    if (folder / TRUST).is_file():
-        trust = Trust.from_tensors(load_file(folder / TRUST), len(preprocess.card.classes))
-    return SceneNetwork(backbone, preprocess, head, notes=about["notes"], fingerprint=fingerprint, trust=trust)
+    state, tensors = read_tensors(folder / WEIGHTS), dict[str, Tensor]()
+    with as_described(folder / ABOUT):
+        if about["layer"]:
+            tensors = {k: state.pop(f"{about['layer']}.{k}") for k in ("weight", "bias")}
+        elif about["kind"] == "classifier":
+            tensors = read_tensors(folder / HEAD)
+        backbone = rebuilt(about["spec"], state, folder)
+        head = head_from(about["head"], tensors) if tensors else None
+        preprocess, fingerprint = Preprocess.from_dict(about), sha256_of(folder / SUMS)
+        trust = None
+        if (folder / TRUST).is_file():
+            trust = Trust.from_tensors(read_tensors(folder / TRUST), len(preprocess.card.classes))
+        return tried(
+            SceneNetwork(backbone, preprocess, head, notes=about["notes"], fingerprint=fingerprint, trust=trust)
+        )

@@ -13,25 +13,28 @@ lie in a file of the store, and the record names that file and its SHA-256. A pr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from rsssl.engine.files import sha256, sha256_of, write_atomic
+from rsssl.engine.store import is_artifact
 from rsssl.errors import UserError
 from rsssl.evaluation.heads import Head, below, head_from
 from rsssl.evaluation.trust import Trust
-from rsssl.models.backbone import build_backbone, describe_backbone, read_backbone, save_backbone
+from rsssl.models.backbone import describe_backbone, read_backbone, rebuilt, save_backbone
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
+from rsssl.models.weights import AGAIN, pack_tensors, read_metadata, read_tensors
 from rsssl.networks.network import SceneNetwork
+from rsssl.records import parse_json, read_sealed
 
 CLASSIFIER, BACKBONE = "classifier.safetensors", "backbone.safetensors"
+TRAINING = "training.json"  # beside a backbone: how it was trained
 _KEY = "rsssl.classifier"  # metadata key of a classifier's file
 VERSION = 1
 
@@ -74,7 +77,7 @@ def write_classifier(
     else:
         about["spec"] = backbone.spec
         tensors |= {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-    write_atomic(file, save(on_cpu(tensors), metadata={_KEY: json.dumps(about)}))
+    write_atomic(file, pack_tensors(tensors, {_KEY: json.dumps(about)}))
 
 
 def about_classifier(file: Path) -> dict[str, Any]:
@@ -83,19 +86,12 @@ def about_classifier(file: Path) -> dict[str, Any]:
     Raises:
         UserError: when the file is missing, damaged or made by something else.
     """
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{file} cannot be read as a classifier ({error}): evaluate again, rsssl-run task=evaluate"
-        ) from error
+    metadata = read_metadata(file)
     if _KEY not in metadata:
         raise UserError(
             f"{file} holds no classifier: type checkpoint=DIR with a run folder of task=evaluate or task=pipeline"
         )
-    about: dict[str, Any] = json.loads(metadata[_KEY])
-    return about
+    return parse_json(metadata[_KEY], file, AGAIN)
 
 
 def holds_classifier(file: Path) -> bool:
@@ -112,20 +108,57 @@ def read_classifier(file: Path) -> SceneNetwork:
     Raises:
         UserError: when it, or the backbone it names, is missing or has changed.
     """
-    about = about_classifier(file)
-    with safe_open(file, framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dict
-    if "spec" in about:
-        backbone = build_backbone(**about["spec"])
-        backbone.load_state_dict(below("backbone.", tensors), strict=True)
-    else:
-        backbone = read_backbone(_unchanged(about["backbone"], file))[0]
-    head = head_from(about["head"], below("head.", tensors))
-    preprocess, kept = Preprocess.from_dict(about), below("trust.", tensors)
-    trust = Trust.from_tensors(kept, len(preprocess.card.classes)) if kept else None
-    return SceneNetwork(
-        backbone, preprocess, head, notes=about["notes"], fingerprint=content(about, tensors), trust=trust
-    )
+    about, tensors = about_classifier(file), read_tensors(file)
+    with as_described(file):
+        if "spec" in about:
+            backbone = rebuilt(about["spec"], below("backbone.", tensors), file)
+        else:
+            backbone = read_backbone(_unchanged(about["backbone"], file))[0]
+        head = head_from(about["head"], below("head.", tensors))
+        preprocess, kept = Preprocess.from_dict(about), below("trust.", tensors)
+        trust = Trust.from_tensors(kept, len(preprocess.card.classes)) if kept else None
+        return tried(
+            SceneNetwork(
+                backbone, preprocess, head, notes=about["notes"], fingerprint=content(about, tensors), trust=trust
+            )
+        )
+
+
+def tried(network: SceneNetwork) -> SceneNetwork:
+    """The network, when an image of zeros goes through it: what a file says may fit together and be of no use.
+
+    Raises:
+        ValueError: where it does not give a probability for each of its classes.
+    """
+    x = torch.zeros(1, network.card.n_bands, network.size, network.size)
+    with torch.no_grad():
+        if network.trust is not None and network.trust.knows_the_pool:
+            out, _ = network.judged(x)
+        else:
+            out = network.standardised(x)
+    if network.head is not None and out.shape != (1, len(network.classes)):
+        raise ValueError(f"its head gives {tuple(out.shape)} for {len(network.classes)} classes")
+    return network
+
+
+@contextmanager
+def as_described(file: Path) -> Iterator[None]:
+    """Within it a network is made of what a file says of it, and whatever goes wrong is the file's fault.
+
+    Raises:
+        UserError: naming the file.
+    """
+    try:
+        yield
+    except UserError as error:
+        if str(file) in str(error):
+            raise
+        raise UserError(f"{file}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{file} does not describe a network of rsssl ({type(error).__name__}: {first}): {AGAIN}"
+        ) from error
 
 
 def content(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -148,8 +181,8 @@ def read_pretrained(file: Path) -> SceneNetwork:
     backbone, metadata = read_backbone(file)
     preprocess = preprocess_of(file, metadata)
     record: dict[str, Any] = {"dataset": preprocess.card.name, "artifact": file.parent.name}
-    if (file.parent / "training.json").is_file():
-        training = json.loads((file.parent / "training.json").read_text())
+    if (file.parent / TRAINING).is_file():
+        training = read_sealed(file.parent / TRAINING, AGAIN)
         record |= {k: training[k] for k in ("images", "epochs", "seconds", "images_per_second") if k in training}
     return SceneNetwork(backbone, preprocess, notes={"pretrain": record}, fingerprint=sha256_of(file))
 
@@ -180,14 +213,19 @@ def preprocess_of(file: Path, metadata: Mapping[str, str]) -> Preprocess:
         raise UserError(
             f"{file} says nothing of its sensor: type path=DIR with a folder that rsssl-run task=pretrain prints"
         )
-    card = SensorCard.from_dict(json.loads(metadata["card"]))
-    return Preprocess(card, int(metadata["image_size"]), card.mean, card.std)
+    with as_described(file):
+        card = SensorCard.from_dict(parse_json(metadata["card"], file, AGAIN))
+        return Preprocess(card, int(metadata["image_size"]), card.mean, card.std)
 
 
 def _unchanged(record: dict[str, str], file: Path) -> Path:
-    """The backbone's file, at its old place or beside the classifier, with the content it had."""
-    for place in (Path(record["file"]), file.parent / Path(record["file"]).name):
-        if place.is_file():
+    """The backbone's file, at its old place in a store or beside the classifier, with the content it had.
+
+    No other file is opened, whatever the record names.
+    """
+    named = Path(record["file"])
+    for place in (named, file.parent / named.name):
+        if (place.parent == file.parent or is_artifact(place.parent)) and place.is_file():
             if sha256_of(place) != record["sha256"]:
                 raise UserError(
                     f"{place} is not the backbone that {file} was trained on (its content has changed): run the "

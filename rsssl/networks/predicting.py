@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from rsssl.data.catalog import listing
 from rsssl.data.lists import ESCAPE
 from rsssl.engine.device import on_device, precision
 from rsssl.engine.files import atomic
-from rsssl.engine.outputs import Output, Parts
+from rsssl.engine.outputs import Output, Parts, read_record
 from rsssl.engine.ranks import rank
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
@@ -93,7 +92,7 @@ def predict_files(
     output = Output(out, inputs)
     with output.alone():
         if output.finished({"predictions": out}):
-            known: dict[str, Any] = json.loads(output.record.read_text())["counts"]
+            known: dict[str, Any] = read_record(out)["counts"]
             if bool(known["unusable"]) == unusable_file(out).is_file():
                 return known | {"reused": True}
         parts = output.parts(-(-len(paths) // PART))

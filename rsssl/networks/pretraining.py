@@ -19,19 +19,21 @@ from rsssl.data.dataset import Dataset
 from rsssl.data.pool import stored
 from rsssl.engine import distributed
 from rsssl.engine.checkpoint import Checkpoints
-from rsssl.engine.files import write_json
+from rsssl.engine.files import write_json, write_sealed
 from rsssl.engine.loop import Fit
 from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.ranks import alone
 from rsssl.engine.run import Run
+from rsssl.engine.store import AGAIN
 from rsssl.evaluation.online_probe import OnlineProbe
 from rsssl.models.batch_norm import recalibrate
 from rsssl.networks.budget import budget_of, outlook
-from rsssl.networks.files import BACKBONE, write_backbone
+from rsssl.networks.files import BACKBONE, TRAINING, write_backbone
 from rsssl.networks.plan import Plan, plan
 from rsssl.networks.recipe import Recipe
 from rsssl.networks.training import Training, assemble
 from rsssl.optim import layer_rates, parameter_groups
+from rsssl.records import read_sealed
 from rsssl.report.pictures import Pictures
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def pretrain(recipe: Recipe, dataset: Dataset, run: Run) -> dict[str, Any]:
         "weights": str(artifact.folder / BACKBONE),
         "dataset": "+".join(d.pack.card.name for d in planned.parts),
         "reused": artifact.reused,
-    } | json.loads((artifact.folder / "training.json").read_text())
+    } | read_sealed(artifact.folder / TRAINING, AGAIN)
 
 
 def copy_metrics(source: Path, run: Run) -> None:
@@ -126,7 +128,7 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
     }
-    write_json(folder / "training.json", record)
+    write_sealed(folder / TRAINING, record)
     if sentence := outlook(folder, planned, batches.total_steps):
         log.info(sentence)
     checkpoints.keep_newest()

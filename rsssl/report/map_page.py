@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +19,7 @@ from rsssl.geo.nodata import as_number
 from rsssl.geo.scene import Scene
 from rsssl.geo.style import printable
 from rsssl.networks.network import SceneNetwork
+from rsssl.records import read_json
 from rsssl.report.assessment import interval, table
 
 LONGEST = 1600  # pixels of a picture's longer side
@@ -116,7 +116,7 @@ def page_of(
         colours=np.array(record["inputs"]["colours"], np.uint8),
         areas=record["areas"],
         facts={"scene": scene.name, **facts_of(classifier.notes)},
-        accuracy=json.loads(file.read_text()) if file.is_file() else None,
+        accuracy=read_json(file, "type rsssl-run task=accuracy again") if file.is_file() else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from rsssl.checks import one_of, positive, writable
 from rsssl.engine.run import NOT_IN_THE_HASH, Run
 from rsssl.errors import UserError
+from rsssl.records import Damaged, read_sealed
 from rsssl.tasks.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class MapScene(Pipeline):
         """The folder, beside the map, of the classifier that the labels train; that which is there, where nothing that
         it follows from has changed."""
         from rsssl.engine.distributed import broadcast
-        from rsssl.engine.files import write_json
+        from rsssl.engine.files import write_sealed
         from rsssl.engine.ranks import rank
         from rsssl.engine.store import digest
         from rsssl.networks.files import CLASSIFIER
@@ -191,7 +191,7 @@ class MapScene(Pipeline):
             (folder / KEY).unlink(missing_ok=True)
         super().run(replace(run, folder=folder))
         if rank() == 0:
-            write_json(folder / KEY, {"key": key})
+            write_sealed(folder / KEY, {"key": key})
         broadcast(None)  # the other ranks read what rank 0 has written
         return str(folder)
 
@@ -264,8 +264,8 @@ def is_folder(scene: str) -> bool:
 def read_key(folder: Path) -> str | None:
     """What a classifier's folder was made of; None where it is not finished."""
     try:
-        return str(json.loads((folder / KEY).read_text())["key"])
-    except (OSError, ValueError, KeyError):
+        return str(read_sealed(folder / KEY, "run the same command again")["key"])
+    except Damaged:
         return None
 
 

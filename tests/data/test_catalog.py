@@ -76,6 +76,24 @@ def test_symbolic_links_that_loop_end(tmp_path: Path) -> None:
     assert scan(tmp_path).paths == ("a/1.jpg", "b/1.jpg")
 
 
+def test_a_link_to_a_folder_above_packs_no_class_twice(tmp_path: Path) -> None:
+    """Straight up, by way of another folder, and from one that is linked; links to other places are followed."""
+    touch(tmp_path, "root/a/1.jpg", "root/b/1.jpg", "far/2.jpg", "far/deep/3.jpg", "spare/4.jpg")
+    root = tmp_path / "root"
+    (root / "a" / "up").symlink_to("..")
+    (root / "a" / "top").symlink_to(tmp_path)
+    (root / "c").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "deep" / "back").symlink_to(root)
+    (tmp_path / "far" / "deep" / "out").symlink_to(tmp_path)
+    (root / "b" / "5.jpg").symlink_to(tmp_path / "spare" / "4.jpg")
+    for start in (root, tmp_path / "typed"):
+        if start != root:
+            start.symlink_to(root)
+        catalog = scan(start)
+        assert catalog.paths == ("a/1.jpg", "b/1.jpg", "b/5.jpg", "c/2.jpg", "c/deep/3.jpg")
+        assert catalog.labels.tolist() == [0, 1, 1, 2, 2]
+
+
 def test_the_order_is_that_of_the_bytes_whatever_the_file_system_says(tmp_path: Path) -> None:
     names = [f"c/{n}.jpg" for n in ("b", "B", "a", "10", "9", "é", "z")]
     touch(tmp_path, *names)

@@ -19,11 +19,11 @@ import pytest
 from PIL import Image
 
 import rsssl
-from rsssl.data import chunks, disk
-from rsssl.data.chunks import Plan, moments
+from rsssl.data import chunks, disk, find_form
+from rsssl.data.chunks import Plan, mean_std, moments
 from rsssl.data.conform import Form, resize
 from rsssl.data.decode import Digest
-from rsssl.data.pack import Pack, mean_std, pack
+from rsssl.data.pack import Pack, pack
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
@@ -114,6 +114,34 @@ def test_a_disk_error_while_packing_is_not_lost(pictures: Callable[..., Path], t
     with pytest.raises(UserError, match="Input/output error"):
         pack(rsssl.dataset("folder", str(pictures())), tmp_path / "p", workers=1)
     assert calls == [tmp_path / "p" / "images.part"] and not (tmp_path / "p" / "card.json").exists()
+
+
+def test_an_image_replaced_while_it_is_packed_is_named(
+    pictures: Callable[..., Path], tmp_path: Path, monkeypatch
+) -> None:
+    root, whole = pictures(), chunks.conform
+    late = root / "water" / "0003.png"
+
+    def replacing(*image: Any) -> Any:
+        Image.fromarray(np.full((16, 16, 3), 9, np.uint8)).save(late)
+        return whole(*image)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"water/0003\.png changed while .* type the same"),
+    ):
+        patch.setattr(chunks, "conform", replacing)
+        pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1, progress=False)
+    assert not (tmp_path / "p" / "card.json").exists()
+    packed = pack(rsssl.dataset("folder", str(root)), tmp_path / "p", workers=1, progress=False)
+    assert (packed.images[-1] == 9).all() and not (packed.images[0] == 9).all()
+
+
+def test_a_dataset_of_large_tiles_is_not_held_in_memory(pictures: Callable[..., Path], monkeypatch) -> None:
+    catalog = rsssl.dataset("folder", str(pictures(20))).catalog()
+    assert len(find_form._sample(catalog, 3)) == 40
+    monkeypatch.setattr(find_form, "SAMPLE_BYTES", 3 * 3 * 16 * 16)  # of three pictures
+    assert len(find_form._sample(catalog, 3)) == 4
 
 
 def test_processes_give_the_same_bytes_as_one(pictures: Callable[..., Path], tmp_path: Path) -> None:

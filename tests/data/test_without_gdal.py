@@ -60,7 +60,7 @@ def run(refused: tuple[str, ...], into: Path, *roots: Path) -> list[list[str]]:
 def folders(tmp_path: Path, random: np.random.Generator) -> dict[str, Path]:
     """Folders of one kind of image each; the last two only GDAL reads."""
     made = {}
-    kinds = ("jpg", "png", "bmp", "webp", "tif", "13 bands.tif", "lzw.tif", "vrt")
+    kinds = ("jpg", "png", "bmp", "webp", "tif", "13 bands.tif", "lzw.tif", "jp2")
     for kind in kinds:
         made[kind] = tmp_path / "tiles" / kind.replace(" ", "-")
         for i in range(8):
@@ -75,8 +75,8 @@ def folders(tmp_path: Path, random: np.random.Generator) -> dict[str, Path]:
                 write_geotiff(folder / f"{i}.tif", image.transpose(2, 0, 1))
             elif kind == "lzw.tif":
                 Image.fromarray(image).save(folder / f"{i}.tif", compression="tiff_lzw")
-            elif kind == "vrt":
-                (folder / f"{i}.vrt").write_text("<VRTDataset/>")
+            elif kind == "jp2":
+                (folder / f"{i}.jp2").write_bytes(b"whatever")
             else:
                 Image.fromarray(image).save(folder / f"{i}.{kind}")
     return made
@@ -86,7 +86,7 @@ def test_all_but_what_only_gdal_reads_works_without_it(folders: dict[str, Path],
     """The same packs, to the last bit, as where GDAL is; for the rest a sentence with the command that installs it."""
     found = dict(zip(folders, run(("osgeo", "gdal"), tmp_path / "bare", *folders.values()), strict=True))
     for kind, (what, text) in found.items():
-        if kind in ("lzw.tif", "vrt"):
+        if kind in ("lzw.tif", "jp2"):
             assert what == "refused" and text.startswith(f"{folders[kind]}/")  # the file's fault it is not
             assert "can only be read with GDAL, which is not installed" in text
             assert "apt-get install" in text and "gdal==$(gdal-config --version)" in text

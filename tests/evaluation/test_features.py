@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rsssl.evaluation.features import FeatureBank
+from rsssl.evaluation.features import FeatureBank, damaged_rows, row_checksums
 
 
 class Counting:
@@ -48,3 +49,35 @@ def test_an_interrupted_computation_is_not_taken_for_features(tmp_path: Path) ->
     found = FeatureBank(tmp_path, 600, counting).get(rows)
     assert len(counting.asked) == 600
     assert torch.equal(found[:, 1], torch.arange(600).float() ** 2)
+
+
+def test_a_damaged_row_is_computed_again_and_the_others_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = np.arange(1000)
+    right = FeatureBank(tmp_path, 1000, Counting()).get(rows)
+    content = bytearray((tmp_path / "features.bin").read_bytes())
+    content[8 * 700 + 5] ^= 16  # in the second number of row 700
+    (tmp_path / "features.bin").write_bytes(content)
+    assert damaged_rows(tmp_path) == 1
+    again = Counting()
+    assert torch.equal(FeatureBank(tmp_path, 1000, again).get(rows), right)
+    assert again.asked == [700] and "1 rows are damaged and computed again" in caplog.text
+    assert damaged_rows(tmp_path) == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 4000, 7999, 12000])
+def test_a_bank_of_another_size_is_computed_again(tmp_path: Path, size: int) -> None:
+    rows = np.arange(1000)
+    right = FeatureBank(tmp_path, 1000, Counting()).get(rows)
+    with open(tmp_path / "features.bin", "r+b") as file:
+        file.truncate(size)
+    assert torch.equal(FeatureBank(tmp_path, 1000, Counting()).get(rows), right)
+
+
+def test_checksums_are_those_of_zlib_and_never_zero() -> None:
+    features = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    assert row_checksums(features).tolist() == [zlib.crc32(row.tobytes()) for row in features]
+    # four bytes whose CRC-32 is 0: found by running the register backwards from it
+    assert zlib.crc32(b"\x9d\x0a\xd9\x6d") == 0
+    assert row_checksums(np.frombuffer(b"\x9d\x0a\xd9\x6d", np.float32)[None]).tolist() == [1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from rsssl.engine import memory, step_memory
+from rsssl.engine.files import write_sealed
 from rsssl.errors import UserError
 from rsssl.networks import budget
 from rsssl.networks.budget import Budget, budget_of, largest, outlook
@@ -102,13 +102,13 @@ def test_minutes_buy_steps_that_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
     made = budget_of(planned(2.0), tmp_path, lambda steps: training())
     assert made.steps == 60 and made.seconds == {"8": 1.0, "16": 3.0}
     kept = budget_of(planned(7.0), tmp_path, lambda steps: pytest.fail("measured again"))
-    assert kept == made == Budget(**json.loads((tmp_path / "budget.json").read_text()))
+    assert kept == made == budget.read_budget(tmp_path)
 
 
 def test_with_other_ranks_the_steps_stay_and_the_memory_is_counted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "budget.json").write_text(json.dumps(asdict(Budget(60, 3, 1.0, {"8": 1.0}, ranks=4))))
+    write_sealed(tmp_path / "budget.json", asdict(Budget(60, 3, 1.0, {"8": 1.0}, ranks=4)))
     monkeypatch.setattr(budget, "bought", lambda *_: pytest.fail("bought again"))
     monkeypatch.setattr(memory, "available", lambda device: 10**9)
     assert budget_of(planned(2.0), tmp_path, lambda steps: training()) == Budget(

@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 
 from rsssl.data.raster import import_gdal, write_geotiff
+from rsssl.engine.files import write_sealed
 from rsssl.evaluation.heads import LinearHead
 from rsssl.geo.windows import kernel
 from rsssl.models.backbone import build_backbone
@@ -269,7 +270,7 @@ def test_parts_of_another_classifier_are_not_taken(
 ) -> None:
     parts = tmp_path / ".map.tif.parts"
     parts.mkdir()
-    (parts / "inputs.json").write_text(json.dumps({"key": "of something else"}))
+    write_sealed(parts / "inputs.json", {"key": "of something else"})
     (parts / "00000000").write_bytes(b"other numbers")
     workshop.run(tmp_path, *whole[2], "out=map.tif")
     assert both(tmp_path) == whole[1]
