@@ -124,6 +124,7 @@ class Places:
             "map": [trained, f"scene={self.scene}", "out=map.tif", "device=cpu", "map.window=16"],
             "accuracy": ["class_map=map.tif", f"reference={self.tiles.parent / 'scene_classes.tif'}"],
             "export": [trained, "out=exported"],
+            "store": [],
         }[task]
         return [f"task={task}", *more, "workers=1"]
 

@@ -22,7 +22,7 @@ from rsssl.data import geotiff, raster
 from rsssl.data.decoders import BadImage
 from rsssl.data.tiff_tags import Unsupported
 
-FILES, DAMAGES = 50 * int(os.environ.get("RSSSL_FUZZ", "1")), 11  # files that are made, and what is made of each
+FILES, DAMAGES = 50 * int(float(os.environ.get("RSSSL_FUZZ", "1"))), 11  # files that are made, and what is made of each
 TYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 TAGS = (254, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339)
 Entry = tuple[int, int, int, bytes]  # tag, type, number of values, the values or where they lie

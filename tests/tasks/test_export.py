@@ -119,7 +119,7 @@ def test_what_cannot_be_loaded_is_said(made: Path, tmp_path: Path) -> None:
         rsssl.load_classifier(made / "pre")
     (tmp_path / "classifier.safetensors").write_bytes(b"no")
     for load in (rsssl.load_classifier, rsssl.load_backbone):
-        with pytest.raises(UserError, match="cannot be read as a classifier"):
+        with pytest.raises(UserError, match="cannot be read as safetensors"):
             load(tmp_path)
 
 
