@@ -101,10 +101,11 @@ def explain_one(composer: Composer, overrides: list[str], override: Override) ->
     task = chosen_task(overrides)
     if key in ("task", "experiment"):
         return None
-    names = known_keys(composer, [f"task={task}", *chosen_groups(composer, overrides)], task)
+    options = [f"task={task}", *chosen_groups(composer, overrides)]
+    names = known_keys(composer, options, task)
     if key not in names:
         return unknown_key(composer, override, task, names)
-    return wrong_value(composer, [f"task={task}", override.input_line or ""], override)
+    return wrong_value(composer, [*options, override.input_line or ""], override)
 
 
 def chosen_task(overrides: list[str]) -> str:
@@ -175,4 +176,7 @@ def wrong_value(composer: Composer, overrides: list[str], override: Override) ->
             if override.key_or_group == "bands":
                 return f"{override.input_line} is not a list: type 'bands=[{text_of(override)}]'"
             return f"{override.input_line} holds several values: type rsssl-run --multirun {override.input_line}"
+        if isinstance(error, HydraException) and override.key_or_group not in GROUPS:
+            reason = str(error).splitlines()[0]
+            return f"{override.input_line}: {reason}. Type rsssl-run --cfg job to see the keys with their values"
     return None

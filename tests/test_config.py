@@ -133,6 +133,7 @@ def test_a_run_folder_that_cannot_be_made_is_refused(
     ("overrides", "expected"),
     [
         (["~device"], "type device=auto"),
+        (["+backbone.kwargs.depth=1", "~dataset.generate.bands=folder"], "~dataset.generate.bands=folder: Could not"),
         (["backbone.pretrained=true"], "type start=imagenet"),
         (["backbone.weights=x.pth"], "type start=file start.file=x.pth"),
         (["dataset=eurosat_ms", "dataset.select=[B04,B99]"], "B99"),
