@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from rsssl.data.raster import import_gdal, quiet
+from rsssl.data.raster import import_gdal, open_gdal, quiet
 from rsssl.geo.style import distances, palette
 
 # Words of a name, and the colours of the classes that have one of them, the first class the first.
@@ -99,7 +99,7 @@ def _kept_style(path: str) -> str:
     """The default style in a GeoPackage, where QGIS keeps it."""
     gdal = import_gdal(path)
     with quiet(gdal):
-        dataset = gdal.OpenEx(path, gdal.OF_VECTOR)
+        dataset = open_gdal(path, gdal.OF_VECTOR)
         styles: Any = dataset.GetLayerByName("layer_styles")
         kept = [(bool(row.GetField("useAsDefault")), str(row.GetField("styleQML") or "")) for row in styles or []]
     return max(kept, default=(False, ""))[1]
