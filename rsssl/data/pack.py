@@ -81,6 +81,11 @@ class Pack:
     source: str
     sha256: str
 
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Of files, as they were written."""
+        return {"images.bin": self.sha256}
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -207,7 +207,12 @@ def _tiff(path: str) -> Raster:
             safe_suffix(sidecar)
         return _gdal(path)
     try:
-        image = geotiff.read(path, compressed=not has_gdal())
+        try:
+            image = geotiff.read(path, compressed=False)
+        except geotiff.Unsupported:
+            if has_gdal():  # looked for only now: it takes longer to import than hundreds of files to read
+                raise
+            image = geotiff.read(path)
     except geotiff.Unsupported:
         if os.stat(path).st_size == 0:
             raise ValueError("empty") from None

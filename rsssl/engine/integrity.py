@@ -17,17 +17,23 @@ ALWAYS = 1 << 30  # bytes of an artefact
 LOOKED_AT = ("metrics.csv", "config.yaml")  # for people: what lies in folders below (pictures, events) is too
 
 
-def listing(folder: Path) -> dict[str, list[Any]]:
+def listing(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, list[Any]]:
     """SHA-256, size and time of change (ns) of an artefact's files, by their names relative to its folder.
 
     Hidden files are left out, and checkpoints, which have a record of their own.
+
+    Args:
+        folder: of the artefact.
+        known: the SHA-256 of files that it was taken of while they were written.
     """
+    known = known or {}
     files = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         if file.is_file() and not any(part.startswith((".", "checkpoint-")) for part in name.parts):
             status = file.stat()
-            files[name.as_posix()] = [sha256_of(file), status.st_size, status.st_mtime_ns]
+            digest = known.get(name.as_posix()) or sha256_of(file)
+            files[name.as_posix()] = [digest, status.st_size, status.st_mtime_ns]
     return files
 
 

@@ -68,9 +68,9 @@ class Store:
     ) -> Artifact:
         """The artefact of `stage` for `inputs`, built by `build(folder)` unless it is finished already.
 
-        `build` may find the remains of an interrupted attempt in its folder, and resumes or overwrites them. Under
-        torchrun rank 0 builds, and the others wait and do what it broadcasts, functions to call; or, when `together`,
-        all ranks call `build` at the same time.
+        `build` may find the remains of an interrupted attempt in its folder, and resumes or overwrites them. What it
+        returns may know the SHA-256 of files, as `checksums`. Under torchrun rank 0 builds, and the others wait and do
+        what it broadcasts, functions to call; or, when `together`, all ranks call `build` at the same time.
         """
         if world_size() == 1:
             return self._get(stage, inputs, build)
@@ -83,10 +83,10 @@ class Store:
 
         if rank() == 0:
 
-            def build_all(folder: Path) -> None:
+            def build_all(folder: Path) -> object:
                 if together:
                     broadcast("build")
-                build(folder)
+                return build(folder)
 
             artifact = self._get(stage, inputs, build_all)
             broadcast(artifact)
@@ -115,10 +115,11 @@ class Store:
             except OSError as error:
                 raise explain_os_error(error, folder) from error
             write_sealed(folder / INPUTS, {"stage": stage, "inputs": inputs})
-            build(folder)
+            made = build(folder)
             seconds = time.monotonic() - begin
             record = {"stage": stage, "inputs": inputs, "seconds": seconds, "finished": time.time()}
-            write_sealed(folder / DONE, record | {"files": integrity.listing(folder)})
+            files = integrity.listing(folder, getattr(made, "checksums", None))
+            write_sealed(folder / DONE, record | {"files": files})
             log.info("%s %s: done in %.0f s", stage, folder.name, seconds)
             return Artifact(folder, folder.name, False, seconds)
 
