@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,11 +87,14 @@ def _states(root: Path, paths: Sequence[str]) -> list[bytes]:
 
 
 def _state(name: str) -> bytes:
-    for look in (os.stat, os.lstat):  # a link may lead nowhere
-        with suppress(OSError):
-            stat = look(name)
-            return f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
-    return b"\0missing\n"
+    try:
+        stat = os.stat(name)
+    except OSError:
+        try:
+            stat = os.lstat(name)  # a link that leads nowhere
+        except OSError:
+            return b"\0missing\n"
+    return b"\0%d\0%d\n" % (stat.st_size, stat.st_mtime_ns)
 
 
 def scan(
