@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import configparser
 import importlib
+import re
 from importlib import resources
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,3 +36,19 @@ def test_console_scripts_exist() -> None:
     targets = [line.split("=")[1].strip().split(":") for line in scripts]
     assert [line.split("=")[0].strip() for line in scripts] == ["rsssl-run", "rsssl-report"]
     assert all(callable(getattr(importlib.import_module(module), function)) for module, function in targets)
+
+
+def test_the_workflow_of_others_calls_what_is_there() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert set(workflow["jobs"]) == {"lint", "tests", "oldest", "wheel", "audit"}
+    steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    targets = re.findall(r"^make (\w+)$", "\n".join(steps), re.M)
+    made = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    assert sorted(targets) == ["install", "lint", "oldest"] and set(targets) <= set(made)
+    tried = workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    assert f"python_requires = >={tried[0]}" in (ROOT / "setup.cfg").read_text()
+
+
+def test_every_package_that_is_needed_has_a_lower_bound() -> None:
+    lines = (ROOT / "setup.cfg").read_text().partition("install_requires =\n")[2].partition("\n\n")[0].splitlines()
+    assert len(lines) > 10 and [line for line in lines if ">=" not in line] == []
