@@ -34,8 +34,7 @@ OLDEST := .oldest/bin
 oldest:
 	$(PYTHON) -m venv --clear .oldest
 	$(OLDEST)/pip install -q uv
-	$(OLDEST)/uv pip install --python $(OLDEST)/python --resolution lowest-direct .
-	$(OLDEST)/uv pip uninstall --python $(OLDEST)/python rsssl
+	$(OLDEST)/uv pip install --python $(OLDEST)/python --resolution lowest-direct -e .
 	$(OLDEST)/uv pip install --python $(OLDEST)/python pytest pytest-xdist scikit-learn hypothesis pyproj
 	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest $(PYTEST_ARGS) $(addprefix tests/,augment engine evaluation methods models networks optim)
 
