@@ -76,7 +76,7 @@ def command(random: Random) -> list[str]:
 
 
 def test_any_command_line_composes_or_is_refused(cases: Cases) -> None:
-    lines = [(command(random), random.random() < 0.1) for random in cases(20)]
+    lines = [(command(random), random.random() < 0.1) for random in cases(10)]
     with Composer() as composer:
         for line, multirun in lines:
             try:
@@ -152,7 +152,7 @@ def tiny(random: Random, places: Places) -> list[str]:
 
 
 def test_any_tiny_run_ends_well_or_is_refused(cases: Cases, places: Places) -> None:
-    for random in cases(6):
+    for random in cases(3):
         line = tiny(random, places)
         code, said = places.run(line)
         assert code in (0, 2, -signal.SIGALRM) and "Traceback" not in said, f"{line}: exit code {code}\n{said[-3000:]}"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TRIALS = 6 * int(float(os.environ.get("RSSSL_FUZZ", "1")))
+TRIALS = 4 * int(float(os.environ.get("RSSSL_FUZZ", "1")))
 SMALL = (
     "backbone.name=resnet10t",
     "+backbone.kwargs.channels=[8,16,32,64]",
