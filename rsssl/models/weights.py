@@ -6,6 +6,7 @@ Files of ours are safetensors whose metadata carry two hashes: of the tensors, a
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -83,10 +84,19 @@ def _safetensors(path: Path) -> Iterator[None]:
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file that `read_tensors` and `read_metadata` know to be what was written."""
+    """The bytes of a safetensors file that `read_tensors` and `read_metadata` know to be what was written.
+
+    The same tensors and metadata give the same bytes: safetensors itself writes metadata in an order drawn at random.
+    """
     state = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}  # it refuses shared memory
     known = {**metadata, TENSORS: hash_of(state)}
-    return save(state, metadata=known | {SEAL: digest(known)})
+    content = save(state, metadata=known | {SEAL: digest(known)})
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[start:]))
 
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:

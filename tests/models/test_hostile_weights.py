@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 
 from rsssl.errors import UserError
 from rsssl.models.arguments import checked_arguments
 from rsssl.models.backbone import build_backbone, read_backbone, save_backbone
+from rsssl.models.weights import pack_tensors
 from rsssl.records import Damaged
 
 SPEC = {"name": "resnet10t", "in_chans": 3, "kwargs": {"channels": [8, 16, 32, 64]}, "depths": 1}
@@ -130,3 +131,12 @@ def test_what_may_be_typed_comes_back_from_its_file(
 def test_arguments_are_named_and_plain(arguments: Any) -> None:
     with pytest.raises(UserError, match=r"backbone\.kwargs"):
         checked_arguments(arguments, "backbone.kwargs")
+
+
+def test_the_same_weights_give_the_same_bytes_and_safetensors_reads_them() -> None:
+    tensors = {"b": torch.arange(3.0), "a": torch.zeros(2, 2)}
+    metadata = {str(i): "ü" * i for i in range(8)}
+    written = {pack_tensors(tensors, metadata) for _ in range(20)}
+    assert len(written) == 1
+    assert {k: v.tolist() for k, v in load(written.pop()).items()} == {k: v.tolist() for k, v in tensors.items()}
+    assert len({save(tensors, metadata) for _ in range(20)}) > 1, "then the order need not be made"
