@@ -73,6 +73,7 @@ class Composer:
         if config_dir:
             refuse_known_names(Path(config_dir))
         register()
+        self._before = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         self._context = initialize_config_module(CONFIG_MODULE, version_base="1.3")
         self._defaults: dict[tuple[str, ...], DictConfig] = {}
@@ -84,6 +85,7 @@ class Composer:
 
     def __exit__(self, *exc: Any) -> None:
         self._context.__exit__(*exc)
+        GlobalHydra.instance().hydra = self._before  # of a composer that this one was opened in
 
     def compose(self, overrides: list[str], hydra: bool = False) -> DictConfig:
         """The configuration of these overrides, with Hydra's own node if asked for.

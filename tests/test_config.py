@@ -219,3 +219,10 @@ def test_multirun_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = command("--multirun", "ts=5,20", cwd=tmp_path)
     assert done.returncode == 2 and "without torchrun" in done.stderr
+
+
+def test_a_composer_inside_another_leaves_it_as_it_was() -> None:
+    with Composer() as outer:
+        with Composer() as inner:
+            assert inner.compose(["ts=5"]).ts == 5
+        assert outer.compose(["ts=20"]).ts == 20
