@@ -211,6 +211,7 @@ def _current(dataset: Dataset, catalog: Catalog, folder: Path, source: str) -> P
     """
     try:
         packed = Pack.open(folder)
+        packed.verify()  # the store has lost its record of it
     except (FileNotFoundError, NotADirectoryError, UserError):
         return None
     if packed.source != source:

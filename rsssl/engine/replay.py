@@ -83,7 +83,8 @@ class Failure:
     def read(cls, folder: Path) -> Failure | None:
         """The one kept in the training's folder; None when there is none. Raises Damaged."""
         file = folder / RECORD
-        return cls(**read_sealed(file, "type the command that failed again, to fail again")) if file.is_file() else None
+        again = "type the command that failed, all of it, without task=replay"
+        return cls(**read_sealed(file, again)) if file.is_file() else None
 
 
 class BuffersBefore:

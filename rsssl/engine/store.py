@@ -61,6 +61,9 @@ class Store:
         self.opened: dict[str, Any] = {}
 
     def folder(self, stage: str, inputs: Mapping[str, Any]) -> Path:
+        """Where the artefact of a stage lies; the stage is one of STAGES."""
+        if stage not in STAGES:
+            raise ValueError(f"{stage} is not among STAGES, which task=store lists")
         return self.root / stage / digest(inputs)
 
     def get(

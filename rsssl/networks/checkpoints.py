@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rsssl.data.prepared import Data
-from rsssl.engine.files import sha256
 from rsssl.engine.store import Store
 from rsssl.evaluation.features import Weights
 from rsssl.models.backbone import describe_backbone, read_backbone
-from rsssl.models.weights import AGAIN
+from rsssl.models.weights import AGAIN, TENSORS
 from rsssl.networks.files import check_bands, preprocess_of
 from rsssl.networks.load import find_weights
-from rsssl.records import parse_json
+from rsssl.records import digest, parse_json
 
 NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
 
@@ -33,7 +32,7 @@ def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> W
     return Weights(
         build=lambda: read_backbone(file)[0],
         spec={k: spec[k] for k in NETWORK if k in spec},
-        hash=sha256(file.read_bytes())[:16],
+        hash=digest([spec, metadata.get(TENSORS)])[:16],
         preprocess=trained.of(card),
         record=record | {"start": start} if start else record,
         file=file,

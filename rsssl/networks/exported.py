@@ -18,7 +18,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from rsssl.engine.files import explain_os_error, sha256_of, write_atomic, write_json
@@ -27,8 +26,8 @@ from rsssl.evaluation.heads import head_from
 from rsssl.evaluation.trust import Trust
 from rsssl.models.backbone import rebuilt
 from rsssl.models.preprocess import Preprocess
-from rsssl.models.weights import AGAIN, read_tensors
-from rsssl.networks.files import as_described, on_cpu, tried, write_backbone
+from rsssl.models.weights import AGAIN, pack_tensors, read_tensors
+from rsssl.networks.files import as_described, tried, write_backbone
 from rsssl.networks.network import SceneNetwork
 from rsssl.records import read_json
 
@@ -108,15 +107,15 @@ def _write_network(network: SceneNetwork, folder: Path) -> dict[str, Any]:
     if model is not None:
         write_json(folder / CONFIG, timm_config(model, network, layer))
     if model is not None and layer is not None:
-        write_atomic(folder / WEIGHTS, save(on_cpu(model.state_dict()), metadata={"format": "pt"}))
+        write_atomic(folder / WEIGHTS, pack_tensors(model.state_dict(), {"format": "pt"}))
     else:  # the file that task=pretrain writes, which checkpoint= takes as it is
         write_backbone(network.backbone, folder / WEIGHTS, network.preprocess, {"format": "pt"})
     if network.trust is not None:
-        write_atomic(folder / TRUST, save(on_cpu(network.trust.state_dict())))
+        write_atomic(folder / TRUST, pack_tensors(network.trust.state_dict(), {}))
     if head is not None:
         about["head"] = head.settings()
         if layer is None:
-            write_atomic(folder / HEAD, save(on_cpu(head.state_dict())))
+            write_atomic(folder / HEAD, pack_tensors(head.state_dict(), {}))
     return about
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rsssl.engine.files import sha256, sha256_of, write_atomic
+from rsssl.engine.files import sha256_of, write_atomic
 from rsssl.engine.store import is_artifact
 from rsssl.errors import UserError
 from rsssl.evaluation.heads import Head, below, head_from
@@ -29,19 +29,15 @@ from rsssl.evaluation.trust import Trust
 from rsssl.models.backbone import describe_backbone, read_backbone, rebuilt, save_backbone
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
-from rsssl.models.weights import AGAIN, pack_tensors, read_metadata, read_tensors
+from rsssl.models.weights import AGAIN, hash_of, pack_tensors, read_metadata, read_tensors
 from rsssl.networks.network import SceneNetwork
-from rsssl.records import parse_json, read_sealed
+from rsssl.records import digest, parse_json, read_sealed
 
 CLASSIFIER, BACKBONE = "classifier.safetensors", "backbone.safetensors"
 TRAINING = "training.json"  # beside a backbone: how it was trained
 _KEY = "rsssl.classifier"  # metadata key of a classifier's file
 VERSION = 1
-
-
-def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that safetensors takes: it refuses tensors that share their memory."""
-    return {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+MOST = 1 << 26  # numbers of a network's input, as 250 bands of 512 x 512
 
 
 def write_backbone(backbone: nn.Module, file: Path, preprocess: Preprocess, more: Mapping[str, str]) -> None:
@@ -128,8 +124,10 @@ def tried(network: SceneNetwork) -> SceneNetwork:
     """The network, when an image of zeros goes through it: what a file says may fit together and be of no use.
 
     Raises:
-        ValueError: where it does not give a probability for each of its classes.
+        ValueError: where it does not give a probability for each of its classes, or asks for more than MOST numbers.
     """
+    if network.card.n_bands * network.size**2 > MOST:
+        raise ValueError(f"{network.card.n_bands} bands of {network.size} pixels a side are no image of a tile")
     x = torch.zeros(1, network.card.n_bands, network.size, network.size)
     with torch.no_grad():
         if network.trust is not None and network.trust.knows_the_pool:
@@ -166,10 +164,7 @@ def content(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     the notes and the place of its backbone."""
     known = {k: v for k, v in about.items() if k not in ("notes", "backbone")}
     known["backbone"] = about.get("backbone", {}).get("sha256")
-    parts = [json.dumps(known, sort_keys=True).encode()]
-    for name, tensor in sorted(tensors.items()):
-        parts += [name.encode(), tensor.contiguous().view(-1).view(dtype=torch.uint8).numpy().tobytes()]
-    return sha256(b"\0".join(parts))
+    return digest([known, hash_of(tensors)])
 
 
 def read_pretrained(file: Path) -> SceneNetwork:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from rsssl.models.card import SensorCard
 
 def place_of(path: str) -> tuple[float, float] | None:
     """Longitude and latitude of the middle of an image; None where it does not say, or GDAL is missing."""
-    if os.path.splitext(path)[1].lower() in PICTURES or not has_gdal() or never_ends(path):
+    if os.path.splitext(path)[1].lower() in PICTURES or not has_gdal():
         return None
     try:
         grid, _ = located(path)
@@ -71,8 +70,6 @@ def read_one(path: Path, card: SensorCard, bands: list[Any] | None) -> np.ndarra
     form = Form(
         card.bands, card.n_bands, tuple(range(card.n_bands)), card.dtype, card.size, card.nodata, card.low, card.high
     )
-    if never_ends(path):
-        return "it is a pipe or a device, and no file"
     try:
         raster = read(path, card.n_bands if bands is None else None)
         names = raster.names or ("",) * len(raster.pixels)
@@ -83,15 +80,6 @@ def read_one(path: Path, card: SensorCard, bands: list[Any] | None) -> np.ndarra
         return conform(path, replace(form, in_file=len(names), keep=keep), raster)[0]
     except BadImage as error:
         return error.reason
-
-
-def never_ends(path: str | Path) -> bool:
-    """Whether a path is a pipe, a socket or a device, which may never give all that is read."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:  # told by what reads it
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def refusal(names: Sequence[str], card: SensorCard, bands: list[Any] | None) -> str:

@@ -215,7 +215,7 @@ def read_ahead(scene: Scene, layout: Layout, numbers: list[int]) -> Iterator[tup
             yield number, block, region
 
 
-def refuse_too_large(layout: Layout, scene: Scene, mapper: Mapper) -> None:
+def refuse_large_windows(layout: Layout, scene: Scene, mapper: Mapper) -> None:
     """Raises UserError where the windows that are looked at together do not fit into memory."""
     block, window = layout.block(0), layout.window
     together = min(mapper.batch_size, block.rows * block.cols) * window**2

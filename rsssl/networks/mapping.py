@@ -28,7 +28,7 @@ from rsssl.geo.product import Product, Values
 from rsssl.geo.scene import Scene
 from rsssl.geo.style import Legend, preview_png, write_qml
 from rsssl.geo.windows import CHUNK, Blended, Blender, Layout
-from rsssl.networks.mapper import Mapper, read_ahead, refuse_too_large, warn_of_shape
+from rsssl.networks.mapper import Mapper, read_ahead, refuse_large_windows, warn_of_shape
 from rsssl.networks.network import SceneNetwork
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class SceneMap:
                 "evaluate=auto and two labels per class or more, or leave map.coverage out"
             )
         self.layout = Layout(*self.scene.size, window, stride)
-        refuse_too_large(self.layout, self.scene, self.mapper)
+        refuse_large_windows(self.layout, self.scene, self.mapper)
         n = len(classifier.classes)
         self.nodata, self.areas = 255 if n <= 255 else UNKNOWN, Areas(self.scene.grid, n)
         self.colours = colours_of(classifier.classes, options.colours or classifier.notes.get("colours"))

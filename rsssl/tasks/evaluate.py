@@ -130,6 +130,7 @@ class Evaluate(Pretrain):
             find_checkpoint(self.checkpoint, store)  # a wrong path is told before any data is read
         data = load(self.dataset, store, run.workers, self.protocol)
         need_labels(data)
+        self._check_size(data.pack.card.n_bands)
         # Drawn before any training, so that too few labels are found out first.
         pack, scale = data.pack, train_scale(self.ts)
         train = labelled_subset(pack.labels, pack.paths, data.split.pool, scale, self.seed, pack.card.classes)
@@ -144,9 +145,6 @@ class Evaluate(Pretrain):
             untrained(self, Start(), data, run) if scratch else pretrained_or_train(self, self.checkpoint, data, run)
         )
         if self.image_size:
-            from rsssl.networks.training import refuse_too_large
-
-            refuse_too_large(self.image_size, data.pack.card.n_bands, "image_size")
             weights = replace(weights, preprocess=weights.preprocess.at(self.image_size))
         begin = time.monotonic()
         figures, head, network, trust = self._fit(job, evaluator, weights, run)
@@ -167,6 +165,12 @@ class Evaluate(Pretrain):
         write_json(run.record("results.json"), results)
         print_results(results, run.record("results.json"))
         return results | {"run_folder": str(run.folder)}
+
+    def _check_size(self, bands: int) -> None:
+        if self.image_size:
+            from rsssl.networks.training import refuse_too_large
+
+            refuse_too_large(self.image_size, bands, "image_size")
 
     def _check_protocol(self, evaluator: Any, run: Run) -> None:
         if self.protocol == "paper" and not (evaluator.trains_network or evaluator.paper_head):

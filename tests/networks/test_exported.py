@@ -291,7 +291,7 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exported, "save", fail)
+    monkeypatch.setattr(exported, "pack_tensors", fail)
     with pytest.raises(UserError, match="no space left"):
         write_exported(network, tmp_path / "full")
     assert [p.name for p in tmp_path.iterdir()] == ["empty"]

@@ -22,7 +22,7 @@ from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
 from rsssl.models.weights import pack_tensors
 from rsssl.networks.exported import ABOUT, SUMS, write_exported
-from rsssl.networks.files import CLASSIFIER, about_classifier, write_backbone, write_classifier
+from rsssl.networks.files import CLASSIFIER, MOST, about_classifier, write_backbone, write_classifier
 from rsssl.networks.load import load
 from rsssl.networks.network import SceneNetwork
 
@@ -148,3 +148,19 @@ def strangers(events: list[str], folder: Path) -> list[str]:
     return [e for e in events if not e.startswith("open ")] + [
         f for f in files if not f.startswith(own) and not f.isdigit()
     ]
+
+
+def test_an_input_larger_than_any_tile_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    about: dict[str, Any] = {"size": 4096, "card": {"bands": [f"b{i}" for i in range(64)]}}
+    assert MOST < 64 * 4096**2  # 4.3 GB of zeros
+    net = network()
+    for field in ("low", "high", "mean", "std"):
+        about["card"][field] = [0.5 + (field == "high")] * 64
+    backbone = build_backbone("resnet10t", 64, PLAIN)
+    pre = Preprocess.from_dict(
+        {"card": CARD.to_dict() | about["card"], "mean": [0.5] * 64, "std": [0.2] * 64, "size": 4096}
+    )
+    assert net.head is not None
+    write_classifier(tmp_path / CLASSIFIER, net.head, pre, {}, backbone)
+    with pytest.raises(UserError, match="64 bands of 4096 pixels a side"):
+        load(tmp_path)

@@ -315,7 +315,7 @@ def test_a_pipe_in_the_list_is_listed_as_unusable_and_not_waited_for(
     workshop.run(tmp_path, *command, seconds=60)
     assert [row[0] for row in rows(tmp_path / "made.csv")[1:]] == ["a.png"]
     unusable = dict(rows(tmp_path / "made_unusable.csv")[1:])
-    assert all(unusable[name] == "it is a pipe or a device, and no file" for name in names)
+    assert all(unusable[name] == "not a file but a pipe, socket or device" for name in names)
     assert "name too long" in unusable["x" * 5000]
 
 
