@@ -45,32 +45,36 @@ say() { printf 'rsssl: %s\n' "$$*"; }
 fail() { printf 'rsssl: %s\n' "$$*" >&2; exit 1; }
 has() { command -v "$$1" >/dev/null 2>&1; }
 
-has $(PYTHON) || fail "there is no $(PYTHON) here; type: apt-get install python3"
+# What Debian calls so, by apt where there is apt.
+need() {
+  (( $$# )) || return 0
+  has apt-get || fail "missing here: $$* (Debian's names); install them with your system's package manager"
+  local sudo=()
+  if (( $$(id -u) != 0 )); then
+    has sudo || fail "missing here: $$*; as root type: apt-get install $$*"
+    sudo=(sudo)
+  fi
+  say "installing $$* with apt-get"
+  "$${sudo[@]}" apt-get update -q || say "apt-get update failed; trying with the package lists at hand"
+  "$${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$$@" \
+    || fail "apt-get failed; type: $${sudo[*]} apt-get install $$*"
+}
+
+has $(PYTHON) || { [ $(PYTHON) = python3 ] && need python3 python3-venv; } || fail "there is no $(PYTHON) here"
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
   || fail "$(PYTHON) is older than Python 3.10; type: make $(MAKECMDGOALS) PYTHON=python3.11"
+# PyPI has GDAL with its library for Python 3.12 and later; before, its bindings are built for the system's library.
+wheel=$$($(PYTHON) -c 'import sys; print(int(sys.version_info >= (3, 12)))')
 
 missing=()
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-# PyPI has GDAL with its library for Python 3.12 and later; before, its bindings are built for the system's library.
-wheel=$$($(PYTHON) -c 'import sys; print(int(sys.version_info >= (3, 12)))')
 if (( ! wheel )); then
   $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
     || missing+=(python3-dev)
   has g++ || missing+=(g++)
   has gdal-config || missing+=(libgdal-dev)
 fi
-if (( $${#missing[@]} )); then
-  has apt-get || fail "missing here: $${missing[*]} (Debian's names); install them with your system's package manager"
-  sudo=()
-  if (( $$(id -u) != 0 )); then
-    has sudo || fail "missing here: $${missing[*]}; as root type: apt-get install $${missing[*]}"
-    sudo=(sudo)
-  fi
-  say "installing $${missing[*]} with apt-get"
-  "$${sudo[@]}" apt-get update -q || say "apt-get update failed; trying with the package lists at hand"
-  "$${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}" \
-    || fail "apt-get failed; type: $${sudo[*]} apt-get install $${missing[*]}"
-fi
+need "$${missing[@]}"
 
 [ -x $(BIN)/pip ] || { say "creating .venv"; $(PYTHON) -m venv --clear .venv; }
 say "installing rsssl and what it needs into .venv; this takes minutes the first time"
