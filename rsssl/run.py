@@ -228,7 +228,7 @@ def run_job(cfg: Any, launch: Any) -> Any:
     if world_size() > 1:
         from rsssl.engine import distributed
 
-        distributed.start()
+        distributed.start(cfg.device)
     while True:
         try:
             with alone_in(run.folder) if rank() == 0 and launch.keeps_folder else nullcontext():

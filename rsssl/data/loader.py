@@ -199,11 +199,12 @@ class PoolBatches:
 
     def _render(self, tiles: Tiles, preprocess: Preprocess, render: Callable[..., Tensor]) -> Tensor:
         """The views that `render` makes of all parts, in the order of the ids, (V, B, C, s, s)."""
+        for _, _, x in tiles[1]:
+            if x.is_cuda:  # made on another stream, perhaps: its memory is this one's until the work here is done
+                x.record_stream(torch.cuda.current_stream(self.device))
         ids, parts = tiles[0], joined(tiles[1])
         rendered = []
         for positions, source, x in parts:
-            if x.is_cuda:  # made on another stream, perhaps: its memory is this one's until the work here is done
-                x.record_stream(torch.cuda.current_stream(self.device))
             card = source.pack.card
             numbers = torch.from_numpy(ids[positions])
             rendered.append(render(widened(x, card.dtype), numbers, preprocess.of(card), seed=self.sampling.seed))

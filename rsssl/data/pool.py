@@ -80,10 +80,12 @@ class Pool:
         """Puts the pool's images into the device's memory, where `gather` takes them from then on."""
         self.held = []
         for source in self.sources:
-            bytes_each = source.pack.images[:1].nbytes
-            step = max(1, SLAB // bytes_each)
-            slabs = (source.pack.read(source.indices[i : i + step]) for i in range(0, len(source.indices), step))
-            self.held.append(torch.cat([torch.from_numpy(signed(slab)).to(device) for slab in slabs]))
+            one = torch.from_numpy(signed(source.pack.read(source.indices[:1])))
+            images = torch.empty((len(source.indices), *one.shape[1:]), dtype=one.dtype, device=device)
+            step = max(1, SLAB // one.nbytes)
+            for i in range(0, len(images), step):
+                images[i : i + step] = torch.from_numpy(signed(source.pack.read(source.indices[i : i + step])))
+            self.held.append(images)
 
     def fits(self, device: torch.device) -> bool:
         """Whether an accelerator has room for the images beside a training."""

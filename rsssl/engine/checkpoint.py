@@ -155,10 +155,10 @@ class Checkpoints:
             if entry.step > step:
                 entry.remove()
 
-    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    def load(self) -> dict[str, Any] | None:
         """The state of the newest whole checkpoint, or None when there is none. Raises what `newest` raises."""
         entry = self.newest()
-        return None if entry is None else read(entry.file, device)
+        return None if entry is None else read(entry.file)
 
     def keep_newest(self) -> None:
         """Once the training's result is written: one checkpoint, from which it may be trained further."""
@@ -167,14 +167,14 @@ class Checkpoints:
             entry.remove()
 
 
-def read(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state in a checkpoint's file.
+def read(file: Path) -> dict[str, Any]:
+    """The state in a checkpoint's file, on the CPU, page by page as it is used: an accelerator never holds it twice.
 
     Raises:
         UserError: when it is none.
     """
     try:
-        state = torch.load(file, map_location=device, weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the unpickler, the archive reader and the system each have their own
         raise UserError(
             f"{file} cannot be read as a checkpoint ({str(error).splitlines()[0]}): type another one"

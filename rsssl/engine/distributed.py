@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rsssl.engine.ranks import local_rank, rank, rendezvous, world_size
+from rsssl.engine.ranks import local_rank, local_world_size, rank, rendezvous, world_size
 from rsssl.engine.ranks import share as share
 from rsssl.errors import UserError
 
@@ -58,19 +58,35 @@ class Group:
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = f"rank {rank()} of {world_size()} lost contact with the others ({last_line(error)})"
-            raise LostRank(f"{reason}. {AGAIN}") from error
+            raise lost(error) from error
 
 
 group = Group()
 
 
-def start() -> None:
-    """Joins torchrun's process group, once."""
+def lost(error: Exception) -> LostRank:
+    """What an exchange that failed says."""
+    return LostRank(f"rank {rank()} of {world_size()} lost contact with the others ({last_line(error)}). {AGAIN}")
+
+
+def start(device: str = "auto") -> None:
+    """Joins torchrun's process group, once.
+
+    Args:
+        device: the name that was typed (see device.pick_device).
+
+    Raises:
+        UserError: for more processes than accelerators.
+    """
     if world_size() == 1 or torch.distributed.is_initialized():
         return
     group.parent, backend = os.getppid(), "gloo"
-    if torch.cuda.is_available() and local_rank() < torch.cuda.device_count():
+    if device != "cpu" and torch.cuda.is_available():
+        if (processes := local_world_size()) > (there := torch.cuda.device_count()):
+            raise UserError(
+                f"{processes} processes need {processes} accelerators, and there are {there}: type processes={there} "
+                f"(torchrun --nproc-per-node={there}), or device=cpu"
+            )
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"  # plain objects, and long waits, do not need an accelerator
     try:
@@ -184,10 +200,9 @@ def stack(x: Tensor) -> Tensor:
     """Every rank's x, (W, *x.shape), without a gradient."""
     if world_size() == 1:
         return x[None]
-    x = x.contiguous()
-    parts = [torch.empty_like(x) for _ in range(world_size())]
-    group.exchange(torch.distributed.all_gather, parts, x)
-    return torch.stack(parts)
+    parts = x.new_empty(world_size() * x.numel())
+    group.exchange(torch.distributed.all_gather_into_tensor, parts, x.flatten())
+    return parts.view(world_size(), *x.shape)
 
 
 class _Gather(torch.autograd.Function):
@@ -227,5 +242,10 @@ def average_gradients(model: nn.Module, numbers: Tensor) -> Tensor:
         flat /= world_size()
         parts = flat[: -len(numbers)].split([g.numel() for g in gradients])
         torch._foreach_copy_(gradients, [part.view_as(g) for g, part in zip(gradients, parts, strict=True)])
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()  # type: ignore[arg-type]
-    return torch.cat([numbers[:1], norm.view(1), numbers[1:]])
+    return torch.cat([numbers[:1], gradient_norm(model).view(1), numbers[1:]])
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """The norm of all gradients together, a scalar."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return torch.stack(torch._foreach_norm(gradients)).norm()  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from rsssl.engine.contract import check_first_output
 from rsssl.engine.device import autocast, seed_dropout
 from rsssl.engine.meter import Meter
 from rsssl.engine.monitor import CollapseMonitor
+from rsssl.engine.parallel import Flat, parallel_of
 from rsssl.engine.replay import BuffersBefore, Failure
 from rsssl.engine.stop import Stopped, StopRequests
 from rsssl.engine.tracking import Tracker
@@ -67,7 +68,8 @@ class Fit:
 
     Args:
         model: `forward(batch)` gives {"loss": scalar, "embedding": (n, D) if it has one, plus scalars to log}, and
-            `after_step(step, total_steps)` is called after each update of the weights.
+            `after_step(step, total_steps)` is called after each update of the weights, and `after_backward`, if there
+            is one, when the gradients are there.
         batches: what it is trained on, and for how many steps.
         optimizer: its groups' "lr" at this moment are the peak learning rates.
         schedule: (step, total_steps) -> factor in [0, 1] on the peak rates.
@@ -84,6 +86,7 @@ class Fit:
         timeout: seconds without progress after which a rank ends, when there are several.
         start_from: another training's checkpoint to begin with, where this one has none of its own.
         average: of the model's weights, which follows them.
+        exchange: how the ranks' gradients become one (parallel.py).
         advice: what to type after a step that was not finite.
 
     `seconds` and `images` count what the training has taken so far, before its last resumption too.
@@ -105,6 +108,7 @@ class Fit:
     timeout: float = 600.0
     start_from: Path | None = None
     average: WeightAverage | None = None
+    exchange: str = "auto"
     advice: str = "type a lower learning rate"
     seconds: float = field(default=0.0, init=False)
     images: int = field(default=0, init=False)
@@ -135,14 +139,14 @@ class Fit:
         best = checkpoints.best() if checkpoints else None
         best_score = -math.inf if best is None or best.score is None else best.score
         calls = [(call, evenly(times, total)) for times, call in self.meanwhile if writes]
-        buffers_before = BuffersBefore(self.model)
+        before, parallel = BuffersBefore(self.model), parallel_of(self.exchange, self.model, self.device)
         self.model.train()
         check_first_output(self.model)
         batches = self.batches.start(step * self.batches.accumulate)
         meter = Meter(self.title, step, total, visible=writes)
         saved_at = time.monotonic()
         while step < total and not stopped:
-            result = self._step(step, batches, buffers_before, meter, requests.flags())
+            result = self._step(step, batches, parallel, before, meter, requests.flags())
             step, watch.started = step + 1, True
             self.images += result.images
             self.seconds += meter.count(result.images)
@@ -173,11 +177,17 @@ class Fit:
             raise stopped
 
     def _step(
-        self, step: int, batches: Iterator[Batch], buffers_before: BuffersBefore, meter: Meter, flags: list[float]
+        self,
+        step: int,
+        batches: Iterator[Batch],
+        parallel: Flat,
+        before: BuffersBefore,
+        meter: Meter,
+        flags: list[float],
     ) -> StepResult:
-        """One step: forward and backward passes, one exchange between the ranks, one update of the weights."""
+        """One step: forward and backward passes, the exchange between the ranks, one update of the weights."""
         total, accumulate, ranks = self.batches.total_steps, self.batches.accumulate, distributed.world_size()
-        buffers_before.note()
+        before.note()
         factor = self.schedule(step, total)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -187,18 +197,22 @@ class Fit:
         for part in range(accumulate):
             taken.append(meter.wait_for(batches))
             seed_dropout(self.seed, step * accumulate + part)
-            with autocast(self.device):
-                outputs = self.model(taken[-1])
-            part_loss = outputs["loss"] / accumulate
-            part_loss.backward()
-            loss += part_loss.detach()
+            last = part == accumulate - 1
+            with parallel.pass_(last):
+                with autocast(self.device):
+                    outputs = parallel.forward(taken[-1])
+                part_loss = outputs["loss"] / accumulate
+                loss += part_loss.detach()
+                if last:  # one exchange, and one transfer from the device, for all that a step has to know
+                    parallel.tell(torch.cat([loss.view(1), loss.new_tensor(flags)]))
+                part_loss.backward()
+        if after_backward := getattr(self.model, "after_backward", None):
+            after_backward(step, total)
 
-        # One exchange, and one transfer from the device, for all that a step has to know.
-        local_numbers = torch.cat([loss.view(1), loss.new_tensor(flags)])
-        loss_sum, norm, *flags = distributed.average_gradients(self.model, local_numbers).tolist()
+        loss_sum, norm, *flags = parallel.finish().tolist()
         mean_loss = loss_sum / ranks
         if not (math.isfinite(mean_loss) and math.isfinite(norm)):
-            self._fail(step, taken, mean_loss, buffers_before)
+            self._fail(step, taken, mean_loss, before)
         self.optimizer.step()
         self.model.after_step(step, total)  # type: ignore[operator]
         if self.average:
@@ -255,7 +269,7 @@ class Fit:
             return 0
         if not file.is_file():
             raise UserError(f"{file}, from which this training began, is gone: type another pretrain.resume=")
-        state = checkpoint.read(file, self.device)
+        state = checkpoint.read(file)
         step = state["step"]
         if step > total:
             raise UserError(

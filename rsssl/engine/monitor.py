@@ -30,10 +30,13 @@ def effective_rank(z: Tensor) -> float:
     The exponential of the entropy of the singular values' shares (RankMe: Garrido et al. 2023, equation 1; z is not
     centred, as there). nan where z is not finite; 0 for z = 0.
     """
-    wide = z.float()
-    if not torch.isfinite(wide).all():
+    wide = z.double()  # a square root is taken of differences of products
+    # The eigenvalues of the smaller of z z' and z' z are the squares of the singular values: a small matrix goes to
+    # the CPU, whose routines take it sooner than an accelerator's, and the accelerator is free meanwhile.
+    gram = (wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide).cpu()
+    if not torch.isfinite(gram).all():
         return float("nan")
-    share = torch.linalg.svdvals(wide)
+    share = torch.linalg.eigvalsh(gram).clamp_min_(0).sqrt()
     total = share.sum()
     if total == 0:
         return 0.0

@@ -26,6 +26,7 @@ MAY_DIFFER = (
     "pretrain.minutes",
     "pretrain.lr",
     "pretrain.progressive",
+    "precision",
     "optimizer",
     "schedule",
     "resumed",

@@ -52,6 +52,14 @@ class Method(nn.Module):
             f"{type(self).__name__} has no forward: write def forward(self, batch: Batch) -> dict[str, Tensor] into it"
         )
 
+    def after_backward(self, step: int, total_steps: int) -> None:
+        """Called when a step's gradients are there, before the ranks join them: the place to leave some of them out.
+
+        Args:
+            step: number of the step, from 0.
+            total_steps: steps of the whole training.
+        """
+
     def after_step(self, step: int, total_steps: int) -> None:
         """Called after each optimizer step: the place to update moving averages.
 

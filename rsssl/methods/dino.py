@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsssl.batch import Batch
-from rsssl.engine.distributed import gather
+from rsssl.engine.distributed import add_up, world_size
 from rsssl.methods.base import Method
 from rsssl.methods.losses import full_precision
 from rsssl.methods.prototypes import Prototypes
@@ -88,15 +90,16 @@ class DINO(Method):
         )
         self.teacher = MovingAverage(backbone, self.head, momentum=momentum)
         self.register_buffer("centre", torch.zeros(prototypes))
-        self.register_buffer("progress", torch.zeros(()))  # share of the steps that are done
+        self.register_buffer("progress", torch.zeros(()))  # share of the steps that are done, for checkpoints
+        self.share_done: float | None = None  # the same, which need not be asked of the device
+        self.register_load_state_dict_post_hook(DINO.forget)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        n, progress = len(batch.ids), float(self.progress)
+        n, progress = len(batch.ids), self.done()
         features = self.backbone(batch.views.flatten(0, 1))  # (V * B, D)
         of_all_views = [features]
         if batch.local is not None:
             of_all_views.append(self.backbone(batch.local.flatten(0, 1)))
-        self.head[-1].weight.requires_grad_(progress >= self.frozen)
         student = self.head(torch.cat(of_all_views)).unflatten(0, (-1, n))  # (V + L, B, K)
         teacher = self.teacher(batch.views.flatten(0, 1)).unflatten(0, (-1, n))  # (V, B, K)
         low, high = self.temperatures
@@ -106,11 +109,27 @@ class DINO(Method):
         entropy = F.softmax((teacher[0] - self.centre) / temperature, 1).mean(0)
         return {"loss": loss, "embedding": features, "teacher_entropy": torch.special.entr(entropy).sum()}
 
+    def done(self) -> float:
+        """The share of the steps that are done."""
+        if self.share_done is None:
+            self.share_done = float(self.progress)
+        return self.share_done
+
+    def forget(self, *_: Any) -> None:
+        """After a state was loaded: the share of the steps is what the buffer says."""
+        self.share_done = None
+
     @torch.no_grad()
     def move_centre(self, teacher: Tensor) -> None:
         """Moves the centre towards the mean of the teacher's outputs (T, B, K) over all ranks (equation 4)."""
-        self.centre.lerp_(gather(teacher.to(self.centre.dtype), dim=1).mean((0, 1)), 1 - self.centre_momentum)
+        mean = add_up(teacher.to(self.centre.dtype).mean((0, 1))) / world_size()
+        self.centre.lerp_(mean, 1 - self.centre_momentum)
+
+    def after_backward(self, step: int, total_steps: int) -> None:
+        if step / total_steps < self.frozen:
+            self.head[-1].weight.grad = None
 
     def after_step(self, step: int, total_steps: int) -> None:
         self.teacher.follow(step, total_steps)
-        self.progress.fill_((step + 1) / total_steps)
+        self.share_done = (step + 1) / total_steps
+        self.progress.fill_(self.share_done)

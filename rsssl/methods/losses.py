@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from rsssl.engine.distributed import rank, stack, world_size
+
 Result = TypeVar("Result")
 
 
@@ -86,25 +88,27 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
 
 
 def nt_xent(z: Tensor, temperature: float, places: Tensor | None = None, rows: int | None = None) -> Tensor:
-    """Normalised temperature-scaled cross entropy over V views of B images, in memory linear in V * B.
+    """Normalised temperature-scaled cross entropy over V views of the images of all ranks, in memory linear in them.
 
-    For two views this is SimCLR's loss (Chen et al. 2020, arXiv 2002.05709, equation 1), averaged over all 2B anchors.
+    For two views this is SimCLR's loss (Chen et al. 2020, arXiv 2002.05709, equation 1), averaged over all anchors.
     For more, every ordered pair of views of an image is a positive pair whose denominator holds the positive itself and
     all views of all other images, and the loss is the mean over pairs (the many-view InfoNCE of Shidani et al. 2024,
     arXiv 2403.05490, the average of its pairwise losses).
 
-    The matrix of similarities is never in memory as a whole: a block of its rows is computed at a time, once for the
-    loss and once for the gradient, which is exact and computed in the forward pass.
+    Each rank works out the rows of its own images against the images of all. The matrix of similarities is never in
+    memory as a whole: a block of its rows is computed at a time, once for the loss and once for the gradient, which is
+    exact and computed in the forward pass.
 
     Args:
-        z: (V, B, D) embeddings, of any length; they are normalised here.
+        z: (V, B, D) embeddings of this rank's images, of any length; they are normalised here.
         temperature: divides the cosine similarities.
         places: (B,) numbers; images with the same number are not told apart from each other.
         rows: rows in a block. By default as many as fit the caches of a CPU, or 256 MiB of an accelerator, and at least
             64, as matrix products of fewer rows are slow.
 
     Returns:
-        A scalar.
+        A scalar, the mean over this rank's pairs; the mean over the ranks is the loss of one process on all images, in
+        value and gradient.
 
     Three lines of use::
 
@@ -112,8 +116,8 @@ def nt_xent(z: Tensor, temperature: float, places: Tensor | None = None, rows: i
         loss = nt_xent(z, temperature=0.2)
         loss.backward()
     """
-    device, n = z.device.type, z.shape[0] * z.shape[1]
-    rows = min(n, rows or max(64, (1 << 19 if device == "cpu" else 1 << 26) // n))
+    device, own = z.device.type, z.shape[0] * z.shape[1]
+    rows = min(own, rows or max(64, (1 << 19 if device == "cpu" else 1 << 26) // (own * world_size())))
     with torch.autocast(device, enabled=False):
         loss: Tensor = _NTXent.apply(F.normalize(z.float(), dim=-1), 1 / temperature, places, rows)
     return loss
@@ -129,20 +133,35 @@ class _NTXent(torch.autograd.Function):
         d loss / d s_av = -q_av,                   q_av = sigmoid(L_a - s_av) / pairs
         d loss / d s_aj = g_a exp(s_aj - L_a),     g_a = sum over v of q_av
 
-    As s is symmetric, row a of the gradient sums (g_a exp(s_aj - L_a) + g_j exp(s_aj - L_j)) z_j: a block of rows does
-    not need another block's.
+    As s is symmetric, row a of the gradient sums (g_a exp(s_aj - L_a) + g_j exp(s_aj - L_j)) z_j: it needs no other
+    row's similarities, only the L and g of all. So the ranks exchange z, and then two numbers a row, and each has the
+    whole gradient of its own rows. It is that of the sum of all ranks' losses, whose mean the ranks take afterwards.
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: float, places: Tensor | None, rows: int) -> Tensor:
         views, images, _ = z.shape
-        places = None if places is None else places.repeat(views)  # (N,)
-        flat = z.flatten(0, 1)  # (N, D), N = V * B, image i of view v at row v * B + i
-        blocks = [slice(i, min(i + rows, len(flat))) for i in range(0, len(flat), rows)]
-        space = z.new_empty(2, rows, len(flat))  # all the memory that grows with N times rows
-        log_sum = z.new_empty(len(flat))  # (N,): L
+        own, flat = z.flatten(0, 1), of_all_ranks(z).flatten(0, 1)  # (n, D), n = V * B; (N, D), view after view
+        blocks = [slice(i, min(i + rows, len(own))) for i in range(0, len(own), rows)]
+        number = torch.arange(images, device=z.device).add_(rank() * images).repeat(views)  # (n,) of each row's image
+        same = None
+        if places is not None:
+            same = places.repeat(views), of_all_ranks(places[None])[0].repeat(views)  # (n,), (N,)
+        space = z.new_empty(2, rows, len(flat))  # all the memory that grows with n times N
+
+        def similarities(block: slice) -> tuple[Tensor, Tensor]:
+            """Of a block of rows to all, (m, N), minus infinity to the same image or place; and room for as much."""
+            s, room = space[:, : block.stop - block.start]
+            torch.mm(own[block] * scale, flat.T, out=s)
+            by_view = s.view(len(s), views, -1)
+            by_view.scatter_(2, number[block, None, None].expand(-1, views, -1), -torch.inf)
+            if same is not None:
+                s.masked_fill_(same[0][block, None] == same[1], -torch.inf)
+            return s, room
+
+        log_sum = z.new_empty(len(own))  # (n,): L
         for block in blocks:
-            s, e = _similarities(flat, block, images, scale, space, places)
+            s, e = similarities(block)
             top = s.amax(1).clamp_min(torch.finfo(z.dtype).min)  # minus infinity where there is no other image
             torch.sub(s, top[:, None], out=e)
             log_sum[block] = e.exp_().sum(1).log() + top
@@ -154,12 +173,13 @@ class _NTXent(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             q = gap.sigmoid().mul(another) * (scale / pairs)  # with the factor of s = scale * z z'
             grad = torch.einsum("bvw,wbd->vbd", -(q + q.transpose(1, 2)), z).flatten(0, 1)
-            g = q.sum(2).T.flatten()  # (N,)
             log_sum.clamp_min_(torch.finfo(z.dtype).min)
+            mine = torch.stack([log_sum, q.sum(2).T.flatten()]).view(2, views, images)  # L and g
+            sums, g = of_all_ranks(mine.flatten(0, 1)).view(2, -1)  # (N,) each
             for block in blocks:
-                s, e = _similarities(flat, block, images, scale, space, places)
-                torch.sub(s, log_sum[block, None], out=e).exp_().mul_(g[block, None])
-                grad[block].addmm_(e.addcmul_(s.sub_(log_sum).exp_(), g), flat)
+                s, e = similarities(block)
+                torch.sub(s, log_sum[block, None], out=e).exp_().mul_(mine[1].flatten()[block, None])
+                grad[block].addmm_(e.addcmul_(s.sub_(sums).exp_(), g), flat)
             ctx.save_for_backward(grad.view_as(z))
         return F.softplus(gap).mul(another).sum() / pairs
 
@@ -170,15 +190,6 @@ class _NTXent(torch.autograd.Function):
         return grad * upstream, None, None, None
 
 
-def _similarities(
-    flat: Tensor, block: slice, images: int, scale: float, space: Tensor, places: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Similarities (n, N) of a block of rows of flat (N, D) to all rows, minus infinity to views of the same image or
-    place, in the first half of `space`; and its second half, (n, N), for what is computed from them."""
-    s, other_half = space[:, : block.stop - block.start]
-    torch.mm(flat[block] * scale, flat.T, out=s)
-    row = torch.arange(len(s), device=s.device)
-    s.view(len(s), -1, images)[row, :, (row + block.start) % images] = -torch.inf
-    if places is not None:
-        s.masked_fill_(places[block, None] == places, -torch.inf)
-    return s, other_half
+def of_all_ranks(x: Tensor) -> Tensor:
+    """(V, B, ...) of this rank -> (V, W * B, ...) of all, in their order, without a gradient."""
+    return stack(x).movedim(0, 1).flatten(1, 2)

@@ -12,6 +12,7 @@ from rsssl.methods.losses import info_nce
 from rsssl.methods.queue import Queue
 from rsssl.models.ema import MovingAverage
 from rsssl.models.heads import projector
+from rsssl.rng import fold, uniform
 
 
 class MoCoV2(Method):
@@ -63,12 +64,15 @@ class MoCoV2(Method):
     def keys(self, batch: Batch) -> Tensor:
         """Keys (B, out) of the first views, computed in random groups of the images of all ranks."""
         n = len(batch.ids)
-        order = gather(self.draws(batch, "groups", 1)[:n, 0]).argsort() - rank() * n
+        # On the CPU, where it costs no wait for the device.
+        order = gather(uniform(fold(batch.key, "groups", 0), batch.ids, 1)[:, 0]).argsort() - rank() * n
         groups = max(1, min(self.groups, len(order) // 2))  # batch norm needs two
         # Each group's images that are on this rank:
         here = [rows[(rows >= 0) & (rows < n)] for rows in order.tensor_split(groups)]
-        k = torch.cat([self.key(batch.views[0][rows]) for rows in here])
-        return k[torch.cat(here).argsort()]
+        rows = torch.cat(here)
+        there, back = torch.stack([rows, rows.argsort()]).to(batch.views.device, non_blocking=True)
+        k = torch.cat([self.key(x) for x in batch.views[0][there].split([len(group) for group in here])])
+        return k[back]
 
     def after_step(self, step: int, total_steps: int) -> None:
         self.key.follow(step, total_steps)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsssl.engine.distributed import stack
 from rsssl.methods.losses import full_precision
 
 
@@ -30,22 +31,22 @@ class Prototypes(nn.Module):
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int = 3) -> Tensor:
-    """Soft assignments of embeddings to prototypes that use all prototypes equally.
+    """Soft assignments of the embeddings of all ranks to prototypes that use all prototypes equally.
 
     The columns and the rows of the matrix exp(scores / epsilon) are scaled in turn: each prototype gets the same total,
     each embedding a total of 1 (SwAV, equations 3 and 4; Cuturi 2013, arXiv 1306.0895). This is done with logarithms,
-    which do not overflow for any epsilon.
+    which do not overflow for any epsilon. Each rank scales its own rows; of the columns the ranks exchange the sums.
 
     Args:
-        scores: (n, K) similarities of embeddings and prototypes.
+        scores: (..., n, K) similarities of this rank's embeddings and prototypes.
         epsilon: the smaller, the harder the assignments.
         iterations: how often columns and rows are scaled.
 
     Returns:
-        (n, K).
+        (..., n, K).
     """
     q = scores.float() / epsilon
     for _ in range(iterations):
-        q = q - q.logsumexp(0, keepdim=True)
-        q = q - q.logsumexp(1, keepdim=True)
+        q = q - stack(q.logsumexp(-2, keepdim=True)).logsumexp(0)
+        q = q - q.logsumexp(-1, keepdim=True)
     return q.exp()

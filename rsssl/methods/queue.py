@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,11 +35,18 @@ class Queue(nn.Module):
         self.register_buffer("rows", F.normalize(torch.randn(length, width), dim=1))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self._seen: int | None = None  # the same, which need not be asked of the device
+        self.register_load_state_dict_post_hook(Queue._forget)
+
+    def _forget(self, *_: Any) -> None:
+        self._seen = None
 
     @property
     def full(self) -> bool:
         """Whether embeddings have replaced all random directions."""
-        return int(self.seen) >= len(self.rows)
+        if self._seen is None:
+            self._seen = int(self.seen)
+        return self._seen >= len(self.rows)
 
     @torch.no_grad()
     def push(self, x: Tensor) -> None:
@@ -47,3 +56,5 @@ class Queue(nn.Module):
         self.rows[where] = x
         self.next.copy_((self.next + len(x)) % len(self.rows))
         self.seen.add_(len(x))
+        if self._seen is not None:
+            self._seen += len(x)

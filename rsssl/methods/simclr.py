@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rsssl.batch import Batch
-from rsssl.engine.distributed import gather
 from rsssl.methods.base import Method
 from rsssl.methods.losses import nt_xent
 from rsssl.models.heads import projector
@@ -36,6 +35,4 @@ class SimCLR(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone(batch.views.flatten(0, 1))  # (V * B, D)
         z = self.projector(features).unflatten(0, (len(batch.views), -1))  # (V, B, out)
-        places = None if batch.places is None else gather(batch.places)
-        loss = nt_xent(gather(z, dim=1), self.temperature, places)
-        return {"loss": loss, "embedding": features}
+        return {"loss": nt_xent(z, self.temperature, batch.places), "embedding": features}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rsssl.batch import Batch
-from rsssl.engine.distributed import gather, rank
+from rsssl.engine.distributed import share
 from rsssl.methods.base import Method
 from rsssl.methods.losses import full_precision
 from rsssl.methods.prototypes import Prototypes, sinkhorn
@@ -26,20 +26,20 @@ def swapped_prediction(
         views: V, the number of full views.
         temperature: divides the scores in the predictions.
         epsilon: of the assignments (see `sinkhorn`).
-        earlier: (Q, K) scores of earlier images, which are assigned together with the batch's.
+        earlier: (Q, K) scores of earlier images, the same on all ranks, which are assigned together with the batch's.
 
     Returns:
         A scalar.
     """
     n = scores.shape[1]
     log_p = F.log_softmax(scores / temperature, dim=2)
-    loss = scores.new_zeros(())
-    for view, all_ranks in enumerate(gather(scores[:views].detach(), dim=1)):  # assignments are even over all ranks
-        assigned = all_ranks if earlier is None else torch.cat([all_ranks, earlier.detach()])
-        q = sinkhorn(assigned, epsilon)[rank() * n :][:n]  # (B, K)
-        agreement = (log_p * q).sum(2).mean(1)  # (V + L,)
-        loss = loss - (agreement.sum() - agreement[view]) / (len(scores) - 1)
-    return loss / views
+    assigned = scores[:views].detach()
+    if earlier is not None:  # each rank assigns its share of them
+        mine = earlier[share(len(earlier))].detach()
+        assigned = torch.cat([assigned, mine.expand(views, -1, -1)], 1)
+    q = sinkhorn(assigned, epsilon)[:, :n]  # (V, B, K)
+    agreement = torch.einsum("sbk,vbk->vs", log_p, q) / n  # (V, V + L)
+    return (agreement.diagonal().sum() - agreement.sum()) / (views * (len(scores) - 1))
 
 
 class SwAV(Method):

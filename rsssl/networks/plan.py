@@ -16,6 +16,7 @@ from rsssl.data.places import class_folders, place_names
 from rsssl.data.pool import Pool, Source
 from rsssl.data.prepared import Data, load, statistics
 from rsssl.engine import distributed
+from rsssl.engine.device import precision
 from rsssl.engine.files import sha256, sha256_of
 from rsssl.engine.resume import resumed
 from rsssl.engine.run import Run
@@ -112,6 +113,8 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
         "pretrain": settings,
         **{group: canonical(getattr(recipe, group)) for group in GROUPS},
     }
+    if (computed_in := precision(run.device)) != "fp32":  # other weights than a CPU's
+        inputs["precision"] = computed_in
     if identity := start.identity(recipe.backbone["name"]):
         inputs["start"] = identity
     teacher = teacher_file(recipe.ssl, run.store)

@@ -107,6 +107,7 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
         timeout=run.timeout,
         start_from=planned.start_from,
         average=average,
+        exchange=recipe.distributed,
         advice=f"type the same command with task=replay to see which images and which layer it was, and with "
         f"pretrain.resume={folder} and a lower pretrain.lr= (it was {planned.lr:g}) to go on from the last checkpoint",
     )

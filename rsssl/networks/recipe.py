@@ -8,7 +8,9 @@ from typing import Any
 from rsssl.checks import one_of, positive
 from rsssl.errors import UserError
 
-COMPILE = ("default", "reduce-overhead", "max-autotune")  # modes of torch.compile; the second is CUDA graphs
+COMPILE = ("default", "reduce-overhead", "max-autotune")  # modes of torch.compile
+DISTRIBUTED = ("auto", "ddp", "flat")
+GRAPHS = ("reduce-overhead", "max-autotune")  # those that record CUDA graphs
 AUTO_MINUTES = {"cpu": 8.0, "cuda": 60.0}  # by device
 MOST_EPOCHS = 100  # a budget buys no more passes over the pool
 FIXED_SIZE = ("swin", "mixer", "mlp")  # families of backbones that take images of one size only
@@ -131,6 +133,7 @@ class Recipe:
         schedule: of the learning rate.
         tracker: where metrics go.
         pretrain: see `PretrainKeys`.
+        distributed: how the gradients of several processes become one; "auto" is ddp on accelerators, flat on CPUs.
         compile: the mode of torch.compile; None: not compiled.
         protocol: "clean", "validation" (a part of the pool plays the test set) or "paper".
     """
@@ -143,6 +146,7 @@ class Recipe:
     schedule: dict[str, Any]
     tracker: dict[str, Any]
     pretrain: PretrainKeys
+    distributed: str
     compile: str | None
     protocol: str
 
@@ -157,8 +161,15 @@ class Recipe:
             raise UserError(
                 f"compile={self.compile} is unknown: type compile={' or compile='.join(COMPILE)} or compile=null"
             )
+        if self.compile in GRAPHS and self.pretrain.accumulate > 1:
+            raise UserError(
+                f"compile={self.compile} keeps activations in one place, where the pretrain.accumulate="
+                f"{self.pretrain.accumulate} batches of a step would overwrite each other's: type compile=default, or "
+                "pretrain.accumulate=1"
+            )
         # clean: nothing is chosen on the test set. validation: for tuning, the test set stays closed.
         # paper: the published code's choice of the best epoch on half of the test images.
+        one_of("distributed", self.distributed, DISTRIBUTED)
         one_of("protocol", self.protocol, ("clean", "validation", "paper"))
         positive(backbone__depths=self.backbone["depths"])
         for name, value in self.ssl.items():  # numbers of views, units, prototypes; a queue may be none

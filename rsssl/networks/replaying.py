@@ -49,7 +49,7 @@ def replay_failure(recipe: Recipe, dataset: Dataset, run: Run) -> dict[str, Any]
         )
     budget = read_budget(folder)
     training = assemble(planned, run, failure.total, budget.rows if budget else None)
-    state = checkpoint.read(folder / f"checkpoint-{failure.step:09d}.pt", training.device)
+    state = checkpoint.read(folder / f"checkpoint-{failure.step:09d}.pt")
     training.method.load_state_dict(state["model"])
     return replay(training, planned, failure)
 

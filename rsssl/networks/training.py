@@ -26,7 +26,7 @@ from rsssl.methods.base import Method
 from rsssl.methods.distillation import Distillation
 from rsssl.models.batch_norm import keep_statistics
 from rsssl.models.card import SensorCard
-from rsssl.models.ema import WeightAverage
+from rsssl.models.ema import MovingAverage, WeightAverage
 from rsssl.models.maps import check_size, patch_side
 from rsssl.models.parts import in_parts
 from rsssl.networks.plan import PLACES_HINT, Plan, place_of_each
@@ -77,7 +77,10 @@ def assemble(planned: Plan, run: Run, steps: int | None, rows: int | None = None
         in_parts(method.backbone, rows)
     if recipe.compile:
         distributed.keep_from_compiler()
-        method.backbone.compile(mode=recipe.compile)  # in place: the names of the weights stay
+        # In place: the names of the weights stay. Each size of views has a graph of its own, faster than one for all.
+        method.backbone.compile(mode=recipe.compile, dynamic=False)
+        for copy in (m for m in method.modules() if isinstance(m, MovingAverage)):
+            copy.module.compile(dynamic=False)  # without CUDA graphs, which would take turns with the backbone's
     partners = Partners(place_of_each(planned, method.together), PLACES_HINT) if method.together else None
     pool = Pool(planned.sources, partners=partners)
     if partners and partners.alone:

@@ -133,7 +133,7 @@ NEEDED = {  # what each needs, as it stands in its source, and what takes its pl
     "simsiam": ("z.detach()", "z"),  # the stop-gradient
     "byol": ("self.predictor(self.projector(features))", "self.projector(features)"),  # the predictor
     "dino": ("(teacher - centre)", "teacher"),  # the centring
-    "swav": ("sinkhorn(assigned, epsilon)", "(assigned / epsilon).softmax(1)"),  # the even assignment
+    "swav": ("sinkhorn(assigned, epsilon)", "(assigned / epsilon).softmax(2)"),  # the even assignment
     "vicreg": ("variance * F.relu(1 - spread)", "0 * F.relu(1 - spread)"),  # the variance term
     "barlow_twins": ("redundancy * off", "0 * off"),  # the redundancy term
 }
