@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rsssl.augment.ops import Params, PixelOperation, Pixels, interval, kernels, rows_of
+from rsssl.augment.ops import Params, PixelOperation, interval, rows_of
+from rsssl.augment.pixels import Pixels
 from rsssl.errors import UserError
 from rsssl.rng import uniform
 
@@ -47,20 +48,9 @@ class Blur(PixelOperation):
         return torch.where(params["on"][:, None, None, None], y, x)
 
     def fuse(self, pixels: Pixels, params: Params) -> None:
-        if not bool(params["on"].any()):
-            return
-        rows = rows_of(params["on"])
-        # weights that sum to one commute with what is still to be done to the values
-        if compiled := kernels(pixels.values.device):
-            which = torch.arange(len(pixels.values)) if rows is None else rows
-            weights = self._weights(params["sigma"][which], pixels.values.shape[-1])
-            compiled.over_samples(compiled.blur, len(which), pixels.arrays()[0], which.numpy(), weights.numpy())
-            pixels.blend_values(pixels.values, None)
-            return
-        sigma = pixels.put(params["sigma"] if rows is None else params["sigma"][rows])
-        rows = rows if rows is None else pixels.put(rows)
-        x = pixels.values if rows is None else pixels.values[rows]
-        pixels.blend_values(_separable(x, self._weights(sigma, x.shape[-1])), rows)
+        if bool(params["on"].any()):
+            rows = rows_of(params["on"])
+            pixels.blur(rows, self._weights(params["sigma"] if rows is None else params["sigma"][rows], pixels.size))
 
     def _weights(self, sigma: Tensor, size: int) -> Tensor:
         k = self.kernel or max(3, round((size / 10 - 1) / 2) * 2 + 1)
@@ -71,16 +61,3 @@ class Blur(PixelOperation):
         at = torch.arange(k, device=sigma.device, dtype=torch.float32) - k // 2
         density = torch.exp(-0.5 * (at / sigma[:, None]) ** 2)
         return density / density.sum(1, keepdim=True)
-
-
-def _separable(x: Tensor, weights: Tensor) -> Tensor:
-    """x (n, C, S, S) along its rows, then its columns, with each sample's own weights (n, k)."""
-    k, size = weights.shape[1], x.shape[-1]
-    w = weights[:, :, None, None, None]
-    x = F.pad(x, (k // 2,) * 4, mode="reflect")
-    for dim in (2, 3):
-        y = x.narrow(dim, 0, size) * w[:, 0]
-        for i in range(1, k):
-            y.addcmul_(x.narrow(dim, i, size), w[:, i])
-        x = y
-    return x

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsssl.augment.ops import LUMA, Params, PixelOperation, Pixels, kernels, number
+from rsssl.augment.ops import LUMA, Params, PixelOperation, number
+from rsssl.augment.pixels import Pixels
+from rsssl.augment.with_torch import hue_rotated
 from rsssl.rng import uniform
 
 
@@ -61,26 +63,18 @@ class Colour(PixelOperation):
         return hue_rotated(x, params["hue"]) if x.shape[1] == 3 else x * params["gain"][:, :, None, None]
 
     def fuse(self, pixels: Pixels, params: Params) -> None:
-        bands = pixels.values.shape[1]
+        bands = pixels.bands
         if self.brightness:
-            pixels.gain(pixels.put(params["brightness"]))
+            pixels.gain(params["brightness"])
         if self.contrast:
-            contrast, means = pixels.put(params["contrast"]), pixels.means()
-            centre = (means * means.new_tensor(LUMA)).sum(1, keepdim=True) if bands == 3 else means
-            pixels.gain(contrast, (1 - contrast) * centre)
+            pixels.contrast(params["contrast"], gray_matrix(bands) if bands == 3 else torch.eye(bands))
         if self.saturation and bool((params["saturation"] != 1).any()):
-            s = pixels.put(params["saturation"])[:, :, None]
-            eye = torch.eye(bands, device=s.device)
-            pixels.mix(s * eye + (1 - s) * gray_matrix(bands, s.device))
-        if self.hue and bands != 3:
-            pixels.gain(pixels.put(params["gain"]))
-        elif self.hue and (compiled := kernels(pixels.values.device)):
-            values, matrix, bias = pixels.arrays()
-            pixel_rows = values.reshape(len(values), bands, -1)  # a view
-            compiled.over_samples(compiled.rotate_hue, len(values), pixel_rows, matrix, bias, params["hue"].numpy())
-            pixels.replace(pixels.values)
-        elif self.hue:  # not linear: what was still to be done is done first
-            pixels.replace(hue_rotated(pixels.settled(), pixels.put(params["hue"])))
+            s = params["saturation"][:, :, None]
+            pixels.mix(s * torch.eye(bands) + (1 - s) * gray_matrix(bands))
+        if self.hue and bands == 3:
+            pixels.hue(params["hue"])
+        elif self.hue:
+            pixels.gain(params["gain"])
 
 
 class BandGain(PixelOperation):
@@ -105,8 +99,8 @@ class BandGain(PixelOperation):
         return mean + params["gain"][:, :, None, None] * (x - mean) + params["offset"][:, :, None, None]
 
     def fuse(self, pixels: Pixels, params: Params) -> None:
-        gain = pixels.put(params["gain"])
-        pixels.gain(gain, (1 - gain) * pixels.means() + pixels.put(params["offset"]))
+        pixels.contrast(params["gain"], torch.eye(pixels.bands))
+        pixels.gain(torch.ones(1, 1), params["offset"])
 
 
 class Grayscale(PixelOperation):
@@ -119,10 +113,9 @@ class Grayscale(PixelOperation):
         return torch.where(params["on"][:, None, None, None], gray(x).expand_as(x), x)
 
     def fuse(self, pixels: Pixels, params: Params) -> None:
-        bands = pixels.values.shape[1]
+        bands = pixels.bands
         if bands > 1 and bool(params["on"].any()):
-            on = pixels.put(params["on"])[:, None, None]
-            pixels.mix(torch.where(on, gray_matrix(bands, on.device), torch.eye(bands, device=on.device)))
+            pixels.mix(torch.where(params["on"][:, None, None], gray_matrix(bands), torch.eye(bands)))
 
 
 def gray(x: Tensor) -> Tensor:
@@ -132,37 +125,9 @@ def gray(x: Tensor) -> Tensor:
     return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def gray_matrix(bands: int, device: torch.device) -> Tensor:
+def gray_matrix(bands: int) -> Tensor:
     """(C, C), every row the weights of `gray`."""
-    weights = LUMA if bands == 3 else (1 / bands,) * bands
-    return torch.tensor(weights, device=device).expand(bands, bands)
-
-
-def hue_rotated(x: Tensor, turns: Tensor) -> Tensor:
-    """Rotate the hue of RGB x (B, 3, H, W) by turns (B,) in HSV, value and saturation kept.
-
-    With u the hue in sixths of a turn, M and m the largest and smallest band, red is
-    m + (M - m) clamp(|u - 3| - 1, 0, 1), green the same with 2 - |u - 2|, blue with 2 - |u - 4|: the hexcone of
-    A. R. Smith, "Color gamut transform pairs", SIGGRAPH 1978, without its table of six cases.
-    """
-    r, g, b = x.unbind(1)
-    high = torch.maximum(torch.maximum(r, g), b)
-    low = torch.minimum(torch.minimum(r, g), b)
-    spread = high - low
-    # The case (red, else green, else blue is the largest) is chosen by lerp with weights of 0 and 1, exact there: on a
-    # CPU a choice by booleans (torch.where) costs 20 times as much, and remainder 4 times what floor does.
-    u = (r - g).add_(spread, alpha=4.0)
-    is_largest = torch.eq(high, g, out=torch.empty_like(u))
-    u = u.lerp_((b - r).add_(spread, alpha=2.0), is_largest)
-    u = u.lerp_(g - b, torch.eq(high, r, out=is_largest))
-    u.div_(spread.clamp_min(1e-12))  # a gray pixel has 0 / 1e-12: any hue will do, as its spread is 0
-    u.add_(6.0 * turns[:, None, None])
-    u.sub_((u * (1 / 6)).floor_(), alpha=6.0)
-    out = torch.empty_like(x)
-    for band, (middle, sign) in enumerate(((3.0, 1.0), (2.0, -1.0), (4.0, -1.0))):
-        share = (u - middle).abs_().mul_(sign).add_(-sign if sign > 0 else 2.0).clamp_(0.0, 1.0)
-        torch.addcmul(low, spread, share, out=out[:, band])
-    return out
+    return torch.tensor(LUMA if bands == 3 else (1 / bands,) * bands).expand(bands, bands)
 
 
 def _factor(u: Tensor, strength: float, on: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 `draw` is a pure function of (key, sample ids), on the CPU, so the same parameters come out on every device and in every
 batch. `apply` is the plain form, one operation after another, readable beside its torchvision reference. A policy runs
-`fuse` instead, which gives the same numbers with fewer passes over the pixels (see `Pixels`).
+`fuse` instead, which gives the same numbers with fewer passes over the pixels (see pixels.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsssl.augment import with_torch
+from rsssl.augment.pixels import Pixels
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,20 +26,23 @@ Params = dict[str, Tensor]  # each (B, ...) on the CPU
 LUMA = (0.2989, 0.587, 0.114)  # the weights of torchvision's rgb_to_grayscale
 
 
-def kernels(device: torch.device) -> Any:
-    """The module of compiled loops for this device, or None where torch's own operations are to be used."""
-    return _compiled() if device.type == "cpu" else None
+def loops(device: torch.device) -> Any:
+    """The module of passes over pixels for this device: on_cpu, on_gpu, or with_torch, which serves any."""
+    own = _compiled("on_cpu") if device.type == "cpu" else _compiled("on_gpu") if device.type == "cuda" else None
+    return own or with_torch
 
 
 @cache
-def _compiled() -> Any:
+def _compiled(name: str) -> Any:
     try:
-        return importlib.import_module("rsssl.augment.kernels")
-    except (ImportError, RuntimeError) as error:  # numba is missing, or has nowhere to keep what it compiled
+        return importlib.import_module(f"rsssl.augment.{name}")
+    except (ImportError, RuntimeError) as error:  # numba or Triton is missing, or has nowhere to keep what it compiled
+        needs = "numba" if name == "on_cpu" else "triton"
         log.warning(
-            "views are made several times slower on this CPU (%s): type pip install numba, or NUMBA_CACHE_DIR=FOLDER "
-            "with a folder that can be written to",
+            "views are made several times slower here (%s): type pip install %s%s",
             error,
+            needs,
+            ", or NUMBA_CACHE_DIR=FOLDER with a folder that can be written to" if needs == "numba" else "",
         )
         return None
 
@@ -67,74 +72,8 @@ class PixelOperation(Operation):
     mixes = True  # a band of the result may depend on the other bands
 
     def fuse(self, pixels: Pixels, params: Params) -> None:
-        """Do in place what `apply` does. `apply` sees the values in 0..1 units."""
-        pixels.settle()
-        size = pixels.values.shape[-1]
-        on_device = {name: pixels.put(value) for name, value in params.items()}
-        pixels.replace(self.apply(pixels.values, on_device, size))
-
-
-class Pixels:
-    """Views being made: values (B, C, S, S) float32 and, still to be done, value -> matrix @ value + bias per sample.
-
-    Brightness, contrast, saturation, grayscale and the standardisation are all of that form, so they cost a product of
-    C x C matrices each, and one pass over the pixels in the end.
-    """
-
-    def __init__(self, values: Tensor, scale: float = 1.0, means: Tensor | None = None) -> None:
-        """`scale` brings the values to 0..1 units, e.g. 1/255 for the bytes themselves; means: of the values, (B,
-        C)."""
-        b, c = values.shape[:2]
-        self.values = values
-        self.matrix = torch.eye(c, device=values.device).mul_(scale).repeat(b, 1, 1)  # (B, C, C)
-        self.bias = torch.zeros(b, c, device=values.device)
-        self._means = means
-
-    def arrays(self) -> tuple[Any, Any, Any]:
-        """values (B, C, S, S), matrix and bias as arrays on the same memory, for a kernel to work on in place."""
-        self.values = self.values.contiguous()
-        return self.values.numpy(), self.matrix.contiguous().numpy(), self.bias.contiguous().numpy()
-
-    def put(self, value: Tensor) -> Tensor:
-        return value.to(self.values.device, non_blocking=True)
-
-    def gain(self, factor: Tensor, offset: Tensor | None = None) -> None:
-        """value -> factor * value + offset; factor (B, 1 or C), offset (B, 1 or C)."""
-        self.matrix = self.matrix * factor[:, :, None]
-        self.bias = self.bias * factor if offset is None else self.bias * factor + offset
-
-    def mix(self, matrix: Tensor) -> None:
-        """value -> matrix @ value; matrix (B, C, C)."""
-        self.matrix = matrix @ self.matrix
-        self.bias = (matrix @ self.bias[:, :, None])[:, :, 0]
-
-    def means(self) -> Tensor:
-        """Mean of each band over each view, (B, C), in 0..1 units, as things stand."""
-        if self._means is None:
-            self._means = self.values.mean((2, 3))
-        return (self.matrix @ self._means[:, :, None])[:, :, 0] + self.bias
-
-    def settled(self) -> Tensor:
-        """The values with everything done: a new (B, C, S, S)."""
-        x = self.values
-        return torch.baddbmm(self.bias[:, :, None], self.matrix, x.flatten(2)).view(x.shape)
-
-    def settle(self) -> None:
-        self.replace(self.settled())
-
-    def replace(self, values: Tensor) -> None:
-        """Put finished values (B, C, S, S), in 0..1 units, in the place of all."""
-        eye = torch.eye(values.shape[1], device=values.device)
-        self.values, self.matrix, self.bias = values, eye.repeat(len(values), 1, 1), torch.zeros_like(self.bias)
-        self._means = None
-
-    def blend_values(self, values: Tensor, rows: Tensor | None) -> None:
-        """Exchange the values of some rows and keep what is still to be done to them."""
-        if rows is None:
-            self.values = values
-        else:
-            self.values[rows] = values
-        self._means = None
+        """Adds to what is to be done with the pixels what `apply` does. `apply` sees the values in 0..1 units."""
+        pixels.apply(self, params)
 
 
 def rows_of(mask: Tensor) -> Tensor | None:

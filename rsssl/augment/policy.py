@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsssl.augment.geometry import RandomAreaCrop, Resize, Symmetry
-from rsssl.augment.ops import Operation, Params, PixelOperation, Pixels, kernels
-from rsssl.augment.resample import Frame, ToUnit, resample
+from rsssl.augment.ops import Operation, Params, PixelOperation, loops
+from rsssl.augment.pixels import Canvas, Pixels, upload
+from rsssl.augment.resample import Frame, unit_of
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
@@ -72,57 +73,47 @@ class Policy:
             (V, B, C, size, size) float32.
         """
         b, c, height, width = x.shape
-        size, to_unit = preprocess.size, converter(x, preprocess.card)
+        if c != preprocess.card.n_bands:
+            raise ValueError(
+                f"the images have {c} bands, the card {preprocess.card.name} has {preprocess.card.n_bands}"
+            )
+        size = preprocess.size
         draws = [self.draw(key, ids, c, height, width, size) for key in keys]
         params = {name: {k: torch.cat([d[name][k] for d in draws]) for k in draws[0][name]} for name in self.operations}
         index = torch.arange(b).repeat(len(keys))
         out = torch.empty((len(index), c, size, size), device=x.device)
-        parts = -(-4 * out.numel() // PART)
+        parts = -(-4 * out.numel() // PART) if x.device.type == "cpu" else 1
         with torch.autocast(x.device.type, enabled=False):
             for part in range(parts):
                 rows = slice(len(index) * part // parts, len(index) * (part + 1) // parts)
                 mine = {name: {k: v[rows] for k, v in op.items()} for name, op in params.items()}
-                self._render(x, index[rows], mine, preprocess, to_unit, out[rows])
+                self._render(x, index[rows], mine, preprocess, out[rows])
         return out.unflatten(0, (len(keys), b))
 
-    def _render(
-        self,
-        x: Tensor,
-        index: Tensor,
-        params: dict[str, Params],
-        preprocess: Preprocess,
-        to_unit: ToUnit | None,
-        out: Tensor,
-    ) -> None:
+    def _render(self, x: Tensor, index: Tensor, params: dict[str, Params], preprocess: Preprocess, out: Tensor) -> None:
         """Views of images index (n,) of x into out (n, C, size, size)."""
         (n, bands, size), (height, width) = out.shape[:3], x.shape[-2:]
-        first = None if self._resize is None else size + self._resize.extra
-        frame = Frame.full(n, first or height, first or width)
+        first = 0 if self._resize is None else size + self._resize.extra
+        frame, unit, missing = Frame.full(n, first or height, first or width), None, torch.nan
         for name, op in self.operations.items():
             if isinstance(op, (RandomAreaCrop, Symmetry)):
                 frame = op.frame(params[name], frame)
-        values, means = resample(x, index, frame, first, to_unit, out)
-        pixels = Pixels(values, 1 / 255 if to_unit is None else 1.0, means)
+        if plain := whole_bytes(x, preprocess.card):  # whose conversion is a factor of the colour matrix
+            pixels = Pixels(n, bands, size, 1 / 255)
+        else:
+            pixels, (unit, missing) = Pixels(n, bands, size), unit_of(preprocess.card)
         for name, pixel_op in self._pixel_ops.items():
             pixel_op.fuse(pixels, params[name])
-        mean, std = as_bands(preprocess.mean, out), as_bands(preprocess.std, out)
-        pixels.gain((1 / std)[None], (-mean / std)[None])
-        low, high = -mean / std, (1 - mean) / std  # of 0 and 1, in standardised units
-        mixes = any(op.mixes for op in self._pixel_ops.values())
-        if compiled := kernels(x.device):
-            y, matrix, bias = pixels.arrays()
-            compiled.over_samples(
-                compiled.finish, n, y.reshape(n, bands, -1), matrix, bias, mixes, low.numpy(), high.numpy()
-            )
-            if pixels.values.data_ptr() != out.data_ptr():
-                out.copy_(pixels.values)
-            return
-        if mixes:
-            y = torch.baddbmm(pixels.bias[:, :, None], pixels.matrix, pixels.values.flatten(2)).view(out.shape)
-        else:
-            gain = pixels.matrix.diagonal(dim1=1, dim2=2)[:, :, None, None]
-            y = (pixels.values * gain).add_(pixels.bias[:, :, None, None])
-        torch.clamp(y, low[:, None, None], high[:, None, None], out=out)
+        pixels.finish(*bands_of(preprocess), mixes=any(op.mixes for op in self._pixel_ops.values()))
+
+        placing = (index, frame.boxes(), frame.codes(), *(() if plain else unit or ()))
+        numbers = iter(upload([*placing, *(t for step in pixels.steps for t in step.numbers)], out.device))
+        index, boxes, codes, *limits = (next(numbers) for _ in placing)
+        passes = loops(x.device)
+        values, means = passes.resample(x, index, boxes, codes, first, tuple(limits) or None, missing, out)
+        canvas = Canvas(passes, values, means, out)
+        for step in pixels.steps:
+            step.run(canvas, *(next(numbers) for _ in step.numbers))
 
     @torch.no_grad()
     def plain(self, x: Tensor, ids: Tensor, key: int, preprocess: Preprocess) -> Tensor:
@@ -133,24 +124,21 @@ class Policy:
             x = op.apply(x, {k: v.to(x.device) for k, v in params[name].items()}, size)
         if x.shape[-2:] != (size, size):
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-        mean, std = as_bands(preprocess.mean, x), as_bands(preprocess.std, x)
+        mean, std = (v.to(x.device) for v in bands_of(preprocess))
         return (x.clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
 
     def __repr__(self) -> str:
         return f"Policy({', '.join(f'{name}={op!r}' for name, op in self.operations.items())})"
 
 
-def as_bands(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """Numbers per band as a float32 tensor (C,) on the device of `like`."""
-    return torch.tensor(values, dtype=torch.float32).to(like.device)
+def bands_of(preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+    """Mean and std of the standardisation, (C,) float32 each, on the CPU."""
+    return torch.tensor(preprocess.mean, dtype=torch.float32), torch.tensor(preprocess.std, dtype=torch.float32)
 
 
-def converter(x: Tensor, card: SensorCard) -> ToUnit | None:
-    """What takes stored pixels to 0..1; None for plain bytes, whose conversion is a factor of the colour matrix."""
-    if x.shape[1] != card.n_bands:
-        raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {card.n_bands}")
-    whole = card.nodata is None and all(v == 0 for v in card.low) and all(v == 255 for v in card.high)
-    return None if x.dtype == torch.uint8 and whole else ToUnit(card.low, card.high, card.mean, card.nodata)
+def whole_bytes(x: Tensor, card: SensorCard) -> bool:
+    """Whether stored pixels are bytes of which each value counts."""
+    return x.dtype == torch.uint8 and card.nodata is None and set(card.low) == {0} and set(card.high) == {255}
 
 
 def _named(operations: Mapping[str, Operation] | Sequence[Operation]) -> dict[str, Operation]:

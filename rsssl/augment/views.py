@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rsssl.augment.ops import Operation
 from rsssl.augment.policy import Policy
-from rsssl.augment.resample import ToUnit
+from rsssl.augment.resample import unit_of
+from rsssl.augment.with_torch import bounded
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
@@ -113,4 +114,6 @@ def to_unit(x: Tensor, card: SensorCard) -> Tensor:
     """Stored values (B, C, H, W) -> float32 in 0..1 by the card's valid range; nodata becomes the band's mean."""
     if x.shape[1] != card.n_bands:
         raise ValueError(f"the images have {x.shape[1]} bands, the card {card.name} has {card.n_bands}")
-    return ToUnit(card.low, card.high, card.mean, card.nodata)(x)
+    unit, missing = unit_of(card)
+    low, gain, fill = (v.to(x.device) for v in unit)
+    return bounded(x, (low, gain, fill), missing)

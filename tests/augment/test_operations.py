@@ -12,8 +12,8 @@ import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
 from rsssl.augment import BandGain, Blur, Colour, Grayscale, Policy, RandomAreaCrop, Symmetry
-from rsssl.augment.colour import hue_rotated
 from rsssl.augment.ops import Operation, Params
+from rsssl.augment.with_torch import hue_rotated
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess

@@ -1,0 +1,207 @@
+"""What is done to the pixels of views once they are resampled, in as few passes as it can be.
+
+It is made up first (`Pixels`), from the parameters of the samples on the CPU; carried out afterwards (`Canvas`), on any
+device. So all numbers of a batch go to an accelerator in one copy (`upload`), and nothing is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rsssl.augment.ops import Params, PixelOperation
+
+Numbers = Sequence[Tensor | None]
+
+
+class Affine(NamedTuple):
+    """value -> matrix @ value + of_means @ means + bias, for each sample; `means` are those of the view's bands when
+    they were last measured.
+
+    Args:
+        matrix: (n, C, C).
+        bias: (n, C).
+        of_means: (n, C, C); None where the means play no part.
+    """
+
+    matrix: Tensor
+    bias: Tensor
+    of_means: Tensor | None
+
+    @staticmethod
+    def scaling(n: int, bands: int, factor: float) -> Affine:
+        return Affine(torch.eye(bands).mul_(factor).repeat(n, 1, 1), torch.zeros(n, bands), None)
+
+    def gain(self, factor: Tensor, offset: Tensor | float = 0.0) -> Affine:
+        """Then value -> factor * value + offset; factor and offset (n or 1, 1 or C)."""
+        each = factor[:, :, None]
+        of_means = None if self.of_means is None else self.of_means * each
+        return Affine(self.matrix * each, self.bias * factor + offset, of_means)
+
+    def mix(self, matrix: Tensor) -> Affine:
+        """Then value -> matrix @ value; matrix (n or 1, C, C)."""
+        of_means = None if self.of_means is None else matrix @ self.of_means
+        return Affine(matrix @ self.matrix, (matrix @ self.bias[:, :, None])[:, :, 0], of_means)
+
+    def contrast(self, factor: Tensor, weights: Tensor) -> Affine:
+        """Then value -> centre + factor * (value - centre), the centre being weights (C, C) @ the means as they are at
+        this point; factor (n, 1 or C)."""
+        through = self.matrix if self.of_means is None else self.matrix + self.of_means  # from the means as measured
+        centre = Affine(through, self.bias, None).mix(weights)  # what the means have become: (n, C, C) and (n, C)
+        kept, rest = self.gain(factor), centre.gain(1 - factor)
+        of_means = rest.matrix if kept.of_means is None else kept.of_means + rest.matrix
+        return Affine(kept.matrix, kept.bias + rest.bias, of_means)
+
+
+class Step(NamedTuple):
+    """A pass over the pixels: `run(canvas, *numbers)`, the numbers being on its device by then."""
+
+    numbers: Numbers
+    run: Callable[..., None]
+
+
+class Pixels:
+    """What is to be done to n views (n, C, S, S): passes, and after them what `affine` says.
+
+    Brightness, contrast, saturation, grayscale and the standardisation are all of that form, so they cost a product of
+    C x C matrices each, and one pass over the pixels in the end.
+
+    Args:
+        n: views.
+        bands: C.
+        size: S, their side.
+        scale: brings the values to 0..1 units, e.g. 1/255 for the bytes themselves.
+    """
+
+    def __init__(self, n: int, bands: int, size: int, scale: float = 1.0) -> None:
+        self.n, self.bands, self.size = n, bands, size
+        self.steps: list[Step] = []
+        self.affine, self.measured = Affine.scaling(n, bands, scale), False
+
+    def gain(self, factor: Tensor, offset: Tensor | float = 0.0) -> None:
+        """value -> factor * value + offset; factor and offset (n or 1, 1 or C)."""
+        self.affine = self.affine.gain(factor, offset)
+
+    def mix(self, matrix: Tensor) -> None:
+        """value -> matrix @ value; matrix (n or 1, C, C)."""
+        self.affine = self.affine.mix(matrix)
+
+    def contrast(self, factor: Tensor, weights: Tensor) -> None:
+        """value -> centre + factor * (value - centre) with the centre weights (C, C) @ the bands' means."""
+        if not self.measured:
+            if self.affine.of_means is not None:  # of means from before a pass that has changed them
+                self.settle()
+            self.steps.append(Step((), Canvas.measure))
+            self.measured = True
+        self.affine = self.affine.contrast(factor, weights)
+
+    def hue(self, turns: Tensor) -> None:
+        """Three bands: the hue rotated by turns (n,). It is not linear: what was still to be done is done first."""
+        self._pass((*self.affine, turns), Canvas.hue, settled=True)
+
+    def blur(self, rows: Tensor | None, weights: Tensor) -> None:
+        """The views rows (m,), all where None, along rows and columns with weights (m, k) of a sum of one, which
+        commute with what is still to be done."""
+        self._pass((rows, weights), Canvas.blur, settled=False)
+
+    def settle(self) -> None:
+        """What is still to be done is done."""
+        self._pass(self.affine, Canvas.settle, settled=True)
+
+    def apply(self, operation: PixelOperation, params: Params) -> None:
+        """A pass of an operation of any kind, on values in 0..1 units."""
+        self.settle()
+        names = list(params)
+
+        def run(canvas: Canvas, *values: Tensor) -> None:
+            canvas.now(operation.apply(canvas.values, dict(zip(names, values, strict=True)), self.size))
+
+        self._pass(tuple(params.values()), run, settled=True)
+
+    def finish(self, mean: Tensor, std: Tensor, mixes: bool) -> None:
+        """Standardises by mean and std (C,), and clamps at what were 0 and 1; `mixes`: see `PixelOperation.mixes`."""
+        self.gain((1 / std)[None], (-mean / std)[None])
+        bounds = -mean / std, (1 - mean) / std
+
+        def run(
+            canvas: Canvas, matrix: Tensor, bias: Tensor, of_means: Tensor | None, low: Tensor, high: Tensor
+        ) -> None:
+            canvas.finish(matrix, bias, of_means, low, high, mixes)
+
+        self.steps.append(Step((*self.affine, *bounds), run))
+
+    def _pass(self, numbers: Numbers, run: Callable[..., None], settled: bool) -> None:
+        self.steps.append(Step(numbers, run))
+        self.measured = False
+        if settled:
+            self.affine = Affine.scaling(self.n, self.bands, 1.0)
+
+
+class Canvas:
+    """Views being made on a device.
+
+    Args:
+        loops: the passes for this device (see ops.loops).
+        values: (n, C, S, S) float32.
+        means: of its bands, (n, C), where the resampling has given them.
+        out: where the views go, (n, C, S, S); it may be `values`.
+    """
+
+    def __init__(self, loops: Any, values: Tensor, means: Tensor | None, out: Tensor) -> None:
+        self.loops, self.values, self.means, self.out = loops, values, means, out
+        self.current = means is not None  # whether the means are those of the values
+
+    def measure(self) -> None:
+        """The bands' means."""
+        if not self.current:
+            self.means, self.current = self.values.mean((2, 3)), True
+
+    def settle(self, matrix: Tensor, bias: Tensor, of_means: Tensor | None) -> None:
+        bias, x = self._bias(bias, of_means), self.values
+        self.now(torch.baddbmm(bias[:, :, None], matrix, x.flatten(2)).view(x.shape))
+
+    def hue(self, matrix: Tensor, bias: Tensor, of_means: Tensor | None, turns: Tensor) -> None:
+        self.now(self.loops.hue(self.values, matrix, self._bias(bias, of_means), turns))
+
+    def blur(self, rows: Tensor | None, weights: Tensor) -> None:
+        """The means stay those from before: what is still to be done speaks of them."""
+        self.values, self.current = self.loops.blur(self.values, rows, weights), False
+
+    def finish(
+        self, matrix: Tensor, bias: Tensor, of_means: Tensor | None, low: Tensor, high: Tensor, mixes: bool
+    ) -> None:
+        self.loops.finish(self.values, matrix, self._bias(bias, of_means), mixes, low, high, self.out)
+
+    def _bias(self, bias: Tensor, of_means: Tensor | None) -> Tensor:
+        if of_means is None:
+            return bias
+        assert self.means is not None
+        return torch.baddbmm(bias[:, :, None], of_means, self.means[:, :, None])[:, :, 0]
+
+    def now(self, values: Tensor) -> None:
+        """Puts finished values in the place of all."""
+        self.values, self.current = values, False
+
+
+def upload(numbers: Numbers, device: torch.device) -> list[Any]:
+    """Tensors of the CPU on a device, which takes one copy and is not waited for."""
+    if device.type == "cpu":
+        return list(numbers)
+    flat = [None if t is None else t.contiguous().view(-1).view(torch.uint8) for t in numbers]
+    ends, places = 0, []
+    for part in flat:
+        places.append(ends)
+        ends += 0 if part is None else -(-len(part) // 16) * 16
+    packed = torch.empty(ends, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for part, place in zip(flat, places, strict=True):
+        if part is not None:
+            packed[place : place + len(part)] = part
+    there = packed.to(device, non_blocking=True)
+    return [
+        None if t is None else there[place : place + t.nbytes].view(t.dtype).view(t.shape)
+        for t, place in zip(numbers, places, strict=True)
+    ]
