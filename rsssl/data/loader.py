@@ -1,8 +1,8 @@
 """From a pool of images to batches of views: the epoch's order, and one prefetching thread.
 
 An accelerator holds the pool's images, in their stored integers, in its own memory when they fit; else they are read
-ahead into pinned memory and copied on a stream of their own. On a CPU no worker processes are needed: batches are whole
-tensors.
+ahead into pinned memory and copied. Views are made there one batch ahead, on a stream of their own. On a CPU no worker
+processes are needed: batches are whole tensors.
 
 The order of an epoch is a permutation f(split hash, seed, epoch) and a batch a slice of it, so all the loader's state
 is one integer, the number of batches taken (the cursor).
@@ -26,6 +26,7 @@ from rsssl.augment import Views
 from rsssl.batch import Batch
 from rsssl.data.pool import Part, Pool, joined, signed, widened
 from rsssl.engine import memory
+from rsssl.engine.device import sent
 from rsssl.engine.distributed import share, world_size
 from rsssl.errors import UserError
 from rsssl.models.preprocess import Preprocess
@@ -114,12 +115,31 @@ class PoolBatches:
         return cached[1]
 
     def start(self, cursor: int) -> Iterator[Batch]:
-        """Batches from number `cursor` on; images are read ahead by one thread."""
+        """Batches from number `cursor` on; one thread reads images ahead, and on an accelerator makes views ahead, on a
+        stream of its own."""
         self.settle()
-        for epoch, ids, tiles, step, copied in prefetched(self._read(cursor)):
-            if copied is not None:
-                torch.cuda.current_stream(self.device).wait_event(copied)
+        if self.device.type == "cuda":
+            yield from self._made_ahead(cursor)
+            return
+        for epoch, ids, tiles, step in prefetched(self._read(cursor)):
             yield self._batch(epoch, ids, tiles, step)
+
+    def _made_ahead(self, cursor: int) -> Iterator[Batch]:
+        stream, here = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+        stream.wait_stream(here)  # the pool's images may still be on their way
+
+        def made() -> Iterator[tuple[Batch, torch.cuda.Event]]:
+            with torch.cuda.stream(stream):  # of the one thread that makes them
+                for epoch, ids, tiles, step in self._read(cursor):
+                    batch = self._batch(epoch, ids, self._on_device(tiles), step)
+                    yield batch, stream.record_event()
+
+        for batch, done in prefetched(made(), 1):
+            here.wait_event(done)
+            for tensor in (batch.views, batch.local, batch.labels, batch.places):
+                if tensor is not None:  # its memory is this stream's until the work here is done
+                    tensor.record_stream(here)
+            yield batch
 
     def settle(self) -> None:
         """Takes the memory that reading takes for as long as it goes on."""
@@ -143,18 +163,11 @@ class PoolBatches:
         sets = [ids] if partners is None else [ids, partners(rng.fold(self.sampling.seed, epoch), ids)]
         return [(wanted, self.pool.gather(wanted)) for wanted in sets]
 
-    def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Tiles], int, torch.cuda.Event | None]]:
-        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" and self.pool.held is None else None
+    def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Tiles], int]]:
+        """Of each batch from number `cursor` on: epoch, ids, images, step."""
         for number in range(cursor, self.total_steps * self.accumulate):
             epoch, ids = self.ids(number)
-            step = number // self.accumulate
-            tiles = self._gather(epoch, ids)
-            if stream is None:
-                yield epoch, ids, tiles, step, None
-                continue
-            with torch.cuda.stream(stream):
-                there = self._on_device(tiles)
-            yield epoch, ids, there, step, stream.record_event()
+            yield epoch, ids, self._gather(epoch, ids), number // self.accumulate
 
     def _on_device(self, tiles: list[Tiles]) -> list[Tiles]:
         """The same, with the images on the device."""
@@ -166,7 +179,7 @@ class PoolBatches:
         ]
 
     def _copied(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(signed(x.numpy())).pin_memory().to(self.device, non_blocking=True)
+        return sent(torch.from_numpy(signed(x.numpy())), self.device)
 
     def _batch(self, epoch: int, ids: np.ndarray, tiles: list[Tiles], step: int) -> Batch:
         size_at, labels, partners = self.sampling.size_at, self.pool.labels, self.pool.partners
@@ -185,7 +198,7 @@ class PoolBatches:
             local = self._render(tiles[0], preprocess, partial(self.views.local.render, epoch=epoch))
 
         def of_images(values: np.ndarray | None) -> Tensor | None:
-            return None if values is None else torch.from_numpy(values[ids]).to(self.device)
+            return None if values is None else sent(torch.from_numpy(values[ids]), self.device)
 
         return Batch(
             ids=torch.from_numpy(ids),
@@ -199,9 +212,6 @@ class PoolBatches:
 
     def _render(self, tiles: Tiles, preprocess: Preprocess, render: Callable[..., Tensor]) -> Tensor:
         """The views that `render` makes of all parts, in the order of the ids, (V, B, C, s, s)."""
-        for _, _, x in tiles[1]:
-            if x.is_cuda:  # made on another stream, perhaps: its memory is this one's until the work here is done
-                x.record_stream(torch.cuda.current_stream(self.device))
         ids, parts = tiles[0], joined(tiles[1])
         rendered = []
         for positions, source, x in parts:
@@ -212,12 +222,12 @@ class PoolBatches:
         if len(parts) == 1 and (np.diff(positions) > 0).all():
             return rendered[0]
         # rendered card by card: back into the batch's order
-        return torch.cat(rendered, 1)[:, torch.from_numpy(np.argsort(positions)).to(self.device)]
+        return torch.cat(rendered, 1)[:, sent(torch.from_numpy(np.argsort(positions)), self.device)]
 
 
-def prefetched(items: Iterator) -> Iterator:
-    """The same items, produced up to PREFETCH ahead in a thread; an exception there is raised here."""
-    ready: queue.Queue = queue.Queue(PREFETCH)
+def prefetched(items: Iterator, ahead: int = PREFETCH) -> Iterator:
+    """The same items, produced ahead in a thread, so many at most; an exception there is raised here."""
+    ready: queue.Queue = queue.Queue(ahead)
     stop = threading.Event()
 
     def work() -> None:

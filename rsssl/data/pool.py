@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rsssl.data.pack import Pack
 from rsssl.data.places import Partners
+from rsssl.engine.device import sent
 from rsssl.errors import UserError
 
 SHARE = 0.5  # of an accelerator's free memory that images may take
@@ -72,7 +73,7 @@ class Pool:
             if self.held is None:
                 x = torch.from_numpy(source.pack.read(source.indices[rows]))
             else:
-                x = self.held[k][torch.from_numpy(rows).to(self.held[k].device)]
+                x = self.held[k][sent(torch.from_numpy(rows), self.held[k].device)]
             parts.append((positions, source, x))
         return parts
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rsssl.engine.ranks import local_rank, rank
 from rsssl.errors import UserError
@@ -52,6 +52,11 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     What is left in float32, such as losses, is computed in float32 there too: not rounded to TF32.
     """
     return torch.autocast("cuda", torch.bfloat16) if precision(device) == "bf16" else nullcontext()
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for it."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def seed_dropout(seed: int, number: int) -> None:

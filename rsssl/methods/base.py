@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rsssl.batch import Batch
+from rsssl.engine.device import sent
 from rsssl.errors import UserError
 from rsssl.models.batch_norm import hold_statistics
 from rsssl.rng import fold, uniform
@@ -104,7 +105,7 @@ class Method(nn.Module):
             (V * B, n) in [0, 1): the rows of the first view, then those of the second, and so on.
         """
         rows = [uniform(fold(batch.key, name, view), batch.ids, n) for view in range(len(batch.views))]
-        return torch.cat(rows).to(batch.views.device)
+        return sent(torch.cat(rows), batch.views.device)
 
 
 def need(condition: bool, message: str) -> None:

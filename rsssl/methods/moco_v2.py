@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rsssl.batch import Batch
+from rsssl.engine.device import sent
 from rsssl.engine.distributed import gather, rank
 from rsssl.methods.base import Method
 from rsssl.methods.losses import info_nce
@@ -70,7 +71,7 @@ class MoCoV2(Method):
         # Each group's images that are on this rank:
         here = [rows[(rows >= 0) & (rows < n)] for rows in order.tensor_split(groups)]
         rows = torch.cat(here)
-        there, back = torch.stack([rows, rows.argsort()]).to(batch.views.device, non_blocking=True)
+        there, back = sent(torch.stack([rows, rows.argsort()]), batch.views.device)
         k = torch.cat([self.key(x) for x in batch.views[0][there].split([len(group) for group in here])])
         return k[back]
 
