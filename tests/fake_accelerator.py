@@ -14,10 +14,31 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA = torch.device("cuda", 0)
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique", "aten::equal")
-FREE = ("aten::view", "aten::_unsafe_view", "aten::t", "aten::transpose", "aten::permute", "aten::expand", "aten::detach",
-        "aten::slice", "aten::select", "aten::unsqueeze", "aten::squeeze", "aten::split", "aten::as_strided", "aten::alias",
-        "aten::unbind", "aten::diagonal", "aten::empty", "aten::reshape", "aten::_reshape_alias", "aten::lift_fresh",
-        "aten::empty_strided", "aten::new_empty", "aten::empty_like")
+FREE = (
+    "aten::view",
+    "aten::_unsafe_view",
+    "aten::t",
+    "aten::transpose",
+    "aten::permute",
+    "aten::expand",
+    "aten::detach",
+    "aten::slice",
+    "aten::select",
+    "aten::unsqueeze",
+    "aten::squeeze",
+    "aten::split",
+    "aten::as_strided",
+    "aten::alias",
+    "aten::unbind",
+    "aten::diagonal",
+    "aten::empty",
+    "aten::reshape",
+    "aten::_reshape_alias",
+    "aten::lift_fresh",
+    "aten::empty_strided",
+    "aten::new_empty",
+    "aten::empty_like",
+)
 
 
 class Read(AssertionError):

@@ -59,6 +59,27 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
+class Arriving:
+    """Tensors on their way from a device to the CPU.
+
+    Args:
+        tensors: by name; those of the CPU are there already.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors, self._event = tensors, None
+        if any(t.is_cuda for t in tensors.values()):
+            room = {k: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for k, t in tensors.items()}
+            self._tensors = {k: room[k].copy_(t, non_blocking=True) for k, t in tensors.items()}
+            self._event = torch.cuda.current_stream().record_event()
+
+    def get(self) -> dict[str, Tensor]:
+        """The tensors, once they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tensors
+
+
 def seed_dropout(seed: int, number: int) -> None:
     """Seeds what the network itself draws at random for one batch on this rank, so that there is no state to resume.
 

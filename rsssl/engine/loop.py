@@ -8,20 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rsssl.batch import Batch
 from rsssl.engine import checkpoint, distributed
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.contract import check_first_output
-from rsssl.engine.device import autocast, seed_dropout
 from rsssl.engine.meter import Meter
 from rsssl.engine.monitor import CollapseMonitor
-from rsssl.engine.parallel import Flat, parallel_of
-from rsssl.engine.replay import BuffersBefore, Failure
+from rsssl.engine.steps import Settled, Steps
 from rsssl.engine.stop import Stopped, StopRequests
 from rsssl.engine.tracking import Tracker
 from rsssl.engine.watch import Watch
@@ -42,24 +40,6 @@ class Batches(Protocol):
     accumulate: int
 
     def start(self, cursor: int) -> Iterator[Batch]: ...
-
-
-class StepResult(NamedTuple):
-    """What one step leaves behind.
-
-    Args:
-        epoch: the pass over the images, from 0.
-        images: how many, of all ranks.
-        outputs: of the model, for this rank's last batch.
-        numbers: to be logged.
-        flags: for each signal, how many ranks were asked by it to stop.
-    """
-
-    epoch: int
-    images: int
-    outputs: dict[str, Tensor]
-    numbers: dict[str, float]
-    flags: list[float]
 
 
 @dataclass
@@ -86,6 +66,7 @@ class Fit:
         timeout: seconds without progress after which a rank ends, when there are several.
         start_from: another training's checkpoint to begin with, where this one has none of its own.
         average: of the model's weights, which follows them.
+        late: whether what is known of a step is read a step late; None: on accelerators (steps.py).
         exchange: how the ranks' gradients become one (parallel.py).
         advice: what to type after a step that was not finite.
 
@@ -109,6 +90,7 @@ class Fit:
     start_from: Path | None = None
     average: WeightAverage | None = None
     exchange: str = "auto"
+    late: bool | None = None
     advice: str = "type a lower learning rate"
     seconds: float = field(default=0.0, init=False)
     images: int = field(default=0, init=False)
@@ -139,114 +121,55 @@ class Fit:
         best = checkpoints.best() if checkpoints else None
         best_score = -math.inf if best is None or best.score is None else best.score
         calls = [(call, evenly(times, total)) for times, call in self.meanwhile if writes]
-        before, parallel = BuffersBefore(self.model), parallel_of(self.exchange, self.model, self.device)
         self.model.train()
         check_first_output(self.model)
-        batches = self.batches.start(step * self.batches.accumulate)
         meter = Meter(self.title, step, total, visible=writes)
-        saved_at = time.monotonic()
-        while step < total and not stopped:
-            result = self._step(step, batches, parallel, before, meter, requests.flags())
-            step, watch.started = step + 1, True
-            self.images += result.images
-            self.seconds += meter.count(result.images)
-            if step % self.log_every == 0 or step == total:
-                numbers = self._outputs(result.outputs, step) | result.numbers | meter.figures(result.numbers["loss"])
+        steps, saved_at = Steps(self, step, meter), time.monotonic()
+
+        def logged(settled: Settled | None) -> None:
+            if settled and settled.numbers is not None:
+                numbers = settled.numbers | meter.figures(settled.loss)
                 if tracker:
-                    tracker.log(step, result.epoch, numbers)
+                    tracker.log(settled.step, settled.epoch, numbers)
+
+        while step < total and not stopped:
+            images, _, settled = steps.take(step, requests.flags())
+            step, watch.started = step + 1, True
+            self.images += images
+            self.seconds += meter.count(images)
+            logged(settled)
 
             score = -math.inf
-            for call in (call for call, steps in calls if step in steps):
+            for call in (call for call, at in calls if step in at):
                 numbers = call(step) or {}
                 score = numbers.get(SCORE, score)
                 if tracker:
-                    tracker.log(step, result.epoch, numbers)
+                    tracker.log(step, steps.epoch, numbers)
                 self.model.train()
                 meter.restart()
 
-            stopped = requests.stopped(result.flags, step, total, saved=self.checkpoints is not None)
+            stopped = settled and requests.stopped(settled.flags, step, total, saved=self.checkpoints is not None)
             due = time.monotonic() - saved_at > 60 * self.checkpoint_minutes
-            if checkpoints and (due or score > best_score or stopped or step == total):
-                checkpoints.save(step, self._state(step), None if score == -math.inf else score)
+            last = bool(stopped) or step == total
+            if last:
+                logged(steps.settle())
+            if checkpoints and (due or score > best_score or last) and steps.sound():
+                checkpoints.save(step, self.state(step), None if score == -math.inf else score)
                 saved_at, best_score = time.monotonic(), max(best_score, score)
         meter.close()
         if tracker:
             tracker.close()
         if stopped:
-            self._wait_for_files()
+            self.wait_for_files()
             raise stopped
 
-    def _step(
-        self,
-        step: int,
-        batches: Iterator[Batch],
-        parallel: Flat,
-        before: BuffersBefore,
-        meter: Meter,
-        flags: list[float],
-    ) -> StepResult:
-        """One step: forward and backward passes, the exchange between the ranks, one update of the weights."""
-        total, accumulate, ranks = self.batches.total_steps, self.batches.accumulate, distributed.world_size()
-        before.note()
-        factor = self.schedule(step, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-        self.optimizer.zero_grad(set_to_none=True)
-        taken: list[Batch] = []
-        loss = torch.zeros((), device=self.device)
-        for part in range(accumulate):
-            taken.append(meter.wait_for(batches))
-            seed_dropout(self.seed, step * accumulate + part)
-            last = part == accumulate - 1
-            with parallel.pass_(last):
-                with autocast(self.device):
-                    outputs = parallel.forward(taken[-1])
-                part_loss = outputs["loss"] / accumulate
-                loss += part_loss.detach()
-                if last:  # one exchange, and one transfer from the device, for all that a step has to know
-                    parallel.tell(torch.cat([loss.view(1), loss.new_tensor(flags)]))
-                part_loss.backward()
-        if after_backward := getattr(self.model, "after_backward", None):
-            after_backward(step, total)
-
-        loss_sum, norm, *flags = parallel.finish().tolist()
-        mean_loss = loss_sum / ranks
-        if not (math.isfinite(mean_loss) and math.isfinite(norm)):
-            self._fail(step, taken, mean_loss, before)
-        self.optimizer.step()
-        self.model.after_step(step, total)  # type: ignore[operator]
-        if self.average:
-            self.average.follow(step, total)
-        images = ranks * sum(len(batch.ids) for batch in taken)
-        numbers = {"loss": mean_loss, "gradient_norm": norm, "lr_factor": factor}
-        return StepResult(taken[-1].epoch, images, outputs, numbers, flags)
-
-    def _outputs(self, outputs: dict[str, Tensor], step: int) -> dict[str, float]:
-        """The model's scalars as means over the ranks, from the device in one go, and how its embeddings are spread."""
-        names = [name for name, value in outputs.items() if value.ndim == 0]
-        sums = distributed.add_up(torch.stack([outputs[name].detach().float() for name in names]))
-        numbers = dict(zip(names, (sums / distributed.world_size()).tolist(), strict=True))
-        if self.monitor and "embedding" in outputs and distributed.rank() == 0:
-            std, rank, _ = self.monitor.check(outputs["embedding"].detach()[:MONITORED], step)
-            numbers |= {"embedding_std": std, "effective_rank": rank}
-        return numbers
-
-    def _fail(self, step: int, taken: list[Batch], loss: float, buffers_before: BuffersBefore) -> NoReturn:
-        """Keeps the step for a replay, and ends the training on all ranks."""
-        failure = Failure.of(self.model, taken, step=step, total=self.batches.total_steps, seed=self.seed, loss=loss)
-        if self.checkpoints and distributed.rank() == 0:
-            self.checkpoints.save(step, self._state(step) | {"model": buffers_before.state(self.model)})
-            failure.write(self.checkpoints.folder)
-        self._wait_for_files()
-        raise UserError(f"{failure.reason()} at step {step} of {failure.total}: {self.advice}")
-
-    def _wait_for_files(self) -> None:
+    def wait_for_files(self) -> None:
         """Until the one rank that writes has written all: no rank ends before, or torchrun would end that one too."""
         if self.checkpoints:
             self.checkpoints.wait()
         distributed.broadcast(None)
 
-    def _state(self, step: int) -> dict[str, Any]:
+    def state(self, step: int) -> dict[str, Any]:
         """The content of a checkpoint after `step` steps."""
         return {
             "step": step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,27 +14,34 @@ log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
+def measured(z: Tensor) -> dict[str, Tensor]:
+    """What the spread of embeddings z (n, D) follows from, on their device: "std", a scalar, and "gram", (k, k).
+
+    "std" is the mean over dimensions of the std of L2-normalised rows, times sqrt(D): 1 for directions drawn at random,
+    0 for a full collapse (Chen and He 2021, SimSiam, section 4.1). "gram" is the smaller of z z' and z' z, in float64.
+    """
+    unit, wide = normalize(z.float(), dim=1), z.double()
+    gram = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
+    return {"std": unit.std(0, unbiased=False).mean() * math.sqrt(z.shape[1]), "gram": gram}
+
+
 def embedding_std(z: Tensor) -> float:
-    """Spread of embeddings z (n, D): the mean over dimensions of the std of L2-normalised rows, times sqrt(D).
-
-    1 is the spread of directions drawn at random, 0 a full collapse (Chen and He 2021, SimSiam, section 4.1). nan
-    where z is not finite.
-    """
-    unit = normalize(z.float(), dim=1)
-    return float(unit.std(0, unbiased=False).mean()) * math.sqrt(z.shape[1])
+    """Spread of embeddings z (n, D), see `measured`; nan where z is not finite."""
+    return float(measured(z)["std"])
 
 
-@torch.no_grad()
 def effective_rank(z: Tensor) -> float:
-    """Number of dimensions that embeddings z (n, D) make use of, between 1 and min(n, D).
+    """Number of dimensions that embeddings z (n, D) make use of, between 1 and min(n, D); see `rank_of`."""
+    return rank_of(measured(z)["gram"].cpu())
 
-    The exponential of the entropy of the singular values' shares (RankMe: Garrido et al. 2023, equation 1; z is not
-    centred, as there). nan where z is not finite; 0 for z = 0.
+
+def rank_of(gram: Tensor) -> float:
+    """The effective rank of embeddings with that Gram matrix (k, k), on the CPU.
+
+    The exponential of the entropy of the singular values' shares (RankMe: Garrido et al. 2023, equation 1; embeddings
+    are not centred, as there). The singular values are the roots of the Gram matrix's eigenvalues. nan where it is not
+    finite; 0 for embeddings of zeros.
     """
-    wide = z.double()  # a square root is taken of differences of products
-    # The eigenvalues of the smaller of z z' and z' z are the squares of the singular values: a small matrix goes to
-    # the CPU, whose routines take it sooner than an accelerator's, and the accelerator is free meanwhile.
-    gram = (wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide).cpu()
     if not torch.isfinite(gram).all():
         return float("nan")
     share = torch.linalg.eigvalsh(gram).clamp_min_(0).sqrt()
@@ -64,7 +72,11 @@ class CollapseMonitor:
 
     def check(self, z: Tensor, step: int) -> tuple[float, float, str | None]:
         """Measures embeddings z (n, D) after that step: (std, rank, warning or None)."""
-        std, rank = embedding_std(z), effective_rank(z)
+        return self.judge({k: v.cpu() for k, v in measured(z).items()}, step)
+
+    def judge(self, measures: Mapping[str, Tensor], step: int) -> tuple[float, float, str | None]:
+        """The same from what `measured` gives, on the CPU."""
+        std, rank = float(measures["std"]), rank_of(measures["gram"])
         return std, rank, self.update(std, rank, step)
 
     def update(self, std: float, rank: float, step: int) -> str | None:

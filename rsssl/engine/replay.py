@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from rsssl.batch import Batch
 from rsssl.engine import distributed
 from rsssl.engine.files import write_sealed
+from rsssl.models.ema import WeightAverage
 from rsssl.records import read_sealed
 
 RECORD = "nonfinite.json"  # the weights are in the checkpoint of that step
@@ -45,7 +47,16 @@ class Failure:
     ranks: int
 
     @classmethod
-    def of(cls, model: nn.Module, batches: Sequence[Batch], step: int, total: int, seed: int, loss: float) -> Failure:
+    def of(
+        cls,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        step: int,
+        total: int,
+        seed: int,
+        loss: float,
+        gradients_there: bool = True,
+    ) -> Failure:
         """The failure of the step over these batches, known on all ranks; all ranks call it.
 
         Args:
@@ -55,6 +66,7 @@ class Failure:
             total: steps in all.
             seed: of the training.
             loss: the mean over the ranks.
+            gradients_there: whether the gradients of that step still are.
         """
         parts = distributed.collect([batch.ids.tolist() for batch in batches])
         return cls(
@@ -65,7 +77,7 @@ class Failure:
             ids=[[number for part in parts for number in part[k]] for k in range(len(batches))],
             keys=[batch.key for batch in batches],
             loss=loss,
-            gradients=max(distributed.collect(not_finite(model)), key=len),
+            gradients=max(distributed.collect(not_finite(model) if gradients_there else []), key=len),
             ranks=distributed.world_size(),
         )
 
@@ -87,21 +99,65 @@ class Failure:
         return cls(**read_sealed(file, again)) if file.is_file() else None
 
 
-class BuffersBefore:
-    """The model's buffers (running statistics, queues, centres) from before the step: forward passes change them."""
+class StateBefore:
+    """The state from before a step, for as long as it is not known whether the step was finite.
 
-    def __init__(self, model: nn.Module) -> None:
+    Buffers (running statistics, queues, centres) are changed by the forward passes, so they are always kept; weights
+    and the state of the optimizer by the update.
+
+    Args:
+        model: in training.
+        optimizer: of its weights.
+        average: of its weights, which follows them.
+        late: whether a step is updated, and the next one's forward passes are done, before it is known.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None, late: bool
+    ) -> None:
+        self.model, self.optimizer, self.average, self.late = model, optimizer, average, late
         self._current = dict(model.named_buffers())
-        self._before = {name: buffer.clone() for name, buffer in self._current.items()}
+        self._buffers = [{k: v.clone() for k, v in self._current.items()} for _ in range(2 if late else 1)]
+        self._weights: list[Tensor] = []
+        self._optimizer: dict[str, Any] = {}
 
-    def note(self) -> None:
-        """To be called before each step."""
+    @torch.no_grad()
+    def note_buffers(self, step: int) -> None:
+        """To be called before the passes of a step."""
         if self._current:
-            torch._foreach_copy_(list(self._before.values()), list(self._current.values()))
+            torch._foreach_copy_(list(self._slot(step).values()), list(self._current.values()))
 
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The model's state before the step whose forward and backward passes are done, and its update is not."""
-        return {name: self._before.get(name, value) for name, value in model.state_dict().items()}
+    def _slot(self, step: int) -> dict[str, Tensor]:
+        return self._buffers[step % len(self._buffers)]
+
+    @torch.no_grad()
+    def note_weights(self) -> None:
+        """To be called before the update of a step, where it is known late."""
+        there = self._moving()
+        if len(there) == len(self._weights):
+            torch._foreach_copy_(self._weights, there)
+        else:  # the first step; the optimizer's state begins with the second
+            self._weights = [t.detach().clone() for t in there]
+
+    def _moving(self) -> list[Tensor]:
+        states = self.optimizer.state.values()
+        of_optimizer = [v for state in states for v in state.values() if isinstance(v, Tensor)]
+        averaged = list(self.average.module.state_dict().values()) if self.average else []
+        return [*self.model.parameters(), *averaged, *of_optimizer]
+
+    @torch.no_grad()
+    def state(self, step: int) -> dict[str, Any]:
+        """The model's state before that step; where it is known late, that of the optimizer and the average too."""
+        if self.late:  # all is put back as it was: nothing else will be done with it
+            there = self._moving()
+            torch._foreach_copy_(there[: len(self._weights)], self._weights)
+            if len(there) > len(self._weights):
+                self.optimizer.state.clear()
+        state: dict[str, Any] = {"model": {k: self._slot(step).get(k, v) for k, v in self.model.state_dict().items()}}
+        if self.late:
+            state |= {"optimizer": self.optimizer.state_dict()}
+            state |= {"average": self.average.module.state_dict() if self.average else None}
+        return state
 
 
 def not_finite(model: nn.Module) -> list[str]:

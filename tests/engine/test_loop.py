@@ -16,6 +16,8 @@ from rsssl.engine.tracking import Tracker, read_metrics
 from rsssl.errors import UserError
 from rsssl.optim import AdamW, Cosine, parameter_groups
 
+SPEED = ("images_per_second", "data_share")
+
 
 class Numbers:
     """Batches that depend on the cursor alone, and can stop as a killed process would."""
@@ -29,7 +31,7 @@ class Numbers:
                 raise KeyboardInterrupt
             generator = torch.Generator().manual_seed(step)
             x = torch.randn(8, 1, 4, 4, generator=generator)
-            yield Batch(torch.arange(8), step // 4, [x])
+            yield Batch(torch.arange(8), step // 4, x[None])
 
 
 class Toy(nn.Module):
@@ -64,6 +66,19 @@ def fit(folder: Path, batches: Numbers, model: nn.Module | None = None, **kwargs
     )  # type: ignore[arg-type]
     run.run()
     return model, run
+
+
+def test_what_is_read_a_step_late_is_the_same(tmp_path: Path) -> None:
+    kept = []
+    for late in (False, True):
+        (tmp_path / str(late)).mkdir()
+        model, run = fit(
+            tmp_path / str(late), Numbers(), late=late, meanwhile=[(3, lambda step: {"probe_oa": step / 12})]
+        )
+        steady = [r for r in read_metrics(tmp_path / str(late) / "metrics.csv") if r["name"] not in SPEED]
+        kept.append((model.state_dict(), sorted(map(str, steady)), run.images, run.checkpoints.load()["step"]))
+    for one, other in zip(*kept, strict=True):
+        assert str(one) == str(other)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
