@@ -91,7 +91,7 @@ class DINO(Method):
         self.teacher = MovingAverage(backbone, self.head, momentum=momentum)
         self.register_buffer("centre", torch.zeros(prototypes))
         self.register_buffer("progress", torch.zeros(()))  # share of the steps that are done, for checkpoints
-        self.share_done: float | None = None  # the same, which need not be asked of the device
+        self.share_done: float | None = 0.0  # the same, which need not be asked of the device
         self.register_load_state_dict_post_hook(DINO.forget)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class Queue(nn.Module):
         self.register_buffer("rows", F.normalize(torch.randn(length, width), dim=1))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self._seen: int | None = None  # the same, which need not be asked of the device
+        self._seen: int | None = 0  # the same, which need not be asked of the device
         self.register_load_state_dict_post_hook(Queue._forget)
 
     def _forget(self, *_: Any) -> None:
