@@ -32,7 +32,7 @@ TRAIN = [
     "pretrain.checkpoint_minutes=0",
     "hydra.run.dir=run",
 ]
-LONG = "train('moco_v2', {pack!r}, 'run', 100000, checkpoint_minutes=60, timeout=4)"
+LONG = "train('moco_v2', {pack!r}, 'run', 100000, checkpoint_minutes=60, timeout=4, exchange={exchange!r})"
 
 
 def steps(store: Path) -> int:
@@ -45,12 +45,17 @@ def weights(store: Path) -> dict[str, torch.Tensor]:
     return load_file(next(store.glob("pretrain/*/backbone.safetensors")))
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("how", "exchange"), [(signal.SIGKILL, "flat"), (signal.SIGKILL, "ddp"), (signal.SIGSTOP, "ddp")]
+)
 def test_a_killed_or_hung_rank_ends_the_others_and_is_named(
-    how: signal.Signals, workshop, until, pack_of_tiles: Path, tmp_path: Path
+    how: signal.Signals, exchange: str, workshop, until, pack_of_tiles: Path, tmp_path: Path
 ) -> None:
     pids = workshop.start(
-        tmp_path, ranks=2, warm=["moco_v2", str(pack_of_tiles)], code=LONG.format(pack=str(pack_of_tiles))
+        tmp_path,
+        ranks=2,
+        warm=["moco_v2", str(pack_of_tiles)],
+        code=LONG.format(pack=str(pack_of_tiles), exchange=exchange),
     )
     until(lambda: len(read_metrics(tmp_path / "run" / "metrics.csv")) > 20)
     time.sleep(2.5)  # all have given a sign of life
@@ -96,7 +101,7 @@ except UserError as error:
 def test_torchrun_restarts_after_a_killed_rank_and_ends_with_the_same_weights(
     workshop, torchrun, until, tiles: Path, tmp_path: Path
 ) -> None:
-    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=14"]
+    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=14", "distributed=ddp"]
     workshop.run(tmp_path / "whole", *command, ranks=2)
     process = torchrun(
         *command, options=["--standalone", "--nproc-per-node=2", "--max-restarts=3"], cwd=tmp_path / "cut"
@@ -141,7 +146,7 @@ def hosts() -> Iterator[list[str]]:
 def test_two_hosts_train_together_and_survive_the_loss_of_one(
     hosts: list[str], workshop, torchrun, until, tiles: Path, tmp_path: Path
 ) -> None:
-    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=14"]
+    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=14", "distributed=ddp"]
     workshop.run(tmp_path / "whole", *command, ranks=2)
     options = [
         "--nnodes=2",

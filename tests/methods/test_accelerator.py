@@ -1,5 +1,5 @@
-"""A step of every method on an accelerator that is not there (fake_accelerator.py): nothing mixes devices, nothing waits
-for the device, and what goes to it goes in few copies."""
+"""A step of every method on an accelerator that is not there (fake_accelerator.py): nothing mixes devices, nothing
+waits for the device, and what goes to it goes in few copies."""
 
 from __future__ import annotations
 
