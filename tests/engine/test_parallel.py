@@ -54,3 +54,32 @@ for exchange in ("flat", "ddp"):
     flat, ddp = (torch.load(tmp_path / f"{way}.pt", weights_only=True) for way in ("flat", "ddp"))
     for key in flat:
         torch.testing.assert_close(ddp[key], flat[key], rtol=1e-5, atol=1e-6)
+
+
+GRAPHS = """
+import timm
+from rsssl.engine.distributed import keep_from_compiler
+graphs = []
+def count(module, inputs):
+    graphs.append(module)
+    return module.forward
+torch.manual_seed(0)
+keep_from_compiler()
+network = over_all_ranks(timm.create_model("resnet18", num_classes=0)).train()
+images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(distributed.rank()))
+eager = network(images)
+eager.square().sum().backward()
+first = network.conv1.weight.grad.clone()
+network.zero_grad()
+network.compile(backend=count, dynamic=False)
+compiled = network(images)
+compiled.square().sum().backward()
+assert len(graphs) == 1, len(graphs)
+torch.testing.assert_close(compiled, eager)
+torch.testing.assert_close(network.conv1.weight.grad, first, rtol=1e-4, atol=1e-4)
+"""
+
+
+def test_a_network_on_two_ranks_is_one_graph(workshop, tmp_path: Path) -> None:
+    """Batch normalisation over the ranks is an operation that the compiler does not look into."""
+    workshop.run(tmp_path, code=GRAPHS, ranks=2, seconds=120)
