@@ -88,7 +88,7 @@ class MartaGAN(Method):
             f"type ssl.size={2 ** math.ceil(math.log2(size))}, or pretrain.image_size={largest}",
         )
         if size < largest:
-            generated = F.interpolate(generated, (size, size), mode="bilinear", antialias=True, align_corners=False)
+            generated = F.interpolate(generated.float(), (size, size), mode="bilinear", antialias=True)
         return generated
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
