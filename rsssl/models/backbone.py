@@ -45,8 +45,9 @@ class Published:
 
 
 def build_backbone(
-    name: str, in_chans: int, kwargs: Mapping[str, Any] | None = None, depths: int = 1, seed: int = 0
-) -> nn.Module:
+    name: str, in_chans: int, kwargs: Mapping[str, Any] | None = None, depths: int = 1, seed: int = 0,
+    checkpointing: bool = False,
+) -> nn.Module:  # fmt: skip
     """A backbone with random weights: (B, in_chans, H, W) -> pooled features (B, model.num_features).
 
     The names of the tensors are timm's: a saved backbone loads strictly into timm.create_model(name, num_classes=0,
@@ -59,6 +60,7 @@ def build_backbone(
         kwargs: further arguments of the timm model, as drop_path_rate.
         depths: more than 1 joins the pooled maps of that many depths (see maps.pool_depths).
         seed: of the initial weights; the same seed gives the same weights, and torch's own generator is left as it was.
+        checkpointing: work out a block's insides again in the backward pass (arXiv 1604.06174): slower, less memory.
 
     Raises:
         UserError: for an unknown name (the message has the nearest), and for arguments that the model does not take.
@@ -69,6 +71,10 @@ def build_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # of the CPU only: torch.manual_seed would seed GPUs as well
         model = _build(name, in_chans, arguments)
+    if checkpointing:
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise UserError(f"backbone.name={name} knows no checkpointing: type backbone.checkpointing=false")
+        model.set_grad_checkpointing(True)
     if depths != 1:
         pool_depths(model, depths)
     model.spec = {"name": name, "in_chans": in_chans, "kwargs": arguments, "depths": depths}  # type: ignore[assignment]

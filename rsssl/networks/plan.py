@@ -113,6 +113,8 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
         "pretrain": settings,
         **{group: canonical(getattr(recipe, group)) for group in GROUPS},
     }
+    if not inputs["backbone"]["checkpointing"]:
+        inputs["backbone"].pop("checkpointing")
     if (computed_in := precision(run.device)) != "fp32":  # other weights than a CPU's
         inputs["precision"] = computed_in
     if identity := start.identity(recipe.backbone["name"]):

@@ -153,3 +153,23 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
 def test_what_cannot_be_built_says_what_to_type(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_backbone(in_chans=3, **arguments)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet10t"])
+def test_checkpointing_has_the_same_gradient_and_keeps_less(name: str) -> None:
+    x, kept, gradients = torch.randn(8, 4, 64, 64, generator=torch.Generator().manual_seed(0)), [], []
+    for checkpointing in (False, True):
+        model, held = build_backbone(name, 4, checkpointing=checkpointing), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, h=held: (h.append(t.numel()), t)[1], lambda t: t):
+            loss = model(x).square().mean()
+        kept.append(sum(held))
+        loss.backward()
+        gradients.append({k: p.grad for k, p in model.named_parameters()})
+    assert kept[1] < 0.6 * kept[0]
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient)
+
+
+def test_what_cannot_be_checkpointed_says_so() -> None:
+    with pytest.raises(UserError, match="knows no checkpointing: type backbone.checkpointing=false"):
+        build_backbone("alexnet", 3, checkpointing=True)
