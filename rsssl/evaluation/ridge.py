@@ -28,7 +28,8 @@ class RidgeProbe(Probe):
     out leaves a class unknown: then `default_penalty` is used.
 
     Args:
-        penalties: the candidates. default_penalty: used when no class has two labels.
+        penalties: the candidates.
+        default_penalty: used when no class has two labels.
         standardise: see `Standardise`.
     """
 
