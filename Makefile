@@ -1,5 +1,6 @@
 # make demo: pre-train and evaluate on made-up imagery, a few minutes.   make test: ruff, mypy, pytest.   make lint
 # make fuzz: damaged input of all kinds, for minutes.   make oldest: tests with the oldest packages that are allowed.
+# make docs: the manual, as site/index.html.
 # Each first installs what is missing: GDAL, a compiler and the venv module by apt, the rest into .venv by pip.
 PYTHON ?= python3
 # One worker more than cores: many tests wait for processes of their own.
@@ -8,7 +9,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test fuzz lint install oldest
+.PHONY: demo test fuzz lint install oldest docs
 .DELETE_ON_ERROR:
 
 demo: install
@@ -28,6 +29,14 @@ lint: install
 	$(BIN)/mypy
 
 install: $(INSTALLED)
+
+# Broken links and anchors fail. The search needs a server: python -m http.server --directory site
+docs: $(BIN)/mkdocs
+	$(BIN)/mkdocs build --strict
+
+$(BIN)/mkdocs:
+	[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check "$$(sed -n '/^docs =/{n;s/ *//p}' setup.cfg)"
 
 # The lower bounds of setup.cfg, each as it stands there, in an environment of their own.
 OLDEST := .oldest/bin

@@ -165,11 +165,12 @@ def meaning(key: str, said: Mapping[str, str], comments: Mapping[str, str]) -> s
     name = key.split(".")[-1]
     comment = comments.get(name, "")
     name = next((part for part in reversed(key.split(".")) if part in said), name)  # or that of the keys around it
-    values = [v.strip(" :") for v in re.match(r"[^:,]*", comment)[0].split(" | ")]  # type: ignore[index]
+    listed = re.match(r"[\w.-]+(:\d+)?( \| [\w.-]+(:\d+)?)+", comment)
+    values = " or ".join(f"`{value}`" for value in listed[0].split(" | ")) if listed else ""
     if name not in said:
-        return cell(" or ".join(f"`{v}`" for v in values) if comment == " | ".join(values) != values[0] else comment)
+        return values + cell(comment[listed.end() :] if listed else comment)
     text = cell(said[name]).rstrip(".")
-    return f"{text}: " + " or ".join(f"`{v}`" for v in values) if len(values) > 1 and '"' not in text else text
+    return f"{text}: {values}" if values and '"' not in text else text
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,6 @@ rsssl.api.run = lambda overrides=(), config_dir=None: in_full(shrunk(list(overri
 """
 ELSEWHERE = ("apt-get", "python3", "pip", "make", "tensorboard", "sha256sum")  # commands that are not ours
 OF_PYTHON = ("adapt",)  # keys of the Python API alone
-
-
-@pytest.fixture(scope="module")
-def documents() -> Iterator[Any]:
-    """tests/documents.py, and the manual's generator beside it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in (HERE, HERE.parent / "docs"):
-            patch.syspath_prepend(str(folder))
-        import documents
-
-        yield documents
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +110,8 @@ def checks(words: list[str], documents: Any) -> None:
         assert "".join(extra) in setup["options.extras_require"], words
 
 
-def test_the_reference_is_what_the_generator_writes(documents: Any) -> None:
+def test_the_reference_is_what_the_generator_writes(documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE.parent / "docs"))
     import generate
 
     for file, page in generate.PAGES.items():
