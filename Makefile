@@ -32,7 +32,7 @@ install: $(INSTALLED)
 
 # Broken links and anchors fail. The search needs a server: python -m http.server --directory site
 docs: $(BIN)/mkdocs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(BIN)/mkdocs:
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv

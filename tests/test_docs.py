@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 from itertools import groupby
 from pathlib import Path
@@ -108,6 +109,16 @@ def checks(words: list[str], documents: Any) -> None:
         setup = configparser.ConfigParser()
         setup.read(documents.ROOT / "setup.cfg")
         assert "".join(extra) in setup["options.extras_require"], words
+
+
+def test_the_table_of_results_json_has_every_key(documents: Any, imagery: Path, tmp_path: Path, workshop: Any) -> None:
+    words = ["dataset=folder", f"dataset.root={imagery / 'my_tiles'}", "ts=5", "evaluate=auto", "hydra.run.dir=run"]
+    workshop.run(tmp_path, *documents.shrunk(words), env={"RSSSL_STORE": str(imagery / "store")})
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    section = (HERE.parent / "docs" / "results.md").read_text().split("## `results.json`\n")[1].split("\nBeside it")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.M)
+    described = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert described == {*results, "random_split"}  # this one only where images are divided on the ground
 
 
 def test_the_reference_is_what_the_generator_writes(documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
