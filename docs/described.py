@@ -135,7 +135,7 @@ def cell(text: str) -> str:
     """Words of a docstring or a comment for a table: nothing that ends a cell, or that Markdown takes for itself."""
     for pattern, word in WORDS.items():
         text = re.sub(pattern, word, text)
-    text = re.sub(r"`(\w+Keys|Standardise|Finetuning|Form\.of)`", r"\1", text).replace("|", "\\|")
+    text = re.sub(r"[;,]? \(?see `[A-Z]\w+`\)?", "", text).replace("|", "\\|")  # of the code alone
     parts = text.split("`")
     parts[::2] = [part.replace("<", "&lt;").replace("*", "\\*") for part in parts[::2]]  # outside of code
     return "`".join(parts)
