@@ -30,8 +30,8 @@ class RidgeProbe(Probe):
     Args:
         penalties: the candidates.
         default_penalty: used when no class has two labels.
-        standardise: features are centred ("centre"), and divided by their standard deviation ("zscore") or the root of it
-            ("partial"); see `Standardise`.
+        standardise: features are centred ("centre"), and divided by their standard deviation ("zscore") or the root
+            of it ("partial"); see `Standardise`.
     """
 
     def __init__(self, penalties: Sequence[float], default_penalty: float, standardise: str) -> None:
