@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import numpy as np
 
 from rsssl.data.raster import import_gdal, write_geotiff
 from rsssl.geo.write_vectors import Drawn, write_features
-from rsssl.groups import GROUPS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
 FENCE = re.compile(r'^(?:<!-- ([^\n]*) -->\n)?```(\w+)(?: title="([^"\n]*)")?\n(.*?)^```$', re.M | re.S)
 SMALL = ["pretrain.minutes=null", "pretrain.batch_size=8", "pretrain.pictures=0", "pretrain.probes=0", "workers=1"]
+TOLD_APART = ("-", "rsssl", "task=", "dataset=")
+STRUCTURE = (*TOLD_APART, "checkpoint=", "pretrain.resume=", "pretrain.dataset=", "dataset.test=", "ssl.teacher=")
 TRAINING = ("pipeline", "pretrain", "evaluate", "suggest", "map")
 NETWORK = ["backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]"]
 SIDE, SQUARE, PIXEL, WEST, NORTH = 192, 48, 10.0, 500_000.0, 5_600_000.0
@@ -67,28 +69,27 @@ def overrides_of(words: list[str]) -> list[str] | None:
 
 
 def kind(words: list[str]) -> frozenset[str]:
-    """What a command does, apart from its numbers and names: its options, flags and keys."""
-    pairs = [word.partition("=") for word in words]
-    shown = [word if key in GROUPS or not equals else key for word, (key, equals, _) in zip(words, pairs, strict=True)]
-    return frozenset(word for word in shown if not word.startswith("hydra."))
+    """What a command does, apart from numbers and names: its flags, its task on what, and keys that change the way."""
+    return frozenset(w if w.startswith(TOLD_APART) else w.partition("=")[0] for w in words if w.startswith(STRUCTURE))
 
 
 def run_for_real() -> set[tuple[Path, tuple[str, ...]]]:
-    """(page, words) of the commands that are run: the first of each kind that no other one does all of, and those whose
-    product a page goes on with; the others are composed, as they stand."""
+    """(page, words) of the commands that are run: of each kind the longest, and those whose product a page goes on
+    with; with RSSSL_DOCS=all every one that is not marked. The others are composed, as they stand."""
     pages = {page: [block for block in blocks_of(page) if not block.note] for page in PAGES}
     commands = {p: [w for b in blocks if b.language == "shell" for w in b.commands] for p, blocks in pages.items()}
-    everywhere = {kind(words) for listed in commands.values() for words in listed}
-    chosen, seen = set(), set()
+    everywhere = [(page, tuple(words)) for page, listed in commands.items() for words in listed]
+    if os.environ.get("RSSSL_DOCS") == "all":
+        return {*everywhere}
+    longest = {kind([*words]): (page, words) for page, words in sorted(everywhere, key=lambda pair: len(pair[1]))}
+    chosen = {*longest.values()}
     for page, listed in commands.items():
         python = " ".join(block.text for block in pages[page] if block.language == "python")
         for i, words in enumerate(listed):
             made = [w.partition("=")[2] for w in words if w.startswith(("out=", "hydra.run.dir=", "hydra.sweep.dir="))]
-            later = " ".join([python, *(word for other in listed[i + 1 :] for word in other)])
-            new = kind(words) not in seen and not any(kind(words) < other for other in everywhere)
-            if new or any(name in later for name in made):
+            later = [*(other for other in listed[i + 1 :] if (page, tuple(other)) in chosen), [python]]
+            if any(name in word for name in made for other in later for word in other):
                 chosen.add((page, tuple(words)))
-            seen.add(kind(words))
     return chosen
 
 
