@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import json
 import re
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rsssl.compose import precheck
+from rsssl.compose import Composer, check_line
 from rsssl.groups import GROUPS, group_options
 from rsssl.report.command import main as report
 
@@ -35,6 +37,13 @@ def imagery(documents: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    """One for all lines: it keeps what it has composed."""
+    with Composer() as made:
+        yield made
+
+
 def pages() -> list[Path]:
     return sorted([*(HERE.parent / "docs").rglob("*.md"), HERE.parent / "README.md"])
 
@@ -47,6 +56,7 @@ def name(page: Path) -> str:
 def test_the_commands_of_a_page(
     page: Path,
     documents: Any,
+    composer: Composer,
     imagery: Path,
     pack_of_tiles: Path,
     tmp_path: Path,
@@ -61,7 +71,8 @@ def test_the_commands_of_a_page(
     monkeypatch.chdir(tmp_path)
     job = {"env": {"RSSSL_STORE": str(imagery / "store")}, "warm": ["simclr", str(pack_of_tiles)]}
     chosen = documents.run_for_real()
-    blocks = [block for block in documents.blocks_of(page) if block.language in ("shell", "console", "python")]
+    shown = [block for block in documents.blocks_of(page) if not block.title]
+    blocks = [block for block in shown if block.language in ("shell", "console", "python")]
     for is_python, some in groupby(blocks, lambda block: block.language == "python"):
         listed = list(some)
         if is_python:
@@ -71,19 +82,21 @@ def test_the_commands_of_a_page(
         for block in listed:
             for words in block.commands:
                 if not block.note and (page, tuple(words)) in chosen:
-                    runs(words, documents, tmp_path, workshop, job)
+                    runs(words, documents, composer, tmp_path, workshop, job)
                 else:
-                    checks(words, documents)
+                    checks(words, documents, composer)
 
 
-def runs(words: list[str], documents: Any, folder: Path, workshop: Any, job: dict[str, Any]) -> None:
+def runs(
+    words: list[str], documents: Any, composer: Composer, folder: Path, workshop: Any, job: dict[str, Any]
+) -> None:
     """Runs a command made small; what it was to write is there."""
     if words[0] == "rsssl-report":
         assert report(words[1:]) == 0
         return
     overrides = documents.overrides_of(words)
     if overrides is None:
-        checks(words, documents)
+        checks(words, documents, composer)
         return
     text = workshop.run(folder, *documents.shrunk(overrides), **job)
     assert "Traceback" not in text
@@ -92,14 +105,15 @@ def runs(words: list[str], documents: Any, folder: Path, workshop: Any, job: dic
         assert key not in ("out", "hydra.run.dir", "hydra.sweep.dir") or (folder / value).exists(), word
 
 
-def checks(words: list[str], documents: Any) -> None:
+def checks(words: list[str], documents: Any, composer: Composer) -> None:
     """A command that is not run: the configuration composes, the make target, extra or file exists."""
     overrides = documents.overrides_of(words)
     if overrides is not None:
         typed = [word for word in overrides if not word.startswith("-")]
         config_dir = overrides[overrides.index("--config-dir") + 1] if "--config-dir" in overrides else None
         typed = [word for word in typed if word != config_dir]
-        precheck(typed, config_dir, "--multirun" in overrides, start=False)
+        with nullcontext(composer) if config_dir is None else Composer(config_dir) as used:
+            check_line(used, typed, "--multirun" in overrides, start=False)
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (documents.ROOT / "Makefile").read_text(), re.M), words
     elif words[0] == "python":
