@@ -1,0 +1,155 @@
+"""`rsssl-report --html`: everything that a sweep found, on one page that opens from the disk and asks the network for
+nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from rsssl.report import figures
+from rsssl.report.compare import comparisons
+from rsssl.report.datasets import recorded
+from rsssl.report.html import gallery, images, plots, runs, tables
+from rsssl.report.html.document import document, part, text
+from rsssl.report.results import Result, Row
+from rsssl.report.tables import METRIC_NAMES, Table, caption, percent, plural
+
+COMPARED = (
+    "Each row beside the best of its column, in points, at the seeds that both have: a seed draws the same labelled "
+    "images for both. The interval is that of a paired t test over the seeds. p is that of the exact signed-rank test, "
+    "beside it the smallest that so many seeds can give: fewer than 6 never come below 0.05. Detectable is the "
+    "difference that a paired t test of so many seeds finds in 8 of 10 cases at the 5 % level, given the spread that "
+    "these differences have. All seeds share their test images, so nothing here says how it would be on others; p is "
+    "not corrected for the number of rows, and the best row was picked for being the best."
+)
+BESIDE = 12  # classes of a confusion matrix that leaves room beside it
+TRUSTED = (
+    "Accuracy in percent over confidence: what is 90 % sure should be right nine times in ten, on the dashed line. "
+    "Bars are darker where more images are. Off by: the expected calibration error in points; by chance: what it would "
+    "be if the probabilities were exact."
+)
+
+
+def page(table: Table) -> bytes:
+    """The page, in UTF-8. Reads what the run folders and the store still hold, and says in words what is gone."""
+    datasets = list(dict.fromkeys(row.dataset for row in table.rows))
+    by_dataset = {d: [row for row in table.rows if row.dataset == d] for d in datasets}
+    names = {row: name for rows in by_dataset.values() for row, name in figures.panel_names(rows).items()}
+    coloured = sorted({name for row, name in names.items() if not row.baseline})  # a colour each, in all plots
+    most = max(images.FEWEST, images.POINTS // len(datasets))
+    sections = [
+        section(f"d{i}", table, d, {row: names[row] for row in by_dataset[d]}, coloured, most)
+        for i, d in enumerate(datasets)
+    ]
+    trained = runs.trainings(table.results, names)
+    links = [(f"d{i}", d) for i, d in enumerate(datasets)]
+    links += ([("trainings", "Trainings")] if trained else []) + [("commands", "Commands"), ("versions", "Versions")]
+    body = [
+        *head(table, links),
+        "<main>",
+        *sections,
+        *(
+            ['<section id="trainings"><h2>Trainings</h2><div class="cards">', *trained, "</div></section>"]
+            if trained
+            else []
+        ),
+        *commands(table, names),
+        f'<section id="versions"><h2>Versions</h2>{runs.versions(table.results)}</section>',
+        "</main>",
+    ]
+    return document("Few-label scene classification", body, part("report.css"), part("report.js"))
+
+
+def head(table: Table, links: Sequence[tuple[str, str]]) -> list[str]:
+    """The title, what the numbers are, notes, and where to find what."""
+    count = len({r.path for r in table.results})
+    written = time.strftime("%Y-%m-%d %H:%M")
+    notes = [f"<li{' class=warning' if n.startswith('Warning') else ''}>{text(n)}</li>" for n in table.notes]
+    return [
+        "<header><h1>Few-label scene classification</h1>",
+        f"<p>{text(caption(table))}</p>",
+        f"<p>{plural(count, 'run')}, written by rsssl-report on {written}.</p>",
+        *(['<ul class="notes">', *notes, "</ul>"] if notes else []),
+        "<nav>" + "".join(f'<a href="#{name}">{text(title)}</a>' for name, title in links) + "</nav></header>",
+    ]
+
+
+def section(name: str, table: Table, dataset: str, names: Mapping[Row, str], coloured: Sequence[str], most: int) -> str:
+    """All that is known of one dataset.
+
+    Args:
+        name: of the section, for links.
+        table: of all datasets.
+        dataset: as the rows name it.
+        names: of its rows, for legends.
+        coloured: the methods of all datasets, in the order of their colours.
+        most: test images on the map of features.
+    """
+    own = [r for r in table.results if r.row.dataset == dataset]
+    parts = [
+        f'<section id="{name}"><h2>{text(dataset)}</h2><p>{text(facts(own))}</p>',
+        tables.scores(table, list(names)),
+    ]
+    parts.append('<div class="columns"><div><h3>Label efficiency</h3>')
+    parts.append(plots.label_efficiency(table, names, coloured))
+    best = figures.best_at_largest(table, dataset)
+    columns = trusted(table, best[0].row) if best else {}
+    parts.append("</div><div>")
+    if columns:
+        title = f"Reliability of {names[best[0].row]}"
+        parts.append(f"<h3>{text(title)}</h3><p>{TRUSTED}</p>")
+        parts.append(f'<div class="panels small">{plots.reliability_panels(columns)}</div>')
+    parts.append("</div></div>")
+    if found := comparisons(table, dataset):
+        parts.append(f"<h3>Paired comparison</h3><p>{COMPARED}</p>{tables.comparison(found, names)}")
+    if best:
+        matrix, (errors, features) = confused(table, best, names), gallery.looked_at(name, best, names, most)
+        beside = len(best[0].classes) <= BESIDE
+        parts += (
+            ['<div class="columns"><div>', matrix, "</div><div>", errors, "</div></div>"]
+            if beside
+            else [matrix, errors]
+        )
+        parts.append(features)
+    return "".join([*parts, "</section>"])
+
+
+def facts(results: Sequence[Result]) -> str:
+    """Where a dataset lies, how large it is, how it was split."""
+    roots = sorted({str(recorded(r)["root"]) for r in results if recorded(r).get("root")})
+    sizes = sorted({(len(r.classes), r.n_test) for r in results})
+    splits = sorted({f"{r.split} ({r.split_hash[:8]})" for r in results})
+    each = " or ".join(f"{c} classes, {n:,} test images" for c, n in sizes)
+    return " · ".join([*roots, each, f"split {' or '.join(splits)}"])
+
+
+def trusted(table: Table, row: Row) -> dict[str, list[Result]]:
+    """By train scale the results of a row that all have a calibration."""
+    cells = {ts: table.cells[row, ts].results for ts in table.columns if (row, ts) in table.cells}
+    return {ts: found for ts, found in cells.items() if all(r.bins for r in found)}
+
+
+def confused(table: Table, best: Sequence[Result], names: Mapping[Row, str]) -> str:
+    """The confusion matrix of the best row at its largest train scale."""
+    row, ts = best[0].row, best[0].ts
+    cell = table.cells[row, ts]
+    spread = "" if cell.std is None else f" ± {percent(cell.std)}"
+    left = len(cell.results) - len(best)
+    words = (
+        f"{names[row]}, ts={ts}: {METRIC_NAMES[table.metric]} {percent(cell.mean)}{spread}, {plural(len(best), 'seed')}"
+    )
+    words += f"; {plural(left, 'seed')} with other classes left out" if left else ""
+    words += ". Percent of the true class; .4 is 0.4 %, an empty cell none."
+    return f"<h3>Confusion matrix</h3><p>{text(words)}</p>{tables.confusion(best)}"
+
+
+def commands(table: Table, names: Mapping[Row, str]) -> list[str]:
+    """What to type to make each row again."""
+    lines = ['<section id="commands"><h2>Commands</h2>']
+    folders = runs.typed_in(table.results)
+    lines.append(f"<p>Typed in {text(', '.join(folders))}.</p>" if folders else "")
+    for rows, typed in runs.commands(table.results, names):
+        lines.append(f'<div class="command"><p>{"<br>".join(text(row) for row in rows.splitlines())}</p>')
+        lines += [f'<div class="typed"><code>{text(line)}</code></div>' for line in typed]
+        lines.append("</div>")
+    return [*lines, "</section>"]
