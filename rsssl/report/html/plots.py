@@ -35,7 +35,7 @@ def label_efficiency(table: Table, names: Mapping[Row, str], coloured: Sequence[
     standard deviation up and down."""
     lines = {row: line for row in names if (line := figures.points(table, row))}
     metric = METRIC_NAMES[table.metric].split(" (")[0]
-    plot = Plot(620, 360, f"{metric} over labelled images per class")
+    plot = Plot(620, 360, f"{metric} over labelled images per class", (56, 10, 12, 42))
     values = [y + sign * std for line in lines.values() for _, y, std in line for sign in (-1, 1)]
     heights = ticks(max(min(values), -100.0), min(max(values), 100.0))
     at_y = linear(heights[0], heights[-1], plot.bottom, plot.top)
@@ -96,7 +96,7 @@ def reliability_panels(columns: Mapping[str, Sequence[Result]]) -> str:
 def reliability_panel(ts: str, results: Sequence[Result]) -> str:
     count, confidence, accuracy = reliability.bins(results)
     share, n = count / count.sum(), len(count)
-    plot = Plot(232, 226, f"Reliability at ts={ts}", (36, 8, 8, 40))
+    plot = Plot(240, 226, f"Reliability at ts={ts}", (46, 8, 8, 40))
     at_x, at_y = linear(0, 100, plot.left, plot.right), linear(0, 100, plot.bottom, plot.top)
     plot.y_axis(at_y, [0, 25, 50, 75, 100], "Accuracy (%)")
     plot.x_axis(at_x, [(v, f"{v}") for v in (0, 25, 50, 75, 100)], "Confidence (%)")

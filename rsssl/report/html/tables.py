@@ -73,14 +73,14 @@ def comparison(found: Sequence[Comparison], names: Mapping[Row, str]) -> str:
     at = linear(low, high, 6, FOREST - 6)
     lines = []
     for c in found:
-        interval = NONE if c.low is None or c.high is None else f"{c.low:+.1f} to {c.high:+.1f}"
+        interval = NONE if c.low is None or c.high is None else f"{points(c.low)} to {points(c.high)}"
         clear = c.low is not None and c.high is not None and not c.low <= 0 <= c.high
         p = f"{c.p:.3g} <small>({c.least_p:.3g})</small>" if c.seeds > 1 else NONE
         detectable = "" if c.detectable is None else f"{c.detectable:.6f}"
         lines.append(
             f'<tr><td class="words">{text(c.ts)}</td><td class="words">{text(names[c.row])}</td>'
             f'<td class="words">{text(names[c.best])}</td><td>{c.seeds}</td>'
-            f'<td data-sort="{c.mean:.6f}">{"<b>" if clear else ""}{c.mean:+.1f}{"</b>" if clear else ""}</td>'
+            f'<td data-sort="{c.mean:.6f}">{"<b>" if clear else ""}{points(c.mean)}{"</b>" if clear else ""}</td>'
             f'<td data-sort="{c.mean if c.low is None else c.low:.6f}">{interval}</td>'
             f'<td class="forest" data-sort="{c.mean:.6f}">{forest(c, at)}</td>'
             f'<td data-sort="{c.p:.6f}">{p}</td>'
@@ -90,11 +90,16 @@ def comparison(found: Sequence[Comparison], names: Mapping[Row, str]) -> str:
     return sortable(headings, lines, "compared", 3)
 
 
+def points(value: float) -> str:
+    """With its sign, of which the minus is as wide as the plus."""
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
 def forest(c: Comparison, at: Callable[[float], float]) -> str:
     """The interval beside 0, as far as the picture reaches."""
 
-    def inside(points: float) -> float:
-        return max(1.0, min(FOREST - 1.0, at(points)))
+    def inside(value: float) -> float:
+        return max(1.0, min(FOREST - 1.0, at(value)))
 
     bar = ""
     if c.low is not None and c.high is not None:
