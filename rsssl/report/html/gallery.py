@@ -64,21 +64,20 @@ def mapped(name: str, found: images.Embedding, classes: Sequence[str], seed: str
         "across": found.across,
     }
     words = (
-        f"{len(found.predictions):,} test images by the network's features; {seed}. Two principal components have "
-        f"{100 * found.explained:.0f} % of the variance. A ring is around what was taken for another class. Point at "
-        "an image, or go from one to the next with the arrow keys; click to keep it, click a class to see it alone."
+        f"{len(found.predictions):,} test images; {seed}. Two principal components have {100 * found.explained:.0f} % "
+        "of the variance. Point at an image; click to keep it, click a class to see it alone."
     )
-    label = "Map of the features: arrow keys go from image to image"
-    return "".join(
-        [
-            f'<h3>Map of the features</h3><p>{text(words)} {text(found.note)}</p><div class="embedding">',
-            f'<div class="field"><div class="choice" role="group" aria-label="Which map">{"".join(choice)}</div>',
-            f'<svg viewBox="0 0 600 600" tabindex="0" role="application" aria-label="{label}">{"".join(points)}',
-            '<circle class="chosen" r="10" cx="-99" cy="-99"/></svg></div><div class="beside"><div class="shown" ',
-            f'aria-live="polite"><div class="tile" data-atlas="{picture(found.atlas, quality=76)}"></div><p></p></div>',
-            f'<ul class="classes">{"".join(keys)}</ul></div>{data_block(f"{name}-points", content)}</div>',
-        ]
-    )
+    label, how = "Map of the features: arrow keys go from image to image", '<a href="#reading">How to read it</a>'
+    parts = [
+        f"<h3>Map of the features</h3><p>{text(words)} {text(found.note)} {how}</p>",
+        '<div class="embedding"><div class="field"><div class="choice" role="group" aria-label="Which map">',
+        *choice,
+        f'</div><svg viewBox="0 0 600 600" tabindex="0" role="application" aria-label="{label}">{"".join(points)}',
+        '<circle class="chosen" r="10" cx="-99" cy="-99"/></svg></div><div class="beside"><div class="shown" ',
+        f'aria-live="polite"><div class="tile" data-atlas="{picture(found.atlas, quality=76)}"></div><p></p></div>',
+        f'<ul class="classes">{"".join(keys)}</ul></div>{data_block(f"{name}-points", content)}</div>',
+    ]
+    return "".join(parts)
 
 
 def text_only(value: str) -> str:

@@ -14,20 +14,26 @@ from rsssl.report.html.document import document, part, text
 from rsssl.report.results import Result, Row
 from rsssl.report.tables import METRIC_NAMES, Table, caption, percent, plural
 
-COMPARED = (
-    "Each row beside the best of its column, in points, at the seeds that both have: a seed draws the same labelled "
-    "images for both. The interval is that of a paired t test over the seeds. p is that of the exact signed-rank test, "
-    "beside it the smallest that so many seeds can give: fewer than 6 never come below 0.05. Detectable is the "
-    "difference that a paired t test of so many seeds finds in 8 of 10 cases at the 5 % level, given the spread that "
-    "these differences have. All seeds share their test images, so nothing here says how it would be on others; p is "
-    "not corrected for the number of rows, and the best row was picked for being the best."
-)
 BESIDE = 12  # classes of a confusion matrix that leaves room beside it
-TRUSTED = (
-    "Accuracy in percent over confidence: what is 90 % sure should be right nine times in ten, on the dashed line. "
-    "Bars are darker where more images are. Off by: the expected calibration error in points; by chance: what it would "
-    "be if the probabilities were exact."
-)
+READING = {
+    "Reliability": "What is 90 % sure should be right nine times in ten: bars reach the accuracy of what is so sure, "
+    "and would end on the dashed line. They are darker where more images are. The numbers are expected calibration "
+    "errors in points: before calibration, after it, and by chance if the probabilities were exact.",
+    "Paired comparison": "Each row is set beside the best of its column at the seeds that both have: a seed draws the "
+    "same labelled images for both. The interval is that of a paired t test over the seeds. p is that of the exact "
+    "signed-rank test, and beside it stands the smallest that so many seeds can give: fewer than 6 never come below "
+    "0.05. Detectable is the difference, in points, that a paired t test of so many seeds finds in 8 of 10 cases at "
+    "the 5 % level, given the spread that these differences have: a smaller one may be there and not be seen. All "
+    "seeds share their test images, so nothing here says how it would be on others. p is not corrected for the number "
+    "of rows, and the best row was picked for being the best.",
+    "Confusion matrix": "Percent of the images of the true class, on average over the seeds; .4 is 0.4 %, an empty "
+    "cell is none. Blue is right, orange wrong.",
+    "Map of the features": "Test images by the features of the network that the classifier looked at, in a plane. By "
+    "principal components (PCA) distances are as true as two dimensions can show them; by t-SNE neighbours are, and "
+    "distances between groups mean little. A ring is around what was taken for another class. The arrow keys go from "
+    "image to image.",
+}
+HOW = '<a href="#reading">How to read it</a>'
 
 
 def page(table: Table) -> bytes:
@@ -43,7 +49,8 @@ def page(table: Table) -> bytes:
     ]
     trained = runs.trainings(table.results, names)
     links = [(f"d{i}", d) for i, d in enumerate(datasets)]
-    links += ([("trainings", "Trainings")] if trained else []) + [("commands", "Commands"), ("versions", "Versions")]
+    links += [("trainings", "Trainings")] if trained else []
+    links += [("commands", "Commands"), ("versions", "Versions"), ("reading", "How to read it")]
     body = [
         *head(table, links),
         "<main>",
@@ -55,6 +62,9 @@ def page(table: Table) -> bytes:
         ),
         *commands(table, names),
         f'<section id="versions"><h2>Versions</h2>{runs.versions(table.results)}</section>',
+        '<section id="reading"><h2>How to read it</h2>',
+        *(f"<p><b>{name}.</b> {text(words)}</p>" for name, words in READING.items()),
+        "</section>",
         "</main>",
     ]
     return document("Few-label scene classification", body, part("report.css"), part("report.js"))
@@ -96,12 +106,13 @@ def section(name: str, table: Table, dataset: str, names: Mapping[Row, str], col
     columns = trusted(table, best[0].row) if best else {}
     parts.append("</div><div>")
     if columns:
-        title = f"Reliability of {names[best[0].row]}"
-        parts.append(f"<h3>{text(title)}</h3><p>{TRUSTED}</p>")
+        words = f"Accuracy over confidence, in percent, of {names[best[0].row]}."
+        parts.append(f"<h3>Reliability</h3><p>{text(words)} {HOW}</p>")
         parts.append(f'<div class="panels small">{plots.reliability_panels(columns)}</div>')
     parts.append("</div></div>")
     if found := comparisons(table, dataset):
-        parts.append(f"<h3>Paired comparison</h3><p>{COMPARED}</p>{tables.comparison(found, names)}")
+        words = "Each row beside the best of its column, in points, over the seeds that both have."
+        parts.append(f"<h3>Paired comparison</h3><p>{words} {HOW}</p>{tables.comparison(found, names)}")
     if best:
         matrix, (errors, features) = confused(table, best, names), gallery.looked_at(name, best, names, most)
         beside = len(best[0].classes) <= BESIDE
@@ -139,8 +150,7 @@ def confused(table: Table, best: Sequence[Result], names: Mapping[Row, str]) -> 
         f"{names[row]}, ts={ts}: {METRIC_NAMES[table.metric]} {percent(cell.mean)}{spread}, {plural(len(best), 'seed')}"
     )
     words += f"; {plural(left, 'seed')} with other classes left out" if left else ""
-    words += ". Percent of the true class; .4 is 0.4 %, an empty cell none."
-    return f"<h3>Confusion matrix</h3><p>{text(words)}</p>{tables.confusion(best)}"
+    return f"<h3>Confusion matrix</h3><p>{text(words)}. {HOW}</p>{tables.confusion(best)}"
 
 
 def commands(table: Table, names: Mapping[Row, str]) -> list[str]:
@@ -148,8 +158,10 @@ def commands(table: Table, names: Mapping[Row, str]) -> list[str]:
     lines = ['<section id="commands"><h2>Commands</h2>']
     folders = runs.typed_in(table.results)
     lines.append(f"<p>Typed in {text(', '.join(folders))}.</p>" if folders else "")
-    for rows, typed in runs.commands(table.results, names):
-        lines.append(f'<div class="command"><p>{"<br>".join(text(row) for row in rows.splitlines())}</p>')
+    for rows, typed in runs.commands(table.results):
+        of = [(d, [names[row] for row in rows if row.dataset == d]) for d in dict.fromkeys(row.dataset for row in rows)]
+        each = "<br>".join(f"<b>{text(dataset)}</b>: {text(' · '.join(those))}" for dataset, those in of)
+        lines.append(f'<div class="command"><p>{each}</p>')
         lines += [f'<div class="typed"><code>{text(line)}</code></div>' for line in typed]
         lines.append("</div>")
     return [*lines, "</section>"]

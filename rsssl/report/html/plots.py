@@ -96,10 +96,10 @@ def reliability_panels(columns: Mapping[str, Sequence[Result]]) -> str:
 def reliability_panel(ts: str, results: Sequence[Result]) -> str:
     count, confidence, accuracy = reliability.bins(results)
     share, n = count / count.sum(), len(count)
-    plot = Plot(240, 226, f"Reliability at ts={ts}", (46, 8, 8, 40))
+    plot = Plot(180, 172, f"Reliability at ts={ts}", (30, 8, 8, 26))
     at_x, at_y = linear(0, 100, plot.left, plot.right), linear(0, 100, plot.bottom, plot.top)
-    plot.y_axis(at_y, [0, 25, 50, 75, 100], "Accuracy (%)")
-    plot.x_axis(at_x, [(v, f"{v}") for v in (0, 25, 50, 75, 100)], "Confidence (%)")
+    plot.y_axis(at_y, [0, 50, 100], "")
+    plot.x_axis(at_x, [(v, f"{v}") for v in (0, 50, 100)], "")
     plot.add(f'<path class="ideal" d="M{at_x(0):.1f} {at_y(0):.1f}L{at_x(100):.1f} {at_y(100):.1f}"/>')
     for i in np.flatnonzero(count > 0).tolist():
         x, width, y = at_x(i * 100 / n), at_x(100 / n) - at_x(0), at_y(accuracy[i])
@@ -112,9 +112,9 @@ def reliability_panel(ts: str, results: Sequence[Result]) -> str:
             f'<rect class="aim" x="{x:.1f}" y="{plot.top}" width="{width:.1f}" height="{plot.bottom - plot.top}">'
             f"<title>{text(words)}</title></rect>"
         )
-    names = {"ece": "off by", "ece_before": "uncalibrated", "chance": "by chance"}
-    known = [k for k in names if all(k in r.trust for r in results)]
-    words = ", ".join(f"{names[k]} {100 * float(np.mean([r.trust[k] for r in results])):.1f}" for k in known)
+    names = {"ece": "off by {}", "ece_before": "before {}", "chance": "by chance {}"}
+    means = {k: [r.trust[k] for r in results] for k in names if all(k in r.trust for r in results)}
+    words = ", ".join(names[k].format(f"{100 * float(np.mean(v)):.1f}") for k, v in means.items())
     return f"<figure><figcaption><b>ts={text(ts)}</b> {text(words)}</figcaption>{plot.svg()}</figure>"
 
 

@@ -18,7 +18,7 @@ from rsssl.report.html.plots import curve
 from rsssl.report.results import Result, Row, ts_order
 from rsssl.report.tables import NONE, duration
 
-PICTURE = 560  # pixels, at most, of the width of a training's pictures
+PICTURE = 620  # pixels, at most, of the longer side of a training's pictures
 VARIED = ("ts", "seed")  # keys that a sweep's command has lists of
 NOT_REPEATED = ("paths.", "hydra.", "hydra/", "device=", "workers=", "tracker=")  # cannot change a result
 
@@ -80,22 +80,20 @@ def last_picture(folder: Path) -> tuple[str, int] | None:
             step = int(file.stem.removeprefix("step-"))
         except (OSError, UnidentifiedImageError, ValueError):
             continue
-        if small.width > PICTURE:
-            small = small.resize((PICTURE, round(small.height * PICTURE / small.width)), Image.Resampling.LANCZOS)
+        small.thumbnail((PICTURE, PICTURE), Image.Resampling.LANCZOS)
         return picture(small, quality=82), step
     return None
 
 
-def commands(results: Iterable[Result], names: Mapping[Row, str]) -> list[tuple[str, list[str]]]:
-    """For each group of rows that the same runs gave: their names, one a line, and the commands that repeat them."""
+def commands(results: Iterable[Result]) -> list[tuple[list[Row], list[str]]]:
+    """Rows that the same runs gave, and the commands that repeat them."""
     runs: dict[Row, dict[Path, Result]] = defaultdict(dict)
     for r in results:
         runs[r.row][r.path] = r
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row, by_path in runs.items():
-        typed = tuple(repeated(list(by_path.values())))
-        groups[typed].append(row)
-    return [("\n".join(f"{row.dataset}: {names[row]}" for row in rows), list(typed)) for typed, rows in groups.items()]
+        groups[tuple(repeated(list(by_path.values())))].append(row)
+    return [(rows, list(typed)) for typed, rows in groups.items()]
 
 
 def repeated(results: Sequence[Result]) -> list[str]:
