@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import zlib
 from html import escape
 from html.parser import HTMLParser
@@ -233,6 +234,16 @@ def test_what_is_gone_is_said_in_a_sentence(sweep: tuple[Path, list[dict]], tiny
     assert "missing or not what was written" in made(folder)[0]
     write_run(folder / "old", dataset="aid")
     assert "These results are older than the list of predictions" in made(folder)[0]
+
+
+def test_the_page_needs_no_torch(sweep: tuple[Path, list[dict]]) -> None:
+    code = (
+        "import sys; from rsssl.report.command import main\n"
+        f"main([{str(sweep[0])!r}, '--html', '--no-figures'])\n"
+        "print({'torch', 'matplotlib'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "set()" and run.stderr == ""
 
 
 def chromium() -> str:

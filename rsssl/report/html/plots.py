@@ -34,6 +34,8 @@ def label_efficiency(table: Table, names: Mapping[Row, str], coloured: Sequence[
     """The metric over labels per class (log scale) for rows of one dataset, with its legend. Bars are one sample
     standard deviation up and down."""
     lines = {row: line for row in names if (line := figures.points(table, row))}
+    if not lines:
+        return "<p>None of the rows has this metric.</p>"
     metric = METRIC_NAMES[table.metric].split(" (")[0]
     plot = Plot(620, 360, f"{metric} over labelled images per class", (56, 10, 12, 42))
     values = [y + sign * std for line in lines.values() for _, y, std in line for sign in (-1, 1)]

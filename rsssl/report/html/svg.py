@@ -15,6 +15,7 @@ MARKS = (
     "M0 -5l4.4 5l-4.4 5l-4.4 -5z",  # diamond
     "M0 4.6l4.4 -7.8h-8.8z",  # triangle, its tip below
     "M-1.6 -4.8h3.2v3.2h3.2v3.2h-3.2v3.2h-3.2v-3.2h-3.2v-3.2h3.2z",  # plus
+    "M-4.2 -2L-2 -4.2L0 -2.2L2 -4.2L4.2 -2L2.2 0L4.2 2L2 4.2L0 2.2L-2 4.2L-4.2 2L-2.2 0z",  # cross
 )
 DOT = "M-2.4 0a2.4 2.4 0 1 0 4.8 0a2.4 2.4 0 1 0 -4.8 0"  # of baselines
 COLOURS = 6  # --p0 to --p5 in report.css
