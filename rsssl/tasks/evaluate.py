@@ -265,6 +265,7 @@ class Evaluate(Pretrain):
             "pretrain": weights.record,
             "evaluation_seconds": None,
             "versions": versions(),
+            "device": str(run.device),
             "config_hash": run.config_hash,
             "split_hash": data.split.hash,
             "finished": time.time(),

@@ -213,7 +213,7 @@ def test_commands_trainings_and_versions(sweep: tuple[Path, list[dict]]) -> None
     (shown,) = (a for a, _ in page.all("img") if "step" in (a["alt"] or ""))
     assert "after step 40" in (shown["alt"] or "")
     with Image.open(io.BytesIO(base64.b64decode((shown["src"] or "").split(",")[1]))) as image:
-        assert image.size == (620, 266)
+        assert image.size == (700, 300)
     assert ["torch", "9.9"] in [[t for _, t in page.all("td")][-2:]]
 
 

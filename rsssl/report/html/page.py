@@ -12,13 +12,13 @@ from rsssl.report.datasets import recorded
 from rsssl.report.html import gallery, images, plots, runs, tables
 from rsssl.report.html.document import document, part, text
 from rsssl.report.results import Result, Row
-from rsssl.report.tables import METRIC_NAMES, Table, caption, percent, plural
+from rsssl.report.tables import METRIC_NAMES, Table, caption, labels, percent, plural
 
 BESIDE = 12  # classes of a confusion matrix that leaves room beside it
 READING = {
     "Reliability": "What is 90 % sure should be right nine times in ten: bars reach the accuracy of what is so sure, "
     "and would end on the dashed line. They are darker where more images are. The numbers are expected calibration "
-    "errors in points: before calibration, after it, and by chance if the probabilities were exact.",
+    "errors in points: after calibration, before it, and by chance, if the probabilities were exact.",
     "Paired comparison": "Each row is set beside the best of its column at the seeds that both have: a seed draws the "
     "same labelled images for both. The interval is that of a paired t test over the seeds. p is that of the exact "
     "signed-rank test, and beside it stands the smallest that so many seeds can give: fewer than 6 never come below "
@@ -47,7 +47,7 @@ def page(table: Table) -> bytes:
         section(f"d{i}", table, d, {row: names[row] for row in by_dataset[d]}, coloured, most)
         for i, d in enumerate(datasets)
     ]
-    trained = runs.trainings(table.results, names)
+    trained = runs.trainings(table.results, labels(table.rows))
     links = [(f"d{i}", d) for i, d in enumerate(datasets)]
     links += [("trainings", "Trainings")] if trained else []
     links += [("commands", "Commands"), ("versions", "Versions"), ("reading", "How to read it")]
@@ -111,7 +111,7 @@ def section(name: str, table: Table, dataset: str, names: Mapping[Row, str], col
         parts.append(f'<div class="panels small">{plots.reliability_panels(columns)}</div>')
     parts.append("</div></div>")
     if found := comparisons(table, dataset):
-        words = "Each row beside the best of its column, in points, over the seeds that both have."
+        words = "Each row beside the best of its column, in points of the metric, over the seeds that both have."
         parts.append(f"<h3>Paired comparison</h3><p>{words} {HOW}</p>{tables.comparison(found, names)}")
     if best:
         matrix, (errors, features) = confused(table, best, names), gallery.looked_at(name, best, names, most)

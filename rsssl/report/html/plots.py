@@ -133,7 +133,7 @@ def curve(points: Sequence[tuple[int, float]], title: str, colour: int, percent:
     parts = np.array_split(np.array(points, float), min(len(points), CURVE))
     means = [(float(p[:, 0].mean()), factor * float(p[:, 1].mean())) for p in parts]
     means[-1] = float(points[-1][0]), means[-1][1]
-    plot = Plot(300, 180, f"{title} over steps", (42, 10, 12, 36))
+    plot = Plot(300, 180, f"{title} over steps", (54, 10, 12, 36))
     heights = ticks(min(y for _, y in means), max(y for _, y in means), 4)
     last = max(points[-1][0], 1)
     at_x, at_y = linear(0, last, plot.left, plot.right), linear(heights[0], heights[-1], plot.bottom, plot.top)

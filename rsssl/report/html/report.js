@@ -53,6 +53,8 @@ for (const box of all('.typed')) {
   box.append(button);
 }
 
+window.addEventListener('beforeprint', () => all('details').forEach(part => { part.open = true; }));
+
 // A map of features: the point nearest to the pointer, or the next one by the arrow keys, shows its image.
 for (const map of all('.embedding')) {
   const { maps, classes, points, across } = JSON.parse(all('script', map)[0].textContent);

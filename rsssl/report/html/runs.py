@@ -18,7 +18,7 @@ from rsssl.report.html.plots import curve
 from rsssl.report.results import Result, Row, ts_order
 from rsssl.report.tables import NONE, duration
 
-PICTURE = 620  # pixels, at most, of the longer side of a training's pictures
+PICTURE = 760  # pixels, at most, of the longer side of a training's pictures
 VARIED = ("ts", "seed")  # keys that a sweep's command has lists of
 NOT_REPEATED = ("paths.", "hydra.", "hydra/", "device=", "workers=", "tracker=")  # cannot change a result
 
@@ -29,31 +29,36 @@ def trainings(results: Iterable[Result], names: Mapping[Row, str]) -> list[str]:
     for r in results:
         if r.row.artifact and not r.row.baseline:
             of[r.row.artifact].append(r)
-    return [card(group, names[group[0].row]) for _, group in sorted(of.items(), key=lambda i: names[i[1][0].row])]
+    cards = [(title(group[0], names), group) for group in of.values()]
+    return [card(name, group) for name, group in sorted(cards, key=lambda pair: pair[0])]
 
 
-def card(group: Sequence[Result], name: str) -> str:
+def title(result: Result, names: Mapping[Row, str]) -> str:
+    """The method and the images of a training; a dataset that is evaluated on has the same name here."""
+    source = result.row.pretrain_dataset
+    known = result.row.dataset if source == result.content.get("dataset") else source
+    return f"{names[result.row]}, on {known}" if known else names[result.row]
+
+
+def card(name: str, group: Sequence[Result]) -> str:
     """One training, of whatever its runs, or the store, still have of it."""
     record = group[0].content["pretrain"]
     folders = [r.path.parent for r in group]
     kept = place(str(record.get("folder")))
     folders += [kept] if kept else []
-    facts = [f"on {group[0].row.pretrain_dataset}"] if group[0].row.pretrain_dataset else []
     units = {"images": "{:,.0f} images", "steps": "{:,.0f} steps", "epochs": "{:g} epochs"}
     units |= {"images_per_second": "{:,.0f} images/s"}
-    facts += [unit.format(record[k]) for k, unit in units.items() if isinstance(record.get(k), int | float)]
+    facts = [unit.format(record[k]) for k, unit in units.items() if isinstance(record.get(k), int | float)]
     facts += [duration(group[0].pretrain_seconds)] if group[0].pretrain_seconds else []
-    parts = [f"<h3>{text(name)}</h3><p>{text(', '.join(facts))}</p>"]
     numbers = next((rows for f in folders if (rows := metrics(f / "metrics.csv"))), {})
     curves = [curve(numbers["loss"], "Loss", 0)] if "loss" in numbers else []
     curves += [curve(numbers["probe_oa"], "Online probe", 1, percent=True)] if "probe_oa" in numbers else []
-    parts.append(f'<div class="panels">{"".join(curves)}</div>' if curves else "<p>Its metrics.csv is gone.</p>")
+    parts = [f"<h3>{text(name)}</h3><p>{text(', '.join(facts))}</p>"]
+    parts.append(f"<div>{''.join(curves) or '<p>Its metrics.csv is gone.</p>'}</div>")
     if shown := next((found for f in folders if (found := last_picture(f / "pictures"))), None):
         address, step = shown
         words = f"What it makes of a few images after step {step}"
-        parts.append(
-            f'<figure><img alt="{text(words)}" src="{address}"><figcaption>{text(words)}</figcaption></figure>'
-        )
+        parts.append(f'<figure><figcaption>{words}</figcaption><img alt="{words}" src="{address}"></figure>')
     return f'<article class="card">{"".join(parts)}</article>'
 
 
@@ -166,9 +171,9 @@ def versions(results: Iterable[Result]) -> str:
     for r in {r.path: r for r in results}.values():
         known, training = (r.content.get(key) or {} for key in ("versions", "pretrain"))
         facts = {str(k): str(v) for k, v in known.items()} if isinstance(known, dict) else {}
-        facts |= {
-            f"pre-training: {key}": str(training[key]) for key in ("device", "threads", "processes") if key in training
-        }
+        facts |= {"device": str(r.content["device"])} if "device" in r.content else {}
+        hardware = ("device", "threads", "processes")
+        facts |= {f"pre-training: {key}": str(training[key]) for key in hardware if key in training}
         sets[tuple(facts.items())] += 1
     names = list(dict.fromkeys(name for facts in sets for name, _ in facts))
     if not names:

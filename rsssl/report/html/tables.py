@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -65,29 +66,38 @@ def score(cell: Cell | None, metric: str) -> str:
 
 
 def comparison(found: Sequence[Comparison], names: Mapping[Row, str]) -> str:
-    """Each row beside the best of its column; the intervals are drawn on one scale."""
+    """Each row beside the best of its column: a part for each column, the last one open. The intervals of all are drawn
+    on one scale."""
     ends = [end for c in found for end in (c.low, c.high, c.mean) if end is not None]
     # A single wide interval, as of two seeds, does not squeeze the others: it is cut at the picture's edge.
     far = 4 * float(np.median(np.abs(ends)))
     low, high = max(min([0.0, *ends]), -far), min(max([0.0, *ends]), far)
     at = linear(low, high, 6, FOREST - 6)
-    lines = []
-    for c in found:
-        interval = NONE if c.low is None or c.high is None else f"{points(c.low)} to {points(c.high)}"
-        clear = c.low is not None and c.high is not None and not c.low <= 0 <= c.high
-        p = f"{c.p:.3g} <small>({c.least_p:.3g})</small>" if c.seeds > 1 else NONE
-        detectable = "" if c.detectable is None else f"{c.detectable:.6f}"
-        lines.append(
-            f'<tr><td class="words">{text(c.ts)}</td><td class="words">{text(names[c.row])}</td>'
-            f'<td class="words">{text(names[c.best])}</td><td>{c.seeds}</td>'
-            f'<td data-sort="{c.mean:.6f}">{"<b>" if clear else ""}{points(c.mean)}{"</b>" if clear else ""}</td>'
-            f'<td data-sort="{c.mean if c.low is None else c.low:.6f}">{interval}</td>'
-            f'<td class="forest" data-sort="{c.mean:.6f}">{forest(c, at)}</td>'
-            f'<td data-sort="{c.p:.6f}">{p}</td>'
-            f'<td data-sort="{detectable}">{f"{c.detectable:.1f}" if c.detectable else NONE}</td></tr>'
+    headings = ["Row", "Seeds", "Points", "95 % interval", "", "Signed-rank p (least)", "Detectable"]
+    columns = [(best, ts, list(group)) for (best, ts), group in groupby(found, lambda c: (c.best, c.ts))]
+    parts = []
+    for best, ts, column in columns:
+        lines = sortable(headings, [compared(c, names[c.row], at) for c in column], "compared")
+        opened = " open" if column is columns[-1][2] else ""
+        parts.append(
+            f"<details{opened}><summary>ts={text(ts)}, beside <b>{text(names[best])}</b></summary>{lines}</details>"
         )
-    headings = ["ts", "Row", "Against", "Seeds", "Points", "95 % interval", "", "Signed-rank p (least)", "Detectable"]
-    return sortable(headings, lines, "compared", 3)
+    return "".join(parts)
+
+
+def compared(c: Comparison, name: str, at: Callable[[float], float]) -> str:
+    """One row of a comparison; a difference whose interval does not hold 0 is bold."""
+    interval = NONE if c.low is None or c.high is None else f"{points(c.low)} to {points(c.high)}"
+    clear = c.low is not None and c.high is not None and not c.low <= 0 <= c.high
+    p = f"{c.p:.3g} <small>({c.least_p:.3g})</small>" if c.seeds > 1 else NONE
+    mean = f"<b>{points(c.mean)}</b>" if clear else points(c.mean)
+    detectable = "" if c.detectable is None else f"{c.detectable:.6f}"
+    return (
+        f'<tr><td class="words">{text(name)}</td><td>{c.seeds}</td><td data-sort="{c.mean:.6f}">{mean}</td>'
+        f'<td data-sort="{c.mean if c.low is None else c.low:.6f}">{interval}</td>'
+        f'<td class="forest" data-sort="{c.mean:.6f}">{forest(c, at)}</td><td data-sort="{c.p:.6f}">{p}</td>'
+        f'<td data-sort="{detectable}">{f"{c.detectable:.1f}" if c.detectable else NONE}</td></tr>'
+    )
 
 
 def points(value: float) -> str:
