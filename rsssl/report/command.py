@@ -64,13 +64,14 @@ def report(folders: Sequence[Path], metric: str, out: Path, figures: bool = True
     table = tables.build(results, metric)
     table.notes += warnings
     images = draw(table) if figures else {}
-    files = {
-        "report.md": tables.markdown(table, list(images)).encode(),
-        "report.csv": tables.long_csv(table).encode(),
-        "report_summary.csv": tables.summary_csv(table).encode(),
-        "report.tex": tables.latex(table).encode(),
-        **images,
+    texts = {
+        "report.md": tables.markdown(table, list(images)),
+        "report.csv": tables.long_csv(table),
+        "report_summary.csv": tables.summary_csv(table),
+        "report.tex": tables.latex(table),
     }
+    # Names of folders may hold bytes that no text has.
+    files = {name: content.encode("utf-8", "replace") for name, content in texts.items()} | images
     if html:
         from rsssl.report.html.page import page
 

@@ -285,3 +285,33 @@ def test_in_a_browser(sweep: tuple[Path, list[dict]], width: int) -> None:
     assert out["down"] == ["0.910000", "0.800000"] and out["up"] == ["0.800000", "0.910000"]
     assert out["sort"] == "ascending" and "% sure" in out["shown"]
     assert out["inner"] == width and out["wide"] <= width, "the page does not scroll sideways"
+
+
+ODD = [
+    {"data": "x", "predictions": [1], "versions": "9"},
+    {"data": {"root": 5, "fingerprint": None, "pack": 7, "features": []}, "predictions": {"sha256": 1}},
+    {"data": {"root": "\udc80"}, "device": {}, "versions": {"<b>": [1]}},
+    {"pretrain": {"artifact": "a", "folder": 3, "steps": "many", "epochs": 2, "device": ["<i>"]}, "ts": "all"},
+    {"pretrain": {"artifact": "c", "folder": "/etc", "seconds": 1}, "ts": 0.5, "dataset": "<u>&amp;" * 40},
+    {"kappa": None, "ts": 20, "confusion": [[40, 0, 0], [0, 0, 0], [0, 0, 80]]},
+]
+
+
+@pytest.mark.parametrize("metric", ["oa", "kappa"])
+def test_odd_and_damaged_files_leave_a_page(tmp_path: Path, metric: str) -> None:
+    for i, odd in enumerate(ODD):
+        run = tmp_path / str(i)
+        write_run(run, **(scores(0.5, i, NAMES) | {"seed": i} | odd))
+        (run / ".hydra").mkdir()
+        (run / ".hydra" / "overrides.yaml").write_text(["- a=1\n- [", "{a: 1}", "- 5\n- '`rm -rf ~`'"][i % 3])
+        (run / ".hydra" / "hydra.yaml").write_text(
+            ["hydra: 1", "- 2", "hydra: {runtime: {config_sources: [3]}}"][i % 3]
+        )
+        (run / "metrics.csv").write_text(["", "step,epoch,name,value\nx,0,loss,nan\n", "step,name\n1,loss\n"][i % 3])
+        (run / "pictures").mkdir()
+        (run / "pictures" / "step-x.png").write_bytes(b"\x89PNG")
+    (tmp_path / "5" / "predictions.csv").write_bytes(b"\xff")
+    assert main([str(tmp_path), "--html", "--no-figures", "--metric", metric]) == 0
+    page = Page((tmp_path / "report.html").read_text())
+    assert not page.all("u") and not page.all("i") and [a for a, _ in page.all("script")] == [{}]
+    assert any("'`rm -rf ~`'" in text for _, text in page.all("code"))
