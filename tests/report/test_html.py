@@ -217,6 +217,24 @@ def test_commands_trainings_and_versions(sweep: tuple[Path, list[dict]]) -> None
     assert ["torch", "9.9"] in [[t for _, t in page.all("td")][-2:]]
 
 
+def test_a_store_that_was_moved_is_found_by_the_environment(
+    sweep: tuple[Path, list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(Path(sweep[1][0]["data"]["pack"]).parents[1], store)
+    for run in sweep[0].glob("[ab]*"):
+        content = json.loads((run / "results.json").read_text())
+        for key in ("pack", "features"):
+            content["data"][key] = str(Path("/gone", *Path(content["data"][key]).parts[-2:]))
+        (run / "results.json").write_text(json.dumps(content))
+    assert "The store no longer holds these images" in made(sweep[0])[0]
+    monkeypatch.setenv("RSSSL_STORE", str(store))
+    assert "t-SNE" in made(sweep[0])[0]
+    (card,) = store.glob("pack/*/card.json")
+    card.write_bytes(card.read_bytes()[:-9])
+    assert "The store no longer holds these images" in made(sweep[0])[0]
+
+
 def test_what_is_gone_is_said_in_a_sentence(sweep: tuple[Path, list[dict]], tiny_store: tuple[Path, Pack]) -> None:
     folder, _ = sweep
     for run in folder.glob("[ab]*"):

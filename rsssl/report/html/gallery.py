@@ -59,8 +59,8 @@ def mapped(name: str, found: images.Embedding, classes: Sequence[str], seed: str
     number = {c: i for i, c in enumerate(classes)}
     content = {
         "maps": {k: [[round(float(v), 4) for v in xy] for xy in m] for k, m in found.maps.items()},
-        "classes": [text_only(c) for c in classes],
-        "points": [[text_only(p.image), number[p.true], number[p.predicted], p.confidence] for p in found.predictions],
+        "classes": list(classes),
+        "points": [[p.image, number[p.true], number[p.predicted], p.confidence] for p in found.predictions],
         "across": found.across,
     }
     words = (
@@ -78,8 +78,3 @@ def mapped(name: str, found: images.Embedding, classes: Sequence[str], seed: str
         f'<ul class="classes">{"".join(keys)}</ul></div>{data_block(f"{name}-points", content)}</div>',
     ]
     return "".join(parts)
-
-
-def text_only(value: str) -> str:
-    """A name as the script shows it, which escapes nothing since it writes text alone."""
-    return value.encode("utf-8", "replace").decode()

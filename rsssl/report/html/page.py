@@ -30,8 +30,8 @@ READING = {
     "cell is none. Blue is right, orange wrong.",
     "Map of the features": "Test images by the features of the network that the classifier looked at, in a plane. By "
     "principal components (PCA) distances are as true as two dimensions can show them; by t-SNE neighbours are, and "
-    "distances between groups mean little. A ring is around what was taken for another class. The arrow keys go from "
-    "image to image.",
+    "distances between groups mean little. Points with a dark rim were taken for another class; the ring is around the "
+    "one that is shown. The arrow keys go from image to image.",
 }
 HOW = '<a href="#reading">How to read it</a>'
 
@@ -55,11 +55,8 @@ def page(table: Table) -> bytes:
         *head(table, links),
         "<main>",
         *sections,
-        *(
-            ['<section id="trainings"><h2>Trainings</h2><div class="cards">', *trained, "</div></section>"]
-            if trained
-            else []
-        ),
+        f'<section id="trainings"><h2>Trainings</h2><div class="cards">{"".join(trained)}</div></section>'
+        * bool(trained),
         *commands(table, names),
         f'<section id="versions"><h2>Versions</h2>{runs.versions(table.results)}</section>',
         '<section id="reading"><h2>How to read it</h2>',
@@ -114,14 +111,10 @@ def section(name: str, table: Table, dataset: str, names: Mapping[Row, str], col
         words = "Each row beside the best of its column, in points of the metric, over the seeds that both have."
         parts.append(f"<h3>Paired comparison</h3><p>{words} {HOW}</p>{tables.comparison(found, names)}")
     if best:
-        matrix, (errors, features) = confused(table, best, names), gallery.looked_at(name, best, names, most)
+        errors, features = gallery.looked_at(name, best, names, most)
+        pair = f"<div>{confused(table, best, names)}</div><div>{errors}</div>"
         beside = len(best[0].classes) <= BESIDE
-        parts += (
-            ['<div class="columns"><div>', matrix, "</div><div>", errors, "</div></div>"]
-            if beside
-            else [matrix, errors]
-        )
-        parts.append(features)
+        parts += [f'<div class="columns">{pair}</div>' if beside else pair, features]
     return "".join([*parts, "</section>"])
 
 
