@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import re
 import sys
 from collections.abc import Container, Sequence
@@ -45,15 +46,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `rsssl-report`; returns the exit code (2: something the user can put right)."""
     args = arguments(argv)
     try:
-        report(args.runs, args.metric, args.out or args.runs[0], not args.no_figures, args.html)
+        out, store = args.out or args.runs[0], os.environ.get("RSSSL_STORE")
+        report(args.runs, args.metric, out, figures=not args.no_figures, html=args.html, store=store)
     except UserError as error:
         print(f"rsssl: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def report(folders: Sequence[Path], metric: str, out: Path, figures: bool = True, html: bool = False) -> list[Path]:
+def report(
+    folders: Sequence[Path], metric: str, out: Path, figures: bool = True, html: bool = False, store: str | None = None
+) -> list[Path]:
     """Reads, writes the files, prints the table and the files' paths, which it returns.
+
+    Args:
+        folders: of runs, at any depth.
+        metric: "oa", "aa" or "kappa".
+        out: where the files go.
+        figures: write PNG files.
+        html: write the page.
+        store: where artefacts are looked for that are no longer where the results say.
 
     Raises:
         UserError: when a folder is missing, no results are found, or `out` cannot be written.
@@ -61,6 +73,10 @@ def report(folders: Sequence[Path], metric: str, out: Path, figures: bool = True
     from rsssl.report import tables
 
     results, warnings = collect(folders)
+    if html and store:
+        from rsssl.report.html.images import moved_to
+
+        results = [moved_to(r, Path(store).expanduser().absolute()) for r in results]
     table = tables.build(results, metric)
     table.notes += warnings
     images = draw(table) if figures else {}

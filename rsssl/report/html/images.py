@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,7 @@ def tested(results: Sequence[Result]) -> Tested | str:
             continue
         pack = opened(str(data.get("pack")), str(data.get("fingerprint")))
         if pack is None:
-            why = "The store no longer holds these images (or RSSSL_STORE names another one), so none are shown."
+            why = "The store no longer holds these images, so none are shown; RSSSL_STORE=DIR names another place."
             continue
         row_of = {path: row for row, path in enumerate(pack.paths)}
         rows = np.array([row_of.get(p.image, -1) for p in predictions])
@@ -84,14 +83,27 @@ def tested(results: Sequence[Result]) -> Tested | str:
     return why
 
 
+def moved_to(result: Result, store: Path) -> Result:
+    """The result with the folders that it names in a store, or, where they are gone, those below another store."""
+
+    def now(entry: object, keys: Sequence[str]) -> object:
+        if not isinstance(entry, dict):
+            return entry
+        lost = {k: Path(str(entry[k])) for k in keys if k in entry and place(str(entry[k])) is None}
+        return entry | {k: str(store / folder.parent.name / folder.name) for k, folder in lost.items()}
+
+    content = result.content
+    known = {
+        "data": now(content.get("data"), ("pack", "features")),
+        "pretrain": now(content.get("pretrain"), ("folder",)),
+    }
+    return replace(result, content=content | known)
+
+
 def place(folder: str) -> Path | None:
-    """A folder of a store that a result names, where it is, or below RSSSL_STORE, where the store was moved to."""
+    """A folder of a store that a result names; None where it is gone, or any other folder is named."""
     recorded_at = Path(folder)
-    if not is_artifact(recorded_at):
-        return None
-    store = os.environ.get("RSSSL_STORE")
-    moved = [Path(store).expanduser() / recorded_at.parent.name / recorded_at.name] if store else []
-    return next((p for p in (recorded_at, *moved) if p.is_dir()), None)
+    return recorded_at if is_artifact(recorded_at) and recorded_at.is_dir() else None
 
 
 def opened(folder: str, fingerprint: str) -> Pack | None:
