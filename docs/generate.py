@@ -31,14 +31,14 @@ from omegaconf import OmegaConf
 
 NOTE = "<!-- Written by python docs/generate.py from conf/ and the docstrings of rsssl/: change those, not this. -->"
 GROUPS = {  # in the order of the page
-    "dataset": "The images. See [Your own tiles](../own-tiles.md) and [From QGIS to a map](../scenes.md).",
+    "dataset": "The images. See [Your own tiles](../tiles.md) and [From QGIS to a map](../scenes.md).",
     "start": "What the network is before it sees your imagery. See [Which start?](../starts.md).",
     "backbone": "The network. An option is a short name for one; `backbone.name=` takes any timm model.",
     "ssl": "What the network learns from without labels. See [Which signal?](../signals.md).",
     "augment": "How views of an image are made. See [Which signal?](../signals.md#augmentation).",
     "optimizer": "Of the pre-training, and of classifiers that train a network.",
     "schedule": "Of the learning rate, over all steps.",
-    "evaluate": "The classifier. See [Few labels](../few-labels.md).",
+    "evaluate": "The classifier. See [Few labels](../few_labels.md).",
     "tracker": "Where the numbers of a training go. It never changes a result.",
     "hydra/launcher": "Where the jobs of a sweep run. See [Sweeps and clusters](../sweeps.md).",
     "experiment": "Settings of several groups at once. What is typed beside one wins.",

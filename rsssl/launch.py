@@ -16,10 +16,11 @@ from types import FrameType
 from typing import Any
 
 from rsssl.engine.files import locked
+from rsssl.engine.ranks import cores
+from rsssl.engine.stop import SENT
 from rsssl.errors import UserError
 
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-OURS = {signal.SIGUSR1, signal.SIGUSR2}  # SLURM sends them to every process of a job; torchrun would die of them
+OURS = {*SENT} - {signal.SIGTERM}  # SLURM sends them to every process of a job; torchrun would die of them
 KILL_WAIT = 30.0  # seconds that SLURM leaves a job between SIGTERM and its end
 
 
@@ -105,7 +106,7 @@ def under_torchrun(processes: int, launch: Launch) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "rsssl.run", *launch.overrides, f"hydra.run.dir='{folder}'"]
     command += [part for config_dir in launch.config_dirs for part in ("--config-dir", config_dir)]
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // processes))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // processes))
     env = os.environ | {"OMP_NUM_THREADS": threads}
     received: list[int] = []
 
@@ -113,12 +114,13 @@ def under_torchrun(processes: int, launch: Launch) -> None:
         received.append(signum)
         child.send_signal(signal.SIGTERM)
 
-    before = {number: signal.getsignal(number) for number in PASSED_ON}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, OURS)  # what is started inherits it
+    before = {number: signal.getsignal(number) for number in SENT}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, OURS) if OURS else set()  # what is started inherits it
     child = subprocess.Popen(command, env=env)
-    for number in PASSED_ON:
+    for number in SENT:
         signal.signal(number, pass_on)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if OURS:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         code = child.wait()
     except KeyboardInterrupt:  # the terminal has sent it to the processes too

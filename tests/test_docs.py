@@ -26,7 +26,7 @@ from documents import shrunk
 in_full = rsssl.api.run
 rsssl.api.run = lambda overrides=(), config_dir=None: in_full(shrunk(list(overrides)), config_dir)
 """
-ELSEWHERE = ("apt-get", "python3", "pip", "make", "tensorboard", "sha256sum")  # commands that are not ours
+ELSEWHERE = ("apt-get", "python3", "pip", "uv", "mamba", "docker", "make", "tensorboard")  # commands that are not ours
 OF_PYTHON = ("adapt",)  # keys of the Python API alone
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+import rsssl
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -52,3 +54,20 @@ def test_the_workflow_of_others_calls_what_is_there() -> None:
 def test_every_package_that_is_needed_has_a_lower_bound() -> None:
     lines = (ROOT / "setup.cfg").read_text().partition("install_requires =\n")[2].partition("\n\n")[0].splitlines()
     assert len(lines) > 10 and [line for line in lines if ">=" not in line] == []
+
+
+def test_conda_has_the_bounds_of_pip() -> None:
+    """And each package that pip would bring, but for the weights, which conda-forge lacks."""
+    lines = (ROOT / "setup.cfg").read_text().partition("install_requires =\n")[2].partition("\n\n")[0].split()
+    wanted = dict(line.split(">=") for line in lines)
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    names = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+    listed = [line.split(">=") for line in environment if isinstance(line, str) and ">=" in line]
+    found = {names.get(name, name): bound for name, bound in listed if name != "gdal"}
+    assert found == {name: bound for name, bound in wanted.items() if not name.startswith("efficientnet")}
+
+
+def test_one_version_everywhere() -> None:
+    version = rsssl.__version__
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert f"## {version} " in (ROOT / "CHANGELOG.md").read_text()

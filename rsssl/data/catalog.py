@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rsssl.data.decoders import PICTURES, POINTERS, RASTERS
+from rsssl.data.official import looks_like
 from rsssl.data.raster import Raster, read
 from rsssl.errors import UserError, nearest
 
@@ -148,11 +149,14 @@ def _official(root: Path, folders: list[Path], classes: Sequence[str], hint: str
             name = folder.name
             extra.append(name)
         by_name.setdefault(name, []).append(folder)
-    if len(extra) == len(by_name):
-        names = ", ".join(f.name for f in folders[:8])
+    if 2 * len(extra) > len(by_name):
+        names, known = ", ".join(f.name for f in folders[:8]), len(by_name) - len(extra)
+        like = looks_like([f.name for f in folders], _match)
+        right = f"It looks like dataset={like}. " if like else ""
         raise UserError(
-            f"No folder in {root} is a class of this dataset (found: {names}; expected e.g. {classes[0]}, "
-            f"{classes[-1]}). {hint} For any other tree of class folders use dataset=folder."
+            f"{f'Only {known}' if known else 'No'} folder in {root} is a class of this dataset (found: {names}; "
+            f"expected e.g. {classes[0]}, {classes[-1]}). {right}{hint} For any other tree of class folders use "
+            "dataset=folder."
         )
     for name in extra:
         close = nearest(name, classes)

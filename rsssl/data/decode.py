@@ -22,7 +22,7 @@ from tqdm import tqdm
 from rsssl.data.chunks import Plan
 from rsssl.data.disk import flushing
 from rsssl.data.parallel import run_chunks, run_on_all_ranks
-from rsssl.engine.ranks import local_world_size, world_size
+from rsssl.engine.ranks import cores, world_size
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -97,12 +97,6 @@ def unusable(path: Path, reason: str) -> UserError:
         f"{path} cannot be used: {reason}. Repair or remove it, or leave such files out (they are counted "
         "and listed): dataset.on_error=skip"
     )
-
-
-def cores() -> int:
-    """This process's share of the machine's cores."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, n // local_world_size())
 
 
 def allocate(path: Path, size: int) -> None:

@@ -65,6 +65,7 @@ class Pack:
         ground: where the images lie, of windows of scenes.
         fingerprint: sha256 of all content.
         source: the listing hash of the files that it was made from.
+        root: the folder that they lay in.
         sha256: of `images.bin`.
     """
 
@@ -79,6 +80,7 @@ class Pack:
     ground: Ground | None
     fingerprint: str
     source: str
+    root: str
     sha256: str
 
     @property
@@ -108,7 +110,7 @@ class Pack:
                 raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
             if meta["fingerprint"] != fingerprint_of(meta):
                 raise ValueError("card.json is not what was written")
-            fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "sha256")}
+            fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "root", "sha256")}
             labels, moments = np.array(meta["labels"], dtype=np.int64), np.load(folder / "moments.npy")
             ground = Ground.load(folder / "ground.npz") if (folder / "ground.npz").is_file() else None
             return cls(folder, card, images, labels, tuple(meta["paths"]), moments=moments, ground=ground, **fields)

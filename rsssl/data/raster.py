@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,11 @@ from rsssl.data.decoders import ANY, DRIVERS, FORMATS, PICTURES, RASTERS, TIFF, 
 from rsssl.errors import UserError
 
 INSTALL_GDAL = (
-    "Install GDAL: on Debian or Ubuntu `apt-get install gdal-bin libgdal-dev python3-dev g++` and then "
-    "`pip install 'setuptools<81' wheel && pip install --no-build-isolation gdal==$(gdal-config --version)`; "
-    "with conda `conda install -c conda-forge gdal`"
+    "Install GDAL: type pip install 'rsssl[gdal]'"
+    if sys.version_info >= (3, 12)  # for which PyPI has it with its library
+    else "Install GDAL: on Debian or Ubuntu `apt-get install libgdal-dev python3-dev g++` and then `pip install "
+    'setuptools wheel && pip install --no-build-isolation "gdal[numpy]==$(gdal-config --version)"`; with conda '
+    "`conda install -c conda-forge gdal`"
 )
 NUMPY_TYPES = {  # of the pixel types that GDAL names so
     "Byte": "uint8",

@@ -57,7 +57,8 @@ class SceneFile:
             raise UserError(f"{path} cannot be opened as a raster ({error}): type {key}=FILE") from error
         if self._dataset.RasterCount == 0:
             raise UserError(
-                f"{path} holds no raster band: type {key}=FILE with one of its parts, as gdalinfo lists them"
+                f"{path} holds no raster band: type {key}=FILE with one of its parts, which QGIS lists when it opens "
+                "the file"
             )
         with told(path, f"{key}= with another file"):
             self.grid = Grid.of(self._dataset)

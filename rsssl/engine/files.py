@@ -81,6 +81,8 @@ class HashedFile:
 
 def sync(path: Path) -> None:
     """Waits until a file, or a folder's list of names, is on the disk: a rename then survives a power cut."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders, and writes their names by itself
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

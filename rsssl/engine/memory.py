@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import resource
 import sys
 from functools import cache
 from pathlib import Path
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 
@@ -50,9 +54,10 @@ def available(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + held
     give_back()
     bounds = [_free(), *_of_groups()]
-    most, used = resource.getrlimit(resource.RLIMIT_AS)[0], _status("VmSize")
-    if most != resource.RLIM_INFINITY:
-        bounds.append(most - used)
+    if resource is not None:
+        most, used = resource.getrlimit(resource.RLIMIT_AS)[0], _status("VmSize")
+        if most != resource.RLIM_INFINITY:
+            bounds.append(most - used)
     return max(0, min(bounds))
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-# What SLURM, a cloud and submitit send before they take a machine away; and Ctrl-C.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+# What SLURM, a cloud and submitit send before they take a machine away (Windows has no such); and Ctrl-C.
+SENT = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+SIGNALS = (*SENT, signal.SIGINT)
 
 Handler = Callable[[int, FrameType | None], Any]
 

@@ -54,11 +54,11 @@ def summary(names: list[str], samples: Samples, mapped: np.ndarray, unit: str) -
         "per_class": per_class,
         "confusion": counts.tolist(),
         "proportions": figures.proportions.tolist(),
-        "notes": samples.notes + caveats(names, figures, unit),
+        "notes": samples.notes + caveats(names, counts, figures, unit),
     }
 
 
-def caveats(names: list[str], figures: Estimate, unit: str) -> list[str]:
+def caveats(names: list[str], counts: np.ndarray, figures: Estimate, unit: str) -> list[str]:
     """What the figures do not say, as sentences."""
     notes = []
     if figures.unsampled:
@@ -72,6 +72,13 @@ def caveats(names: list[str], figures: Estimate, unit: str) -> list[str]:
         notes.append(
             f"One sample alone lies in what is mapped as {listed}: without a second one, overall accuracy, areas and "
             "producer's accuracies have no confidence interval."
+        )
+    for i in np.flatnonzero((counts.sum(1) > 1) & (counts.sum(1) < 100) & (figures.users == 1)):
+        n = int(counts[i].sum())
+        least = 0.025 ** (1 / n)  # exact (Clopper and Pearson 1934); the formula's interval has no width here
+        notes.append(
+            f"All {n} samples in what is mapped as {names[i]} are right. That does not make its user's accuracy "
+            f"100.0 ± 0.0 %: with so many samples it is {100 * least:.0f} % or more."
         )
     if unit != "ha":
         notes.append("The map has no CRS that says how large its pixels are: areas are in pixels.")

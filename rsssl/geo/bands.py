@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
+
+log = logging.getLogger(__name__)
 
 
 def choose(
@@ -40,6 +43,10 @@ def choose(
         for i, band in zip(chosen, bands, strict=True):
             if not 1 <= i <= len(names):
                 raise UserError(f"bands={list(bands)}: {path} has no band {band}; it has {listed}: {hint}")
+        by_name = [number.get(band.lower(), 0) for band in card.bands]
+        if all(by_name) and by_name != chosen:
+            text = "bands=%s reads %s as %s; by their names they are bands=%s"
+            log.warning(text, list(bands), ", ".join(names[i - 1] for i in chosen), wanted, by_name)
         return chosen
     lacking = [band for band in card.bands if band.lower() not in number]
     if not lacking:

@@ -149,7 +149,7 @@ def brought_onto(grid: Any, source: Any, path: str) -> None:
         UserError: where GDAL cannot.
     """
     gdal = import_gdal(path)
-    with told(path, f"gdalinfo {path} to see where it lies"), quiet(gdal):
+    with told(path, "reference= with another file"), quiet(gdal):
         gdal.Warp(grid, source, resampleAlg="near", errorThreshold=0)
 
 

@@ -264,4 +264,4 @@ class Labels:
         if file.reference() is None and not file.in_raster_crs:
             text += "; it names no CRS, so its coordinates were taken to be those of the scenes: give it one, ogr2ogr "
             text += "-a_srs"
-        return f"{text}. Look at both in QGIS, or with gdalinfo and ogrinfo, and type {file.key}=FILE"
+        return f"{text}. Look at both in QGIS, and type {file.key}=FILE"

@@ -42,7 +42,7 @@ def compare(scene: ClassMap, reference: str, attribute: str | None = None) -> Sa
         raise UserError(
             f"{path} has nothing to compare with {scene.path}: {samples.outside} {samples.kind} lie outside it, "
             f"{samples.nodata} where it is nodata, {samples.unlabelled} have no class, {samples.unplaced} no geometry."
-            f"{notes} Check both with gdalinfo and ogrinfo, then type reference=FILE"
+            f"{notes} Look at both in QGIS, then type reference=FILE"
         )
     return samples
 

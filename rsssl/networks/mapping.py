@@ -172,6 +172,9 @@ class SceneMap:
         begin, out, classes = time.monotonic(), self.out, self.classifier.classes
         files, preview = self._write(parts)
         hectares = self.areas.hectares()
+        if hectares is None:
+            text = "%s has no CRS that says how large its pixels are: areas are in pixels"
+            log.warning(text, self.scene.path)
         write_areas(out.with_name(f"{out.stem}_areas.csv"), classes, self.areas.pixels, hectares)
         write_qml(out.with_suffix(".qml"), classes, self.colours)
         known = [None] * len(classes) if hectares is None else hectares.tolist()
@@ -193,7 +196,7 @@ class SceneMap:
         """Says that the scene has no pixel with a value; UserError unless it is one of several."""
         text = (
             f"{self.scene.path} has no pixel with a value in its bands {self.scene.bands}, so there is nothing to map: "
-            "look at gdalinfo -stats, then type bands=[...] or scene_nodata=none"
+            "look at it in QGIS, then type bands=[...] or scene_nodata=none"
         )
         if not self.options.one_of_several:
             parts.remove()

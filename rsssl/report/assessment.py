@@ -17,7 +17,7 @@ def matrix_csv(names: list[str], counts: np.ndarray) -> str:
 
 
 def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line for each class."""
+    """Headings, and a line for each class that the map or the samples have."""
     unit = results["area_unit"]
     headings = ["Class", "Samples", "User's %", "Producer's %", f"Mapped {unit}", f"Estimated {unit}"]
     lines = [
@@ -30,6 +30,7 @@ def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             interval(c["area"], c["area_ci95"], 1, 1),
         ]
         for name, c in results["per_class"].items()
+        if c["mapped"] or c["samples_map"] or c["samples_reference"]
     ]
     return headings, lines
 

@@ -49,6 +49,17 @@ def test_an_unofficial_folder_becomes_a_class_with_a_warning(tmp_path: Path, cap
     assert "residential" in caplog.text and "dense_residential" in caplog.text
 
 
+def test_the_wrong_card_is_refused_and_the_right_one_named(tmp_path: Path) -> None:
+    rsscn7 = ("aGrass", "bField", "cIndustry", "dRiverLake", "eForest", "fResident", "gParking")
+    touch(tmp_path, *(f"{name}/1.jpg" for name in rsscn7))
+    uc_merced = ["agricultural", "beach", "forest", "river", "runway"]
+    with pytest.raises(UserError, match=r"Only 1 folder .*It looks like dataset=rsscn7\."):
+        scan(tmp_path, uc_merced)
+    touch(tmp_path, *(f"other/{name}/1.jpg" for name in ("x", "y", "river")))
+    with pytest.raises(UserError, match=r"Only 1 folder (?!.*looks like)"):
+        scan(tmp_path / "other", uc_merced)
+
+
 @pytest.mark.parametrize("wrapping", ["EuroSAT", "ds/images/tif", "__MACOSX/../2750"])
 def test_folders_around_the_classes_are_followed(tmp_path: Path, wrapping: str) -> None:
     (tmp_path / "__MACOSX").mkdir()

@@ -48,6 +48,13 @@ def test_bands_by_name_and_by_number(names: list[str], bands: list | None, expec
     assert choose(names, card(), bands, "s.tif") == expected
 
 
+def test_bands_that_their_names_contradict_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    names = ["red", "green", "blue", "nir"]
+    assert choose(names, card(), [1, 2, 3], "s.tif") == [1, 2, 3] and not caplog.text
+    assert choose(names, card(), [4, 3, 2], "s.tif") == [4, 3, 2]
+    assert "reads nir, blue, green as red, green, blue; by their names they are bands=[1, 2, 3]" in caplog.text
+
+
 def test_bands_without_names_in_order_when_the_numbers_agree() -> None:
     assert choose(["", "", ""], card(), None, "s.tif") == [1, 2, 3]
     assert choose(["x", "y"], card(("band1", "band2")), None, "s.tif") == [1, 2]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from rsssl.geo.good_practice import Z95, estimate
 from rsssl.tasks.accuracy import targets
@@ -68,6 +69,7 @@ def test_the_command(workshop, folder: Path) -> None:
     chance = (20 * 22 + 10 * 9 + 10 * 9) / 1600
     assert got["of_samples"]["kappa"] == pytest.approx((34 / 40 - chance) / (1 - chance))
     assert got["of_area"]["oa"] == pytest.approx((70 * 0.9 + 20 * 0.9 + 9 * 0.7) / 99)
+    assert "are right" not in text
     assert got["of_area"]["covered"] == pytest.approx(0.99, abs=1e-4)  # nothing lies in the ice
     mapped = np.array([got["per_class"][name]["mapped"] for name in NAMES])
     assert got["area_unit"] == "ha"
@@ -118,6 +120,19 @@ def test_paths_below_home_and_a_csv(workshop, folder: Path) -> None:
         env={"HOME": str(folder)},
     )
     assert json.loads((folder / "home.json").read_text())["n_samples"] == 40
+
+
+def test_all_right_is_not_perfect_and_absent_classes_have_no_row(workshop, folder: Path) -> None:
+    lines = [f"{500_005 + 10 * (75 + i)},5599995,[water]" for i in range(4)] + ["500005,5599995,crop"]
+    (folder / "few.csv").write_text("\n".join(["x,y,class", *lines]) + "\n")
+    crop = gdal.Translate(str(folder / "west.tif"), gdal.Open(str(folder / "map.tif")), srcWin=[0, 0, 90, 100])
+    del crop
+    text = workshop.run(folder, "task=accuracy", "class_map=west.tif", "reference=few.csv")
+    least = beta.ppf(0.025, 4, 1)  # of four, all right: the exact interval's lower end
+    assert "All 4 samples in what is mapped as [water] are right." in text and f"{100 * least:.0f} % or more" in text
+    assert "One sample alone lies in what is mapped as crop" in text
+    table = text.partition("User's")[2]
+    assert "forest" not in table and "ice" not in table
 
 
 def test_two_ranks_write_once(workshop, folder: Path) -> None:
