@@ -56,7 +56,7 @@ USUAL = {  # of many options with one class, the one whose defaults are shown
     "rsssl.networks.starts.Filed": "file",
     "rsssl.models.backbone.build_backbone": "efficientnet_lite0",
 }
-WHOLE = ("packages", "form")  # groups of keys that are one value here
+WHOLE = ("packages", "form", "settings")  # groups of keys that are one value here
 SAID = {  # what neither a docstring nor a comment says: default, meaning
     "paths.data": ("`data`, or `RSSSL_DATA`", "the folder below which published datasets are looked for"),
     "paths.store": ("`~/.cache/rsssl`, or `RSSSL_STORE`", "where packed images, networks and features are kept"),
