@@ -38,7 +38,7 @@ def test_the_method_trains(place: Path, tiles: Path, workshop) -> None:
     more = ["dataset=folder", f"dataset.root={tiles}", *SMALL, "hydra.run.dir=run"]
     text = workshop.run(place, *command("A method"), *more)
     record = json.loads((place / "run" / "results.json").read_text())
-    assert record["ssl"] == "mine" and "mine:" in text and "Traceback" not in text
+    assert record["ssl"] == "mine" and "ssl=mine from start=random" in text and "Traceback" not in text
 
 
 def test_the_task_counts_and_says_what_it_needs(place: Path, workshop) -> None:
