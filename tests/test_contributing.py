@@ -39,6 +39,13 @@ def test_the_method_trains(place: Path, tiles: Path, workshop) -> None:
     text = workshop.run(place, *command("A method"), *more)
     record = json.loads((place / "run" / "results.json").read_text())
     assert record["ssl"] == "mine" and "ssl=mine from start=random" in text and "Traceback" not in text
+    said = [
+        "72 images of 16 x 16 x 3, 3 classes; pool ",
+        "evaluate=auto from 15 labels (ts=5)",
+        "20 steps of ",
+    ]
+    assert sorted(said, key=text.index) == said, "what will be done is said first, in this order"
+    assert "\r" not in text, "a log has no bars"
 
 
 def test_the_task_counts_and_says_what_it_needs(place: Path, workshop) -> None:
