@@ -30,7 +30,7 @@ def test_the_method_trains(place: Path, tiles: Path, command: Any, workshop: Any
     (place / "my_tiles").symlink_to(tiles)
     text = workshop.run(place, *command("ssl=mine"), *SMALL, "hydra.run.dir=run")
     record = json.loads((place / "run" / "results.json").read_text())
-    assert record["ssl"] == "mine" and "mine:" in text and "Traceback" not in text
+    assert record["ssl"] == "mine" and "ssl=mine from start=random" in text and "Traceback" not in text
 
 
 def test_the_task_counts_and_says_what_it_needs(place: Path, command: Any, workshop: Any) -> None:

@@ -172,7 +172,7 @@ def pack(
         dataset: the images.
         folder: for the pack.
         workers: processes that decode; None: as many as this process's share of the machine's cores.
-        progress: show a progress bar.
+        progress: show how far it is.
         chunk_bytes: of the pixels that a process decodes at a time.
         catalog: the dataset's, where it is known.
 
@@ -188,6 +188,8 @@ def pack(
     plan = Plan(str(catalog.root), catalog.paths, form, *files, getattr(catalog, "windows", None))
     key = sha256(json.dumps([PACK_VERSION, source, asdict(form), chunk_bytes]).encode())
     title = f"packing {dataset.name}" if progress else None
+    shape, size = " x ".join(map(str, (*form.size, len(form.bands)))), len(catalog) * plan.image_bytes / 1e6
+    log.info(f"packing {len(catalog):,} images of {catalog.root}: {shape} {form.dtype}, {size:,.0f} MB in {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").unlink(missing_ok=True)

@@ -49,6 +49,7 @@ class StepResult(NamedTuple):
     Args:
         epoch: the pass over the images, from 0.
         images: how many, of all ranks.
+        pixels: of a view.
         outputs: of the model, for this rank's last batch.
         numbers: to be logged.
         flags: for each signal, how many ranks were asked by it to stop.
@@ -56,6 +57,7 @@ class StepResult(NamedTuple):
 
     epoch: int
     images: int
+    pixels: int
     outputs: dict[str, Tensor]
     numbers: dict[str, float]
     flags: list[float]
@@ -79,7 +81,7 @@ class Fit:
         meanwhile: (times, call) pairs: call(step) that many times, evenly spread and after the last step, by the one
             rank that writes; any numbers that it returns are logged, and the checkpoint of the highest SCORE is kept.
         monitor: measures the embeddings every `log_every` steps and warns of a collapse.
-        title: stands before the progress bar.
+        title: stands before the progress.
         seed: of what the network itself draws at random.
         timeout: seconds without progress after which a rank ends, when there are several.
         start_from: another training's checkpoint to begin with, where this one has none of its own.
@@ -124,6 +126,8 @@ class Fit:
             finally:  # whatever happened: what is being written is written to its end
                 if self.checkpoints:
                     self.checkpoints.wait()
+                if self.tracker:
+                    self.tracker.close(finished=False)
 
     def _train(self, requests: StopRequests, watch: Watch) -> None:
         total, step = self.batches.total_steps, self._resume()
@@ -145,7 +149,7 @@ class Fit:
             result = self._step(step, batches, buffers_before, meter, requests.flags())
             step, watch.started = step + 1, True
             self.images += result.images
-            self.seconds += meter.count(result.images)
+            self.seconds += meter.count(result.images, result.pixels)
             if step % self.log_every == 0 or step == total:
                 numbers = self._outputs(result.outputs, step) | result.numbers | meter.figures(result.numbers["loss"])
                 if tracker:
@@ -167,7 +171,7 @@ class Fit:
                 saved_at, best_score = time.monotonic(), max(best_score, score)
         meter.close()
         if tracker:
-            tracker.close()
+            tracker.close(finished=not stopped)
         if stopped:
             self._wait_for_files()
             raise stopped
@@ -205,7 +209,8 @@ class Fit:
             self.average.follow(step, total)
         images = ranks * sum(len(batch.ids) for batch in taken)
         numbers = {"loss": mean_loss, "gradient_norm": norm, "lr_factor": factor}
-        return StepResult(taken[-1].epoch, images, outputs, numbers, flags)
+        pixels = taken[-1].views[0].shape[-1] ** 2
+        return StepResult(taken[-1].epoch, images, pixels, outputs, numbers, flags)
 
     def _outputs(self, outputs: dict[str, Tensor], step: int) -> dict[str, float]:
         """The model's scalars as means over the ranks, from the device in one go, and how its embeddings are spread."""

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rsssl.augment import prepare, symmetries
 from rsssl.data.pack import Pack
@@ -25,6 +24,7 @@ from rsssl.data.pool import stored
 from rsssl.engine.device import autocast, on_device, precision
 from rsssl.engine.distributed import broadcast, collect, rank, world_size
 from rsssl.engine.files import explain_os_error, write_atomic
+from rsssl.engine.progress import Progress
 from rsssl.engine.step_memory import images_at_once
 from rsssl.engine.store import Store
 from rsssl.evaluation.bank_files import CHUNK, checksums_of, known_checksums, mapped, row_checksums
@@ -48,7 +48,7 @@ class FeatureBank:
         folder: of the bank's files (bank_files.py).
         n_rows: images in the pack.
         extract: computes the features of rows that are missing.
-        title: for the progress bar.
+        title: stands before the progress.
     """
 
     def __init__(self, folder: Path, n_rows: int, extract: Extract, title: str = "features") -> None:
@@ -102,13 +102,12 @@ class FeatureBank:
     def _extract(self, missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Chunks of the rows with their features (n, D), each made by one of the ranks, in order."""
         chunks = [missing[i : i + CHUNK] for i in range(0, len(missing), CHUNK)]
-        bar = tqdm(total=len(chunks), desc=self.title, unit="batch", leave=False, disable=None if rank() == 0 else True)
-        with bar:
+        with Progress(self.title, len(missing), "images") as progress:
             for i in range(0, len(chunks), world_size()):
                 turn = chunks[i : i + world_size()]
                 features = self.extract(turn[rank()]).float().cpu().numpy() if rank() < len(turn) else None
                 yield from zip(turn, collect(features), strict=False)  # fewer chunks than ranks, in the end
-                bar.update(len(turn))
+                progress.update(sum(map(len, turn)))
 
     def _compute(self, missing: np.ndarray, checksums: np.ndarray) -> None:
         if len(missing) >= MANY:

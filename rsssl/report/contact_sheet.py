@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
 from rsssl.data.pack import Pack
 from rsssl.engine.files import write_atomic
+from rsssl.engine.progress import followed
 from rsssl.models.bands import shown_bands
 from rsssl.report.tiles import picture, png, stretch, thumbnail, visible
 
@@ -45,7 +45,7 @@ def contact_sheet(pack: Pack, rows: np.ndarray, notes: Sequence[Sequence[str]], 
     bands = shown_bands(pack.card.bands)
     low, high = stretch(pack, rows, bands)
     files: list[Path] = []
-    for start in tqdm(range(0, len(rows), PAGE), desc="pages", unit="page", leave=False, disable=None):
+    for start in followed(range(0, len(rows), PAGE), "contact sheet", "pages"):
         part = rows[start : start + PAGE]
         tiles = [thumbnail(picture(x, low, high), SIDE) for x in visible(pack.read(part), pack.card, bands)]
         place = f"{start + 1} to {start + len(part)} of {len(rows)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rsssl.evaluation.job import Job
     from rsssl.networks.starts import Start
 
+log = logging.getLogger(__name__)
 # What a classifier's file says of how it was made and how good it is.
 NOTED = (
     *("dataset", "ssl", "start", "backbone", "evaluate", "ts", "seed", "protocol", "n_train", "n_test"),
@@ -129,6 +131,9 @@ class Evaluate(Pretrain):
                 "dataset.test=FILE"
             )
         scratch = evaluator.trains_network and evaluator.start == "random"
+        asked = "a random network" if scratch else self.weights_asked(self.checkpoint, run)
+        how = f"evaluate={run.options['evaluate']} from {len(train):,} labels (ts={self.ts})"
+        log.info(f"{how} on {asked}; results in {run.folder}")
         weights = (
             untrained(self, Start(), data, run) if scratch else pretrained_or_train(self, self.checkpoint, data, run)
         )
