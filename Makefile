@@ -1,5 +1,6 @@
 # make demo: pre-train and evaluate on made-up imagery, a few minutes.   make test: ruff, mypy, pytest.   make lint
 # make fuzz: damaged input of all kinds, for minutes.   make oldest: tests with the oldest packages that are allowed.
+# make docs: the manual, as site/index.html.
 # Each first installs what is missing: the venv module, and for Python 3.10 and 3.11 GDAL and a compiler, by apt; the
 # rest into .venv by pip. torch is the build for this machine's GPU, or for CPUs; UV_TORCH_BACKEND=cu128 asks for another.
 PYTHON ?= python3
@@ -9,7 +10,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test fuzz lint install oldest
+.PHONY: demo test fuzz lint install oldest docs
 .DELETE_ON_ERROR:
 
 demo: install
@@ -29,6 +30,14 @@ lint: install
 	$(BIN)/mypy
 
 install: $(INSTALLED)
+
+# Broken links and anchors fail. The search needs a server: python -m http.server --directory site
+docs: $(BIN)/mkdocs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(BIN)/mkdocs:
+	[ -x $(BIN)/pip ] || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check "$$(sed -n '/^docs =/{n;s/ *//p}' setup.cfg)"
 
 # The lower bounds of setup.cfg, each as it stands there, in an environment of their own.
 OLDEST := .oldest/bin

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rsssl.engine.cores import cores
 from rsssl.engine.files import locked
-from rsssl.engine.ranks import cores
 from rsssl.engine.stop import SENT
 from rsssl.errors import UserError
 

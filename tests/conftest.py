@@ -183,6 +183,16 @@ def environment_of(folder: Path, **more: str) -> dict[str, str]:
     )
 
 
+@pytest.fixture(scope="session")
+def documents() -> Iterator[Any]:
+    """The module documents.py, which understands the manual's code blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        import documents
+
+        yield documents
+
+
 @pytest.fixture
 def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """torchrun(*arguments, options=[..], cwd=..): a real torchrun of rsssl.run; its remains are killed in the end."""

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from rsssl.compose import Composer, composed, precheck
+from rsssl.engine import tracking
 from rsssl.errors import UserError
 from rsssl.groups import GROUPS
 from rsssl.run import help_text, split_arguments
@@ -24,7 +25,8 @@ EVERY = [
 
 
 @pytest.mark.parametrize(("group", "option"), EVERY, ids=[f"{g}={o}" for g, o in EVERY])
-def test_every_option_composes_and_its_file_is_short(group: str, option: str) -> None:
+def test_every_option_composes_and_its_file_is_short(group: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda package: "installed")
     more = {"dataset": ["dataset.root=somewhere"], "task": ["ssl=none"] if option in ("evaluate",) else []}
     with Composer() as composer:
         composed(composer, [f"{group}={option}", *more.get(group, [])])

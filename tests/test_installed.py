@@ -63,7 +63,7 @@ def test_the_installed_command_finds_its_configs_anywhere(installed: Path, tmp_p
     text = python(installed, tmp_path, "-c", script, where, "dataset=aid", "experiment=published/byol", "--cfg", "job")
     cfg = yaml.safe_load(text)
     assert cfg["ssl"]["_target_"] == "rsssl.methods.byol.BYOL" and cfg["dataset"]["name"] == "aid"
-    for folder, pattern in (("conf", "*.yaml"), ("rsssl", "*.py")):
+    for folder, pattern in (("conf", "*.yaml"), ("rsssl", "*.py"), ("rsssl", "*.css"), ("rsssl", "*.js")):
         here = {p.relative_to(REPOSITORY / folder): p.read_bytes() for p in (REPOSITORY / folder).rglob(pattern)}
         root = installed / ("rsssl/conf" if folder == "conf" else "rsssl")
         there = {

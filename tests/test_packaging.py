@@ -42,11 +42,11 @@ def test_console_scripts_exist() -> None:
 
 def test_the_workflow_of_others_calls_what_is_there() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-    assert set(workflow["jobs"]) == {"lint", "tests", "oldest", "wheel", "audit"}
+    assert set(workflow["jobs"]) == {"lint", "tests", "oldest", "docs", "wheel", "audit"}
     steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     targets = re.findall(r"^make (\w+)$", "\n".join(steps), re.M)
     made = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
-    assert sorted(targets) == ["install", "lint", "oldest"] and set(targets) <= set(made)
+    assert sorted(targets) == ["docs", "install", "lint", "oldest"] and set(targets) <= set(made)
     tried = workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
     assert f"python_requires = >={tried[0]}" in (ROOT / "setup.cfg").read_text()
 

@@ -97,7 +97,7 @@ def fit(name: str, pack: str, folder: str, steps: int, **options: Any) -> tuple[
         optimizer,
         Cosine(warmup=0.2, final=0.0),
         torch.device("cpu"),
-        Tracker(tensorboard=False),
+        Tracker(),
         Checkpoints(Path(folder)),
         **settings,
     ), method

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+import rsssl
 from rsssl.compose import Composer, composed
-from rsssl.data.dataset import Dataset
 from rsssl.data.geotiff import write
 from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack, pack
@@ -37,8 +37,7 @@ def tiles(folder: Path, n: int, bands: int, size: int) -> Pack:
             coarse = random.random((bands, 4, 4))
             fine = np.kron(coarse, np.ones((size // 4, size // 4))) * 0.8 + 0.2 * random.random((bands, size, size))
             write(images / "a" / f"{i}.tif", (fine * high).astype(dtype))
-    keys = {} if bands == 3 else {"valid_range": [0, high]}
-    dataset = Dataset(name=f"made{bands}", root=str(images), bands=[f"b{i}" for i in range(bands)], **keys)
+    dataset = rsssl.dataset("folder", str(images), bands=[f"b{i}" for i in range(bands)], valid_range=[0, high])
     return pack(dataset, folder / f"pack-{bands}-{size}-{n}", workers=1, progress=False)
 
 

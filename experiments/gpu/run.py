@@ -73,7 +73,7 @@ def tried(check, place: Place) -> dict:  # type: ignore[no-untyped-def,type-arg]
 
 def timed(case, place: Place) -> dict:  # type: ignore[no-untyped-def,type-arg]
     """One training, and how fast it was."""
-    name = f"{case.network}, {case.bands} bands, {case.size} px from {case.tile}, augment={case.policy}, batch {case.batch}"
+    name = f"{case.network}, {case.bands} bands, {case.size} px from {case.tile}, {case.policy}, batch {case.batch}"
     try:
         speed = measured(place, case, 2 if place.small else 30)
     except Exception as error:

@@ -17,8 +17,12 @@ from rsssl.rng import uniform
 class Blur(PixelOperation):
     """A mean or Gaussian blur of kernel x kernel pixels, for some of the samples.
 
-    kernel: odd; null means a tenth of the view's size (SimCLR, Chen et al. 2020, appendix A), the nearest odd from 3.
-    kind: "mean", or "gaussian" with a standard deviation in pixels uniform in sigma, as torchvision's gaussian_blur.
+    Args:
+        kernel: pixels, odd; None: a tenth of the view's size (SimCLR, Chen et al. 2020, appendix A), the nearest odd
+            number from 3 on.
+        kind: "mean", or "gaussian" as torchvision's gaussian_blur.
+        sigma: range of the Gaussian's standard deviation in pixels, drawn uniformly.
+        p: probability that it happens, drawn for each sample.
     """
 
     mixes = False

@@ -14,12 +14,19 @@ from rsssl.rng import uniform
 class Colour(PixelOperation):
     """Brightness, then contrast, saturation and hue, each by a factor drawn for the sample; torchvision's ColorJitter.
 
-    The factors of brightness, contrast and saturation are uniform in [max(0, 1 - s), 1 + s], hue in [-hue, hue] turns,
-    at most 0.5. Three bands: contrast blends with the mean of the luma, saturation with the luma, hue rotates in HSV.
+    Three bands: contrast blends with the mean of the luma, saturation with the luma, hue rotates in HSV.
     Other than three: contrast blends each band with its own mean, saturation each pixel with the mean of its bands,
     and hue, which has no meaning there, is an independent gain per band in [1 - hue, 1 + hue]; one band alone is left
-    as it is by both. per_band: at other than three bands, brightness and contrast are drawn for each band, and
-    saturation and hue do nothing (Tao et al. 2020 on 13 bands).
+    as it is by both.
+
+    Args:
+        brightness: s of a factor that is uniform in [max(0, 1 - s), 1 + s].
+        contrast: the same, around the mean.
+        saturation: the same, around gray.
+        hue: turns, at most 0.5: the hue is moved by up to as many in either direction.
+        per_band: at other than three bands, draw brightness and contrast for each band, and leave saturation and hue
+            alone (Tao et al. 2020 on 13 bands).
+        p: probability that it happens, drawn for each sample.
     """
 
     def __init__(
@@ -80,7 +87,10 @@ class Colour(PixelOperation):
 class BandGain(PixelOperation):
     """A gain and an offset for each band: value -> mean + g (value - mean) + o, around the band's mean in the view.
 
-    gain: g is uniform in [1 - gain, 1 + gain]; offset: o in [-offset, offset], in units of the valid range.
+    Args:
+        gain: g is uniform in [1 - gain, 1 + gain].
+        offset: o is uniform in [-offset, offset], in units of the valid range.
+        p: probability that it happens, drawn for each sample.
     """
 
     def __init__(self, gain: float = 0.2, offset: float = 0.1, p: float = 1.0) -> None:
@@ -104,7 +114,11 @@ class BandGain(PixelOperation):
 
 
 class Grayscale(PixelOperation):
-    """Every band becomes the same: torchvision's luma of RGB at three bands, else the mean of the bands."""
+    """Every band becomes the same: torchvision's luma of RGB at three bands, else the mean of the bands.
+
+    Args:
+        p: probability that it happens, drawn for each sample.
+    """
 
     def draw(self, key: int, ids: Tensor, bands: int, height: int, width: int) -> Params:
         return {"on": uniform(key, ids, 1)[:, 0] < self.p}

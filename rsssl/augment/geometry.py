@@ -23,6 +23,9 @@ class Resize(Operation):
     Not the same as the crop alone: a crop from a 600 px image keeps detail that one from its 254 px version has lost.
     The crop's box counts pixels of the resized image. The two resamplings are carried out as one where matrix products
     are used (both are linear), and one after the other elsewhere.
+
+    Args:
+        extra: pixels by which a side is larger than the view's.
     """
 
     def __init__(self, extra: int = 30) -> None:
@@ -41,9 +44,13 @@ class Resize(Operation):
 class RandomAreaCrop(Operation):
     """Crop a box of random area and aspect (width / height), resized to the view; torchvision's RandomResizedCrop.
 
-    area: range of the box's share of the image, drawn uniformly; aspect: range, drawn uniformly in the logarithm. A box
-    that does not fit is drawn again, ten times at most, then it is the largest central one of an aspect in the range.
-    A sample that is not drawn (probability 1 - p) keeps its whole frame, resized.
+    A box that does not fit is drawn again, ten times at most, then it is the largest central one of an aspect in the
+    range. A sample that is not drawn (probability 1 - p) keeps its whole frame, resized.
+
+    Args:
+        area: range of the box's share of the image, drawn uniformly.
+        aspect: range of width / height, drawn uniformly in the logarithm.
+        p: probability that it happens, drawn for each sample.
     """
 
     def __init__(
@@ -90,9 +97,12 @@ class RandomAreaCrop(Operation):
 class Symmetry(Operation):
     """Flips, then a rotation by a multiple of 90 degrees; an aerial image has no up.
 
-    When it happens (probability p, for both together), the flip is drawn from none, left-right, up-down and both
-    (flips: true), or none and left-right (flips: horizontal), and the rotation from 0, 90, 180 and 270 degrees
-    (quarter_turns: true), all equally likely. With both, each of the square's eight symmetries has probability 1/8.
+    All flips and rotations are equally likely. With both, each of the square's eight symmetries has probability 1/8.
+
+    Args:
+        p: probability that it happens, for both together, drawn for each sample.
+        flips: True for none, left-right, up-down or both; "horizontal" for none or left-right; False for none.
+        quarter_turns: rotate by 0, 90, 180 or 270 degrees.
     """
 
     def __init__(self, p: float = 1.0, flips: bool | str = True, quarter_turns: bool = True) -> None:

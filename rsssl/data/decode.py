@@ -10,19 +10,19 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rsssl.data.chunks import Plan
 from rsssl.data.disk import flushing
 from rsssl.data.parallel import run_chunks, run_on_all_ranks
-from rsssl.engine.ranks import cores, world_size
+from rsssl.engine.cores import cores
+from rsssl.engine.progress import Progress
+from rsssl.engine.ranks import local_world_size, world_size
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def decode(
         key: of the plan and its chunks; progress under another key does not count.
         skip: go on after an unusable image.
         workers: processes; None: as many as this process's share of the machine's cores.
-        title: of the progress bar; None for no bar.
+        title: stands before the progress; None to show none.
 
     Returns:
         The chunks' records, and the sha256 of the file of pixels.
@@ -71,22 +71,16 @@ def decode(
     for record in records:
         check(record)
     done = {(r["start"], r["stop"]) for r in records}
-    bar = tqdm(
-        total=len(plan.paths),
-        initial=sum(stop - start for start, stop in done),
-        unit="image",
-        desc=title,
-        disable=title is None,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-    )
+    before = sum(stop - start for start, stop in done)
+    shown = Progress(title or "", len(plan.paths), "images", before, visible=title is not None)
     run = run_on_all_ranks if world_size() > 1 else run_chunks
-    results = run(plan, [c for c in chunks if c not in done], workers or cores())
-    with bar, open(journal, "a") as progress, flushing(images), closing(results):
+    results = run(plan, [c for c in chunks if c not in done], workers or max(1, cores() // local_world_size()))
+    with shown, open(journal, "a") as progress, flushing(images), closing(results):
         for record in results:
             progress.write(json.dumps(record) + "\n")
             progress.flush()
             records.append(record)
-            bar.update(record["stop"] - record["start"])
+            shown.update(record["stop"] - record["start"])
             check(record)
     return records, digest.hexdigest()
 

@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from filelock import FileLock
-from tqdm import tqdm
 
+from rsssl.engine.progress import Progress
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -139,12 +139,15 @@ def _download(url: str, part: Path) -> None:
             have = 0
         length = answer.headers.get("Content-Length", "")
         left = int(length) if re.fullmatch(r"\d{1,18}", length, re.ASCII) else 0  # else it is not known
-        bar = tqdm(total=have + left or None, initial=have, unit="B", unit_scale=True, desc=part.stem)
-        with bar, open(part, "ab" if have else "wb") as file:
+        total = have + left if left else None
+        with (
+            Progress(f"fetching {part.stem}", total, "bytes", have) as progress,
+            open(part, "ab" if have else "wb") as file,
+        ):
             got = 0
             while block := answer.read(BLOCK):
                 file.write(block)
-                bar.update(len(block))
+                progress.update(len(block))
                 got += len(block)
         if got < left:
             raise ConnectionError(f"{got} of {left} bytes came")
@@ -221,14 +224,20 @@ def _unpack(archive: Path, members: list[_Member], into: Path, max_bytes: int) -
             f"{archive} claims to unpack to {total / 1e9:,.1f} GB, more than is believable. Unpack it "
             "yourself and type dataset.root=FOLDER"
         )
-    for member in members:
-        target = into / member.path
-        if member.kind == "folder":
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with member.open() as source, open(target, "wb") as file:
-            _copy(source, file, member.size, archive)
+    with Progress(f"unpacking {archive.name}", total, "bytes") as progress:
+        for member in members:
+            _unpack_one(archive, member, into)
+            progress.update(member.size)
+
+
+def _unpack_one(archive: Path, member: _Member, into: Path) -> None:
+    target = into / member.path
+    if member.kind == "folder":
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with member.open() as source, open(target, "wb") as file:
+        _copy(source, file, member.size, archive)
 
 
 def _refuse_names(archive: Path, members: list[_Member]) -> None:

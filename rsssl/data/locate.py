@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from rsssl.data.decoders import BadImage, safe_suffix
 from rsssl.data.grid import Grid
@@ -17,6 +16,7 @@ from rsssl.data.ground import Ground
 from rsssl.data.raster import import_gdal
 from rsssl.data.scene_file import SceneFile
 from rsssl.data.scene_windows import Label
+from rsssl.engine.progress import followed
 from rsssl.errors import UserError
 
 
@@ -37,7 +37,7 @@ def tile_ground(root: Path, paths: Sequence[str]) -> Ground:
     """Where tiles that are files of their own lie; NaN where a file does not say."""
     n = len(paths)
     lonlat, side = np.full((n, 2), np.nan), np.ones(n)
-    for i, path in enumerate(tqdm(paths, "places of tiles", unit="tile", leave=False, disable=None)):
+    for i, path in enumerate(followed(paths, "places of tiles", "tiles")):
         grid, metres = located(str(root / path))
         lonlat[i] = degrees(grid, np.array([grid.width / 2]), np.array([grid.height / 2]))[0]
         side[i] = metres or 1

@@ -65,6 +65,7 @@ class Pack:
         ground: where the images lie, of windows of scenes.
         fingerprint: sha256 of all content.
         source: the listing hash of the files that it was made from.
+        root: the folder that they lay in.
         sha256: of `images.bin`.
     """
 
@@ -79,6 +80,7 @@ class Pack:
     ground: Ground | None
     fingerprint: str
     source: str
+    root: str
     sha256: str
 
     @property
@@ -108,7 +110,7 @@ class Pack:
                 raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
             if meta["fingerprint"] != fingerprint_of(meta):
                 raise ValueError("card.json is not what was written")
-            fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "sha256")}
+            fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "root", "sha256")}
             labels, moments = np.array(meta["labels"], dtype=np.int64), np.load(folder / "moments.npy")
             ground = Ground.load(folder / "ground.npz") if (folder / "ground.npz").is_file() else None
             return cls(folder, card, images, labels, tuple(meta["paths"]), moments=moments, ground=ground, **fields)
@@ -170,7 +172,7 @@ def pack(
         dataset: the images.
         folder: for the pack.
         workers: processes that decode; None: as many as this process's share of the machine's cores.
-        progress: show a progress bar.
+        progress: show how far it is.
         chunk_bytes: of the pixels that a process decodes at a time.
         catalog: the dataset's, where it is known.
 
@@ -186,6 +188,8 @@ def pack(
     plan = Plan(str(catalog.root), catalog.paths, form, *files, getattr(catalog, "windows", None))
     key = sha256(json.dumps([PACK_VERSION, source, asdict(form), chunk_bytes]).encode())
     title = f"packing {dataset.name}" if progress else None
+    shape, size = " x ".join(map(str, (*form.size, len(form.bands)))), len(catalog) * plan.image_bytes / 1e6
+    log.info(f"packing {len(catalog):,} images of {catalog.root}: {shape} {form.dtype}, {size:,.0f} MB in {folder}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "card.json").unlink(missing_ok=True)

@@ -87,6 +87,7 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
             divided = divide(dataset, packed, divided.pool, ground, block)
         save_split(artifact.folder, packed, divided)
         store.opened[key] = Data(dataset, packed, divided, *statistics((packed, divided.pool)), ground, block)
+        log_data(store.opened[key], catalog.root)
     data: Data = store.opened[key]
     return data
 
@@ -150,6 +151,14 @@ def save_split(folder: Path, packed: Pack, division: Split) -> None:
     content = json_bytes({"hash": division.hash, "test": [packed.paths[i] for i in division.test]})
     if rank() == 0 and not (file.is_file() and file.read_bytes() == content):
         write_atomic(file, content)
+
+
+def log_data(data: Data, root: Path) -> None:
+    """One line that says what the images are."""
+    card, shape = data.pack.card, " x ".join(map(str, (*data.pack.card.size, data.pack.card.n_bands)))
+    classes = f"{len(card.classes)} classes" if card.classes else "no classes"
+    parts = f"pool {len(data.split.pool):,}, test {len(data.split.test):,}"
+    log.info(f"{card.name} from {root}: {len(data.pack):,} images of {shape}, {classes}; {parts}")
 
 
 def need_labels(data: Data) -> None:

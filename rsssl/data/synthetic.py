@@ -22,6 +22,7 @@ from filelock import FileLock
 from rsssl.data.raster import write_geotiff
 from rsssl.data.textures import CLASSES, Draws, Structure, fractal
 from rsssl.engine.files import write_error
+from rsssl.engine.progress import followed
 from rsssl.errors import UserError
 from rsssl.models.bands import COLOURS
 from rsssl.rng import fold, hash64_numpy
@@ -223,7 +224,7 @@ def scene(bands: int = 3, size: int = 1024, seed: int = 0, patch: int = 256) -> 
 def generate(root: Path, bands: int, size: int, per_class: int, seed: int, scene_size: int) -> None:
     """Write the tiles to root/tiles/<class>/ and the scene beside them; see `ensure` for the arguments."""
     names = COLOURS if bands == 3 else BANDS
-    for number, kind in enumerate(CLASSES):
+    for number, kind in enumerate(followed(CLASSES, "making the synthetic dataset", "classes")):
         folder = root / "tiles" / kind
         folder.mkdir(parents=True)
         for start in range(0, per_class, _PART):

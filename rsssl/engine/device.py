@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rsssl.engine.cores import choose_threads
 from rsssl.engine.ranks import local_rank, rank
 from rsssl.errors import UserError
 from rsssl.rng import fold
@@ -16,7 +17,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name.
+    """The device of that name; for the CPU the number of threads is chosen too.
 
     Args:
         name: "auto" is this rank's own accelerator, or the CPU where there is none; "cuda" is this rank's own
@@ -33,6 +34,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} is not available ({str(error).splitlines()[0]}): type device=cpu") from None
+    if device.type == "cpu":
+        choose_threads()
     return device
 
 

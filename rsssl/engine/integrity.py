@@ -14,13 +14,14 @@ from typing import Any
 from rsssl.engine.files import sha256_of
 
 ALWAYS = 1 << 30  # bytes of an artefact
+LEFT_OUT = (".", "checkpoint-", "wandb")
 LOOKED_AT = ("metrics.csv", "config.yaml")  # for people: what lies in folders below (pictures, events) is too
 
 
 def listing(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, list[Any]]:
     """SHA-256, size and time of change (ns) of an artefact's files, by their names relative to its folder.
 
-    Hidden files are left out, and checkpoints, which have a record of their own.
+    Hidden files are left out, checkpoints, which have a record of their own, and wandb's, whose own process writes on.
 
     Args:
         folder: of the artefact.
@@ -30,7 +31,7 @@ def listing(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, l
     files = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
-        if file.is_file() and not any(part.startswith((".", "checkpoint-")) for part in name.parts):
+        if file.is_file() and not any(part.startswith(LEFT_OUT) for part in name.parts):
             status = file.stat()
             digest = known.get(name.as_posix()) or sha256_of(file)
             files[name.as_posix()] = [digest, status.st_size, status.st_mtime_ns]

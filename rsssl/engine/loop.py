@@ -61,7 +61,7 @@ class Fit:
         meanwhile: (times, call) pairs: call(step) that many times, evenly spread and after the last step, by the one
             rank that writes; any numbers that it returns are logged, and the checkpoint of the highest SCORE is kept.
         monitor: measures the embeddings every `log_every` steps and warns of a collapse.
-        title: stands before the progress bar.
+        title: stands before the progress.
         seed: of what the network itself draws at random.
         timeout: seconds without progress after which a rank ends, when there are several.
         start_from: another training's checkpoint to begin with, where this one has none of its own.
@@ -110,6 +110,8 @@ class Fit:
             finally:  # whatever happened: what is being written is written to its end
                 if self.checkpoints:
                     self.checkpoints.wait()
+                if self.tracker:
+                    self.tracker.close(finished=False)
 
     def _train(self, requests: StopRequests, watch: Watch) -> None:
         total, step = self.batches.total_steps, self._resume()
@@ -133,10 +135,10 @@ class Fit:
                     tracker.log(settled.step, settled.epoch, numbers)
 
         while step < total and not stopped:
-            images, _, settled = steps.take(step, requests.flags())
+            images, pixels, settled = steps.take(step, requests.flags())
             step, watch.started = step + 1, True
             self.images += images
-            self.seconds += meter.count(images)
+            self.seconds += meter.count(images, pixels)
             logged(settled)
 
             score = -math.inf
@@ -158,7 +160,7 @@ class Fit:
                 saved_at, best_score = time.monotonic(), max(best_score, score)
         meter.close()
         if tracker:
-            tracker.close()
+            tracker.close(finished=not stopped)
         if stopped:
             self.wait_for_files()
             raise stopped

@@ -33,12 +33,6 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def cores() -> int:
-    """This process's share of the machine's cores."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not of a Mac
-    return max(1, n // local_world_size())
-
-
 def launched_by_torchrun() -> bool:
     """Whether torchrun has started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ

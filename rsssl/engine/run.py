@@ -57,7 +57,12 @@ class Run:
     @property
     def config_hash(self) -> str:
         """Of everything in the configuration that can change a result."""
-        return digest({k: v for k, v in self.config.items() if k not in NOT_IN_THE_HASH})
+        return digest(self.deciding)
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """Of the configuration, what can change a result."""
+        return {k: v for k, v in self.config.items() if k not in NOT_IN_THE_HASH}
 
     def record(self, name: str) -> Path:
         """A file of that name in the run folder, which is made.

@@ -77,6 +77,8 @@ class Steps:
 
     def __init__(self, fit: Fit, step: int, meter: Meter) -> None:
         self.fit, self.meter, self.total = fit, meter, fit.batches.total_steps
+        for group in fit.optimizer.param_groups:
+            group.setdefault("peak_lr", group["lr"])
         self.late = fit.device.type == "cuda" if fit.late is None else fit.late
         self.before = StateBefore(fit.model, fit.optimizer, fit.average if self.late else None, self.late)
         self.parallel = parallel_of(fit.exchange, fit.model, fit.device)

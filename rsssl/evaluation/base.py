@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsssl.engine.progress import followed
 from rsssl.evaluation.heads import Head, in_blocks
 from rsssl.rng import fold, permutation
 
@@ -51,7 +52,7 @@ class Probe:
             Logits (R, n, n_classes).
         """
         rounds = []
-        for some in known:
+        for some in followed(known, "cross-validation", "rounds", len(known)):
             probe = copy.copy(self)
             probe.groups = None if self.groups is None else self.groups[some]
             head = probe.fit(features[some], labels[some], n_classes, seed).head()

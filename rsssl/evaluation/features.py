@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rsssl.augment import prepare, symmetries
 from rsssl.data.pack import Pack
@@ -26,14 +24,15 @@ from rsssl.data.pool import stored
 from rsssl.engine.device import autocast, on_device, precision
 from rsssl.engine.distributed import broadcast, collect, rank, world_size
 from rsssl.engine.files import explain_os_error, write_atomic
+from rsssl.engine.progress import Progress
 from rsssl.engine.step_memory import images_at_once
 from rsssl.engine.store import Store
+from rsssl.evaluation.bank_files import CHUNK, checksums_of, known_checksums, mapped, row_checksums
 from rsssl.models.maps import check_size
 from rsssl.models.preprocess import Preprocess
 from rsssl.models.statistics import band_statistics
 
 log = logging.getLogger(__name__)
-CHUNK = 256  # images at a time
 MANY = 5000  # images from which on it is said that their features take a while
 FEATURES_VERSION = 2  # raised when a change of the code changes the features of the same weights and images
 
@@ -46,11 +45,10 @@ class FeatureBank:
     A row is known by the checksum of its features: what is damaged is as if it had never been computed.
 
     Args:
-        folder: `features.bin` (N, D) float32, and `rows.bin` (N,) uint32: the CRC-32 of each row that was computed, 0
-            for the others.
+        folder: of the bank's files (bank_files.py).
         n_rows: images in the pack.
         extract: computes the features of rows that are missing.
-        title: for the progress bar.
+        title: stands before the progress.
     """
 
     def __init__(self, folder: Path, n_rows: int, extract: Extract, title: str = "features") -> None:
@@ -77,7 +75,7 @@ class FeatureBank:
         except OSError as error:
             raise explain_os_error(error, self.folder) from error
         with FileLock(self.folder / ".lock"):
-            checksums = self._checksums()
+            checksums = known_checksums(self.folder, self.n_rows)
             wanted = np.unique(rows)
             missing = broadcast(wanted[~self._whole(wanted, checksums)])
             if len(missing):
@@ -89,27 +87,14 @@ class FeatureBank:
 
     def read(self, rows: np.ndarray) -> Tensor:
         """(len(rows), D) float32, on the CPU, of rows that are complete."""
-        return torch.from_numpy(np.array(self._bank()[rows]))
-
-    def _bank(self) -> np.ndarray:
-        file = self.folder / "features.bin"
-        return np.memmap(file, np.float32, "r", shape=(self.n_rows, file.stat().st_size // (4 * self.n_rows)))
-
-    def _checksums(self) -> np.ndarray:
-        """(N,) uint32, see above; zeros where the files are missing or have an impossible size."""
-        file, bank = self.folder / "rows.bin", self.folder / "features.bin"
-        if file.is_file() and bank.is_file():
-            checksums, size = np.frombuffer(file.read_bytes(), np.uint8), bank.stat().st_size
-            if len(checksums) == 4 * self.n_rows and size and size % (4 * self.n_rows) == 0:
-                return checksums.view(np.uint32).copy()
-        return np.zeros(self.n_rows, np.uint32)
+        return torch.from_numpy(np.array(mapped(self.folder, self.n_rows)[rows]))
 
     def _whole(self, rows: np.ndarray, checksums: np.ndarray) -> np.ndarray:
         """(len(rows),) bool: which rows are known, and what was written."""
         whole = checksums[rows] != 0
         if whole.any():
             known = rows[whole]
-            whole[whole] = right = checksums_of(self._bank(), known) == checksums[known]
+            whole[whole] = right = checksums_of(mapped(self.folder, self.n_rows), known) == checksums[known]
             if not right.all():
                 log.warning("%s: %d rows are damaged and computed again", self.folder, (~right).sum())
         return whole
@@ -117,13 +102,12 @@ class FeatureBank:
     def _extract(self, missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Chunks of the rows with their features (n, D), each made by one of the ranks, in order."""
         chunks = [missing[i : i + CHUNK] for i in range(0, len(missing), CHUNK)]
-        bar = tqdm(total=len(chunks), desc=self.title, unit="batch", leave=False, disable=None if rank() == 0 else True)
-        with bar:
+        with Progress(self.title, len(missing), "images") as progress:
             for i in range(0, len(chunks), world_size()):
                 turn = chunks[i : i + world_size()]
                 features = self.extract(turn[rank()]).float().cpu().numpy() if rank() < len(turn) else None
                 yield from zip(turn, collect(features), strict=False)  # fewer chunks than ranks, in the end
-                bar.update(len(turn))
+                progress.update(sum(map(len, turn)))
 
     def _compute(self, missing: np.ndarray, checksums: np.ndarray) -> None:
         if len(missing) >= MANY:
@@ -142,26 +126,14 @@ class FeatureBank:
         write_atomic(self.folder / "rows.bin", checksums.tobytes())
 
 
-def checksums_of(bank: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The checksums (len(rows),) uint32 of some rows of a bank, read in parts."""
-    return np.concatenate([row_checksums(bank[rows[i : i + CHUNK]]) for i in range(0, len(rows), CHUNK)])
-
-
 def damaged_rows(folder: Path) -> int:
     """How many rows of a bank are not what was written; all of them where its files do not go together."""
     if not (folder / "rows.bin").is_file():
         return 0  # unfinished
     n_rows = max(1, (folder / "rows.bin").stat().st_size // 4)
-    bank = FeatureBank(folder, n_rows, lambda rows: torch.zeros(0))
-    checksums = bank._checksums()
+    checksums = known_checksums(folder, n_rows)
     known = np.flatnonzero(checksums)
-    return int((checksums_of(bank._bank(), known) != checksums[known]).sum()) if len(known) else n_rows
-
-
-def row_checksums(features: np.ndarray) -> np.ndarray:
-    """The CRC-32 of each row of (n, D) float32, and 1 in place of 0: (n,) uint32."""
-    rows = np.ascontiguousarray(features, np.float32)
-    return np.array([zlib.crc32(row.data) or 1 for row in rows], np.uint32)
+    return int((checksums_of(mapped(folder, n_rows), known) != checksums[known]).sum()) if len(known) else n_rows
 
 
 def claim(file: Path, size: int) -> None:

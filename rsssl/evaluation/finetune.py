@@ -112,7 +112,8 @@ class Lessons:
         probabilities = (sharpness * logits).softmax(1)
         before = {k: v for k, v in job.trust(logits.softmax(1)).items() if k in ("ece", "brier", "nll")}
         trust = {"calibration": job.trust(probabilities) | {"before": before}}
-        return job.figures(probabilities.argmax(1)) | {"details": details} | trust, fit, sharpness
+        shown = {"predictions": tuple(probabilities.max(1))} if len(probabilities) else {}
+        return job.figures(probabilities.argmax(1)) | {"details": details} | trust | shown, fit, sharpness
 
     def cross_validated(self, rounds: int, total: int) -> tuple[int, float, dict[str, Any]]:
         """The number of steps, of `total`, with the least log-loss on labelled images that were held out, what logits

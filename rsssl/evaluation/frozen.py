@@ -31,7 +31,8 @@ def frozen(
     job: Job, probe: Probe, weights: Weights, ahead: bool = False
 ) -> tuple[dict[str, Any], Head | None, Trust | None]:
     """A probe on the frozen features of `weights`: its figures, and on rank 0 the fitted head. Looking `ahead`, the
-    figures say too what more labels would bring, and what it does not know comes with the head."""
+    figures say too what more labels would bring, and have as `predictions` the test images' largest probabilities
+    and the classes of these, each (m,); and what it does not know comes with the head."""
     symmetries = range(SYMMETRIES if job.tta else 1)
     banks = [seen_by(job, Combined.of(probe), weights, s) for s in symmetries]
     return fitted(job, probe, banks, ahead)
@@ -100,6 +101,8 @@ def fitted(
         return figures, head if rank() == 0 else None, None
     figures["outlook"] = outlook(combined, x, y, job.n_classes, job.seed, figures["oa"], len(truth))
     trust = Trust.of(*combined.held, job.n_classes, x, more.get("pool", x[:0]))
+    if not job.crossed:
+        figures["predictions"] = tuple(probabilities.max(1))
     figures["sets"] = {str(c): job.covered(probabilities >= trust.least(c), truth) for c in COVERAGES}
     return figures, head, trust
 

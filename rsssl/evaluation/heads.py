@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.functional import normalize
 
 from rsssl.engine.distributed import collect, rank, world_size
+from rsssl.engine.progress import Progress
 from rsssl.errors import UserError
 from rsssl.evaluation.spaces import PoolSpace
 
@@ -281,7 +282,13 @@ def in_blocks(call: Callable[[Tensor], Tensor], features: Tensor, compared: int,
     if not len(features):
         return call(features)
     blocks = features.split(max(1, BLOCK // compared))
+    own = blocks[rank() :: world_size()] if divided else blocks
+    found = []
+    with Progress("classifying", sum(map(len, own)), "images", visible=len(own) > 1) as progress:
+        for block in own:
+            found.append(call(block))
+            progress.update(len(block))
     if not divided:
-        return torch.cat([call(block) for block in blocks])
-    ranks = collect([call(block) for block in blocks[rank() :: world_size()]])
+        return torch.cat(found)
+    ranks = collect(found)
     return torch.cat([ranks[i % len(ranks)][i // len(ranks)] for i in range(len(blocks))])

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rsssl.engine.progress import Progress
+
 HISTORY = 8  # pairs that L-BFGS remembers
 FLOOR = 5e-4  # least curvature of a log-loss that is reckoned with; its largest is 0.5 (Boehning 1992)
 
@@ -80,7 +82,9 @@ def fit_linear(
     mean = x.mean(1, keepdim=True)  # (G, 1, D)
     z, axes, energy = principal_axes(x - mean)  # (G, n, r), (G, D, r), (G, r)
     c, order = torch.tensor(list(strengths), dtype=dtype, device=x.device).sort()
-    *solved, iterations = _Solver(z, energy, y, used, c, k).run(tolerance, max_iterations)
+    solver = _Solver(z, energy, y, used, c, k)
+    with Progress("linear classifier", len(c) * len(solver.at), "fits") as progress:
+        *solved, iterations = solver.run(tolerance, max_iterations, progress)
     theta, logits, done = (t[order.argsort()].transpose(0, 1).unflatten(0, (g, -1)) for t in solved)  # (G, F, S, ...)
     weight = (theta[..., :-1].flatten(1, 3) @ axes.mT).view(*theta.shape[:-1], d)
     # The samples were centred: move the origin back.
@@ -171,7 +175,7 @@ class _Solver:
         g = torch.bmm(residual.view(*self.columns, -1), self.z).view_as(self.theta)
         return g + self.lam[:, None, None] * (self.theta * self.penalised), inverse
 
-    def run(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    def run(self, tolerance: float, max_iterations: int, progress: Progress) -> tuple[Tensor, Tensor, Tensor, int]:
         """theta (S, P, K, r1), logits (S, P, K, n), converged (S, P), iterations."""
         iterations = 0
         while True:
@@ -179,7 +183,9 @@ class _Solver:
             arrived = self.active & (met | self.stuck | (self.age >= max_iterations))
             d, move = torch.zeros_like(self.theta), torch.zeros_like(self.logits)
             if arrived.any():
-                self.arrive(arrived.nonzero()[:, 0], met, d, move)
+                who = arrived.nonzero()[:, 0]
+                self.arrive(who, met, d, move)
+                progress.update(len(who))
                 if not self.active.any():
                     return (*self.solved, iterations)
             going = self.active & ~arrived

@@ -25,10 +25,12 @@ class LinearProbe(Probe):
     images and not for 1,000. Where no class has two labels there is nothing to validate on: the default is used.
 
     Args:
-        strengths: the candidates. default_strength: where the choice starts, and all there is at one label a class.
+        strengths: the candidates.
+        default_strength: where the choice starts, and all there is at one label a class.
         folds: of the cross-validation; fewer when the largest class has fewer labels.
         max_cross_validated: with more labelled images than this, one fold is held out in place of rotating them all.
-        standardise: see `Standardise`.
+        standardise: features are centred ("centre"), and divided by their standard deviation ("zscore") or the root
+            of it ("partial"); see `Standardise`.
         statistics: look at the bands' statistics in place of the network's features.
     """
 

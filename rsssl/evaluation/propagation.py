@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from rsssl.engine.progress import followed
 from rsssl.errors import UserError
 from rsssl.evaluation.base import Probe
 from rsssl.evaluation.heads import BLOCK, NeighbourHead, in_blocks, log_votes, vote
@@ -104,7 +105,7 @@ class Propagation(Probe):
         row, turn = known.T.nonzero(as_tuple=True)
         source[row, turn, labels[row]] = 1
         flow = source = source.flatten(1)
-        for _ in range(self.iterations):
+        for _ in followed(range(self.iterations), "propagation", "iterations"):
             flow = self.alpha * (self._joins @ flow) + (1 - self.alpha) * source
         return flow.unflatten(1, (len(known), n_classes))
 
@@ -129,7 +130,7 @@ def nearest(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """For each of z (N, d) of unit length the k nearest others: their numbers (N, k) int64, and cosines (N, k)."""
     k, rows = min(k, len(z) - 1), max(1, BLOCK // len(z))
     indices, cosines = [], []
-    for start in range(0, len(z), rows):
+    for start in followed(range(0, len(z), rows), "neighbours in the pool", "blocks"):
         similarity = z[start : start + rows] @ z.T
         own = torch.arange(len(similarity))
         similarity[own, own + start] = -torch.inf

@@ -28,8 +28,10 @@ class RidgeProbe(Probe):
     out leaves a class unknown: then `default_penalty` is used.
 
     Args:
-        penalties: the candidates. default_penalty: used when no class has two labels.
-        standardise: see `Standardise`.
+        penalties: the candidates.
+        default_penalty: used when no class has two labels.
+        standardise: features are centred ("centre"), and divided by their standard deviation ("zscore") or the root
+            of it ("partial"); see `Standardise`.
     """
 
     def __init__(self, penalties: Sequence[float], default_penalty: float, standardise: str) -> None:

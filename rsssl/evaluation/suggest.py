@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
+from rsssl.engine.progress import followed
 from rsssl.errors import UserError
 from rsssl.rng import fold, uniform
 
@@ -99,7 +99,7 @@ def coverage(features: Tensor, n: int, labelled: Tensor | None = None) -> Choice
     rows, scores = torch.nonzero(known)[:, 0].tolist(), list[float]()
     for row in rows:
         nearest = torch.minimum(nearest, distances(x, x[row : row + 1])[:, 0])
-    for _ in tqdm(range(n), desc="coverage", unit="image", leave=False, disable=None):
+    for _ in followed(range(n), "coverage", "images"):
         if rows:
             nearest[torch.tensor(rows)] = -1.0  # below the 0 of their copies
             row, distance = int(nearest.argmax()), nearest
@@ -183,7 +183,7 @@ def kmeans(x: Tensor, k: int, key: int, restarts: int = RESTARTS) -> Clusters:
         restarts: number of runs.
     """
     square = x.square().sum(1)
-    runs = tqdm(range(restarts), desc="clusters", unit="run", leave=False, disable=None)
+    runs = followed(range(restarts), "clusters", "runs")
     clusterings = (_lloyd(x, square, x[_seeds(x, square, k, fold(key, "run", run))]) for run in runs)
     return min(clusterings, key=lambda clusters: clusters.inertia)
 
@@ -200,7 +200,7 @@ def typicalities(x: Tensor, of: Tensor, k: int, neighbours: int = NEIGHBOURS, la
     """
     score = torch.zeros(len(x))
     clusters = torch.argsort(of, stable=True).split(torch.bincount(of, minlength=k).tolist())
-    for members in tqdm(clusters, desc="typicality", unit="cluster", leave=False, disable=None):
+    for members in followed(clusters, "typicality", "clusters"):
         if len(members) < 2:
             continue
         others = members[:: -(-len(members) // largest)]

@@ -74,7 +74,7 @@ def build_backbone(
     if checkpointing:
         if not hasattr(model, "set_grad_checkpointing"):
             raise UserError(f"backbone.name={name} knows no checkpointing: type backbone.checkpointing=false")
-        model.set_grad_checkpointing(True)
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
     if depths != 1:
         pool_depths(model, depths)
     model.spec = {"name": name, "in_chans": in_chans, "kwargs": arguments, "depths": depths}  # type: ignore[assignment]

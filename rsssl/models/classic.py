@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from torch import Tensor, nn
 
 from rsssl.errors import UserError
@@ -115,4 +117,4 @@ def torchvision_state(name: str) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
     weights = next(iter(get_model_weights(name)))
-    return dict(weights.get_state_dict(progress=True, check_hash=True))
+    return dict(weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True))

@@ -35,6 +35,7 @@ FILE = "budget.json"
 AGAIN = "it is worked out again"
 SHARES = 1000  # the schedule of sizes is looked at in so many places
 TIMED = 3  # steps at each size, after one that warms up
+MANY = 400  # typed steps from which on it is said how long they will take: to find that out takes several
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,14 @@ def budget_of(planned: Plan, folder: Path, trial: Callable[[int], Training]) -> 
     training.batches.settle()  # as it will for the training: what is free is counted after
     method, device, images = training.method, training.device, len(training.batches.ids(0)[1])
     needed, rows = fit_into_memory(method, method.backbone, partial(largest, training), images, device, "pretrain")
-    steps, seconds = planned.recipe.pretrain.steps, kept.seconds if kept else {}
+    keys, seconds = planned.recipe.pretrain, kept.seconds if kept else {}
+    steps = keys.steps
     if kept is not None:
         steps = kept.steps
     elif planned.minutes is not None:
         steps, seconds = bought(planned, training)
+    elif (steps or (keys.epochs or 1) * training.batches.steps_per_epoch) >= MANY:
+        seconds = seconds_by_size(training)
     budget: Budget = distributed.broadcast(Budget(steps, rows, needed / 1e9, seconds, ranks))
     if distributed.rank() == 0:
         write_sealed(folder / FILE, asdict(budget))
@@ -100,18 +104,33 @@ def read_budget(folder: Path) -> Budget | None:
 def bought(planned: Plan, training: Training) -> tuple[int, dict[str, float]]:
     """The steps that the plan's minutes buy, and the seconds of a step at each size."""
     assert planned.minutes is not None
-    at, passes = training.batches.sampling.size_at, training.batches.steps_per_epoch
-    shares = Counter(at(step, SHARES) for step in range(SHARES)) if at else {planned.preprocess.size: SHARES}
-    seconds = {size: seconds_of_step(training, size) for size in shares}
-    mean = sum(share * seconds[size] for size, share in shares.items()) / SHARES
-    affordable = max(1, int(60 * planned.minutes / mean))
-    steps = min(affordable, MOST_EPOCHS * passes)
-    if distributed.rank() == 0:
-        why = f"pretrain.minutes={planned.minutes:g} buys" if steps == affordable else f"{MOST_EPOCHS} passes are"
-        minutes = steps * mean / 60
-        log.info(f"{why} {steps} steps, {steps / passes:.3g} passes over the pool, about {minutes:.1f} minutes")
-    done = planned.inputs.get("resumed", {}).get("step", 0)  # by the training that this one goes on from
-    return done + steps, {str(size): value for size, value in seconds.items()}
+    seconds = seconds_by_size(training)
+    affordable = max(1, int(60 * planned.minutes / seconds_of(seconds, training, 0, SHARES) * SHARES))
+    steps = min(affordable, MOST_EPOCHS * training.batches.steps_per_epoch)
+    return done_before(planned) + steps, seconds
+
+
+def done_before(planned: Plan) -> int:
+    """Steps of the training that this one goes on from (`pretrain.resume=`)."""
+    return int(planned.inputs.get("resumed", {}).get("step", 0))
+
+
+def size_of(training: Training, step: int, total: int) -> int:
+    """Pixels of a view at that step."""
+    at, size = training.batches.sampling.size_at, training.batches.preprocess.size
+    return at(step, total) if at else size
+
+
+def seconds_by_size(training: Training) -> dict[str, float]:
+    """Seconds of a step at each size that the training has."""
+    sizes = sorted({size_of(training, step, SHARES) for step in range(SHARES)})
+    return {str(size): seconds_of_step(training, size) for size in sizes}
+
+
+def seconds_of(seconds: dict[str, float], training: Training, start: int, total: int) -> float:
+    """Seconds of the steps from `start` on, of `total`, when a step takes so many at each size."""
+    counts = Counter(size_of(training, step, total) for step in range(start, total))
+    return sum(n * seconds.get(str(size), 0.0) for size, n in counts.items())  # a stage may be too short to be seen
 
 
 def seconds_of_step(training: Training, size: int) -> float:

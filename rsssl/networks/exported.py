@@ -12,6 +12,7 @@ SHA256SUMS          of every other file; `sha256sum -c SHA256SUMS` checks them t
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import uuid
@@ -31,6 +32,7 @@ from rsssl.networks.files import as_described, tried, write_backbone
 from rsssl.networks.network import SceneNetwork
 from rsssl.records import read_json
 
+log = logging.getLogger(__name__)
 ABOUT, WEIGHTS, HEAD, SUMS, README = "rsssl.json", "model.safetensors", "head.safetensors", "SHA256SUMS", "README.md"
 TRUST = "trust.safetensors"
 ONNX, PROGRAM, CONFIG = "model.onnx", "model.pt2", "config.json"
@@ -82,8 +84,10 @@ def write_exported(
         about |= {"programs": programs, "preprocessing": preprocessing}
         write_json(temporary / ABOUT, about)
         if onnx:
+            log.info("writing %s", out / ONNX)
             write_onnx(network, temporary / ONNX, preprocessing)
         if program:
+            log.info("writing %s", out / PROGRAM)
             write_program(network, temporary / PROGRAM, preprocessing)
         sums = {f.name: sha256_of(f) for f in sorted(temporary.iterdir())}
         write_atomic(temporary / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())

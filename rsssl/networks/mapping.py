@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from rsssl.engine.device import precision
 from rsssl.engine.distributed import raise_together
 from rsssl.engine.files import write_atomic
 from rsssl.engine.outputs import Output, Parts, record_of
+from rsssl.engine.progress import Progress, followed
 from rsssl.engine.ranks import rank
 from rsssl.errors import UserError
 from rsssl.geo.area import Areas, write_areas
@@ -149,7 +149,11 @@ class SceneMap:
         if self.output.finished({layer: beside(self.out, layer) for layer in ("map", *self.options.layers)}):
             return False
         with self.output.alone():
-            begin = time.monotonic()
+            begin, (rows, cols) = time.monotonic(), self.layout.shape
+            log.info(
+                f"{self.scene.name}, {self.layout.width:,} x {self.layout.height:,} pixels: {rows * cols:,} windows of "
+                f"{self.layout.window} pixels, one every {self.layout.stride}, to {self.out}"
+            )
             parts = self.output.parts(self.layout.blocks[0] * self.layout.blocks[1])
             self.mapper.learn(self.scene, self.layout, parts.folder / "head")
             raise_together(lambda: self._classify(parts))
@@ -161,11 +165,10 @@ class SceneMap:
         """Makes the parts that are missing: this rank's share of the blocks."""
         todo = parts.missing()
         windows = sum(b.rows * b.cols for b in map(self.layout.block, todo))
-        hidden = None if rank() == 0 else True
-        with tqdm(total=windows, desc=f"mapping {self.scene.name}", unit="window", disable=hidden) as bar:
+        with Progress(f"mapping {self.scene.name}", windows, "windows") as progress:
             for number, block, region in read_ahead(self.scene, self.layout, todo):
                 parts.write(number, self.mapper.block(block, region).to_bytes())
-                bar.update(block.rows * block.cols)
+                progress.update(block.rows * block.cols)
 
     def _finish(self, parts: Parts, seconds: dict[str, float], config: dict[str, Any]) -> None:
         """Blends the parts into the map and what goes with it."""
@@ -223,7 +226,7 @@ class SceneMap:
         total = -(-self.layout.height // CHUNK) * -(-self.layout.width // CHUNK)
         chunks = blender.chunks("probabilities" in files)
         try:
-            for chunk in tqdm(chunks, "writing", total, unit="tile", leave=False, disable=None):
+            for chunk in followed(chunks, f"writing {self.out.name}", "tiles", total):
                 files["map"].write(chunk.x, chunk.y, chunk.classes[None])
                 self.areas.add(chunk.x, chunk.y, chunk.classes)
                 preview.add(chunk)

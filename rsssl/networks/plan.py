@@ -74,6 +74,10 @@ class Plan:
         return sum(len(i) for i in self.indices)
 
     @property
+    def data_name(self) -> str:
+        return "+".join(d.pack.card.name for d in self.parts)
+
+    @property
     def sources(self) -> list[Source]:
         """The rows that are trained on, by pack."""
         return [Source(d.pack, i) for d, i in zip(self.parts, self.indices, strict=True)]

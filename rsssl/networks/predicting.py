@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from rsssl.data.catalog import listing
 from rsssl.data.lists import ESCAPE
 from rsssl.engine.device import on_device, precision
 from rsssl.engine.files import atomic
 from rsssl.engine.outputs import Output, Parts, read_record
+from rsssl.engine.progress import Progress
 from rsssl.engine.ranks import rank
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
@@ -95,6 +95,7 @@ def predict_files(
             known: dict[str, Any] = read_record(out)["counts"]
             if bool(known["unusable"]) == unusable_file(out).is_file():
                 return known | {"reused": True}
+        log.info(f"{source}: the classes of {len(paths):,} images to {out}")
         parts = output.parts(-(-len(paths) // PART))
         make_parts(parts, classifier, root, paths, options, device, placed)
         if rank() > 0:
@@ -126,8 +127,10 @@ def make_parts(
     """Predicts what is missing, PART images at a time: this rank's share of it; with the place of each if `placed`."""
     todo = parts.missing()
     total = sum(len(paths[i * PART : (i + 1) * PART]) for i in todo)
-    bar = tqdm(total=total, desc="predicting", unit="image", disable=None if rank() == 0 else True)
-    with bar, ThreadPoolExecutor(options.workers or min(4, os.cpu_count() or 1)) as pool:
+    with (
+        Progress("predicting", total, "images") as progress,
+        ThreadPoolExecutor(options.workers or min(4, os.cpu_count() or 1)) as pool,
+    ):
         for i in todo:
             names = paths[i * PART : (i + 1) * PART]
             images = read_ahead(pool, root, names, classifier.card, options.bands, ahead=2 * options.batch_size)
@@ -135,7 +138,7 @@ def make_parts(
             rows = predictions(classifier, names, images, device, options)
             if placed:
                 rows = with_places(rows, list(pool.map(lambda name: place_of(str(root / name)), names)))
-            csv.writer(text, lineterminator="\n").writerows(counted(rows, bar))
+            csv.writer(text, lineterminator="\n").writerows(counted(rows, progress))
             parts.write(i, text.getvalue().encode("utf-8", ESCAPE))
     parts.wait()
 
@@ -180,9 +183,9 @@ def read_ahead(
         yield future.result()
 
 
-def counted(rows: Iterator[list[str]], bar: tqdm) -> Iterator[list[str]]:
+def counted(rows: Iterator[list[str]], progress: Progress) -> Iterator[list[str]]:
     for row in rows:
-        bar.update()
+        progress.update()
         yield row
 
 

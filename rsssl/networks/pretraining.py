@@ -22,12 +22,13 @@ from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.files import write_json, write_sealed
 from rsssl.engine.loop import Fit
 from rsssl.engine.monitor import CollapseMonitor
+from rsssl.engine.progress import duration
 from rsssl.engine.ranks import alone
 from rsssl.engine.run import Run
 from rsssl.engine.store import AGAIN
 from rsssl.evaluation.online_probe import OnlineProbe
 from rsssl.models.batch_norm import recalibrate
-from rsssl.networks.budget import budget_of, outlook
+from rsssl.networks.budget import Budget, budget_of, done_before, outlook, seconds_of
 from rsssl.networks.files import BACKBONE, TRAINING, write_backbone
 from rsssl.networks.plan import Plan, plan
 from rsssl.networks.recipe import Recipe
@@ -58,7 +59,7 @@ def pretrain(recipe: Recipe, dataset: Dataset, run: Run) -> dict[str, Any]:
         "artifact": artifact.hash,
         "folder": str(artifact.folder),
         "weights": str(artifact.folder / BACKBONE),
-        "dataset": "+".join(d.pack.card.name for d in planned.parts),
+        "dataset": planned.data_name,
         "reused": artifact.reused,
     } | read_sealed(artifact.folder / TRAINING, AGAIN)
 
@@ -83,8 +84,9 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
     parameters = parameter_groups(*method.trained_modules(), rates=rates)
     optimizer = instantiate(recipe.optimizer, lr=planned.lr, params=parameters, _convert_="all")
     epochs = round(batches.total_steps / batches.steps_per_epoch, 2)
-    log_size(planned, training, epochs)
+    log_size(planned, training, epochs, budget, folder)
     tracker, checkpoints = instantiate(recipe.tracker), Checkpoints(folder)
+    tracker.describe(f"{run.options['ssl']} on {planned.data_name}", run.deciding)
     ridge = instantiate(run.option("evaluate", "ridge"), _convert_="all")
     probe = OnlineProbe(backbone, planned.parts[0], planned.preprocess, ridge, device)
     pictures = Pictures(method, batches, planned.preprocess, folder, tracker)
@@ -135,14 +137,19 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
     checkpoints.keep_newest()
 
 
-def log_size(planned: Plan, training: Training, epochs: float) -> None:
-    """One line that says how long the training will be."""
-    batches, ranks = training.batches, distributed.world_size()
-    images = batches.batch_size * batches.accumulate
-    log.info(
-        f"{planned.n_images} images, {epochs:g} epochs, {batches.total_steps} steps of {images} images x "
-        f"{training.method.n_views} views on {training.device}{f', {ranks} processes' if ranks > 1 else ''}"
-    )
+def log_size(planned: Plan, training: Training, epochs: float, budget: Budget, folder: Path) -> None:
+    """One line that says how long the training will be, and where it goes."""
+    batches, ranks, threads = training.batches, distributed.world_size(), torch.get_num_threads()
+    steps = f"{batches.total_steps:,} steps of {batches.batch_size * batches.accumulate} images x "
+    steps += f"{training.method.n_views} views"
+    where = f"{threads} core{'s' if threads > 1 else ''}" if training.device.type == "cpu" else str(training.device)
+    where = f"{ranks} processes, {where} each" if ranks > 1 else where
+    how_long = ""
+    if budget.seconds:
+        seconds = seconds_of(budget.seconds, training, done_before(planned), batches.total_steps)
+        how_long = f", about {duration(60 * round(seconds / 60) if seconds > 90 else seconds)}"
+        how_long += f" (pretrain.minutes={planned.minutes:g})" if planned.minutes else ""
+    log.info(f"{planned.n_images:,} images, {epochs:g} epochs: {steps}{how_long} on {where}; weights in {folder}")
 
 
 def whole_images(planned: Plan, device: torch.device) -> Iterator[Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
 from rsssl.checks import one_of, positive
+from rsssl.engine.tracking import Tracker
 from rsssl.errors import UserError
 
 COMPILE = ("default", "reduce-overhead", "max-autotune")  # modes of torch.compile
@@ -157,6 +159,9 @@ class Recipe:
             UserError: naming the key and what to type.
         """
         self.pretrain.check()
+        tracker = pkgutil.resolve_name(self.tracker["_target_"])
+        if isinstance(tracker, type) and issubclass(tracker, Tracker):
+            tracker.refuse_missing()
         if self.compile is not None and self.compile not in COMPILE:
             raise UserError(
                 f"compile={self.compile} is unknown: type compile={' or compile='.join(COMPILE)} or compile=null"

@@ -22,7 +22,10 @@ from rsssl.networks.recipe import Recipe
 from rsssl.networks.starts import Start
 from rsssl.networks.training import started
 
-RECORDED = ("artifact", "folder", "dataset", "images", "epochs", "images_per_second", "seconds", "reused")
+RECORDED = (
+    *("artifact", "folder", "dataset", "images", "epochs", "steps", "images_per_second", "seconds", "reused"),
+    *("device", "threads", "processes"),
+)
 
 
 def pretrained_or_train(recipe: Recipe, checkpoint: str | None, data: Data, run: Run) -> Weights:
@@ -32,7 +35,7 @@ def pretrained_or_train(recipe: Recipe, checkpoint: str | None, data: Data, run:
     if recipe.ssl.get("_target_") is None:
         return untrained(recipe, instantiate(recipe.start, _convert_="all"), data, run)
     record = pretrain(recipe, data.dataset, run)
-    return from_file(Path(record["weights"]), data, {k: record[k] for k in RECORDED})
+    return from_file(Path(record["weights"]), data, {k: record[k] for k in RECORDED if k in record})
 
 
 def untrained(recipe: Recipe, start: Start, data: Data, run: Run, like: Weights | None = None) -> Weights:

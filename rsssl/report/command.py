@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import re
 import sys
 from collections.abc import Container, Sequence
@@ -21,10 +22,11 @@ DESCRIPTION = """\
 Reads every results.json below the folders and makes one table: a row for each method and for the baselines beside
 it, a column for each ts, mean and sample standard deviation over the seeds. Prints it, and writes report.md, report.csv
 (every number), report_summary.csv, report.tex, label_efficiency.png, and for each dataset confusion_<dataset>.png and
-reliability_<dataset>.png.
+reliability_<dataset>.png. With --html also report.html, one file that needs no network.
 """
 EXAMPLES = """\
   rsssl-report multirun/2025-01-31/12-00-00
+  rsssl-report multirun/2025-01-31/12-00-00 --html
   rsssl-report runs/simclr runs/jigsaw --metric aa --out paper/
 """
 
@@ -35,6 +37,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS_DIR", help="folders that hold runs, at any depth")
     parser.add_argument("--metric", choices=("oa", "aa", "kappa"), default="oa", help="what is shown (oa)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the files go (the first RUNS_DIR)")
+    parser.add_argument("--html", action="store_true", help="report.html too: all of it on one page, with images")
     parser.add_argument("--no-figures", action="store_true", help="no PNG files; matplotlib is not needed")
     return parser.parse_args(argv)
 
@@ -43,15 +46,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `rsssl-report`; returns the exit code (2: something the user can put right)."""
     args = arguments(argv)
     try:
-        report(args.runs, args.metric, args.out or args.runs[0], figures=not args.no_figures)
+        out, store = args.out or args.runs[0], os.environ.get("RSSSL_STORE")
+        report(args.runs, args.metric, out, figures=not args.no_figures, html=args.html, store=store)
     except UserError as error:
         print(f"rsssl: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def report(folders: Sequence[Path], metric: str, out: Path, figures: bool = True) -> list[Path]:
+def report(
+    folders: Sequence[Path], metric: str, out: Path, figures: bool = True, html: bool = False, store: str | None = None
+) -> list[Path]:
     """Reads, writes the files, prints the table and the files' paths, which it returns.
+
+    Args:
+        folders: of runs, at any depth.
+        metric: "oa", "aa" or "kappa".
+        out: where the files go.
+        figures: write PNG files.
+        html: write the page.
+        store: where artefacts are looked for that are no longer where the results say.
 
     Raises:
         UserError: when a folder is missing, no results are found, or `out` cannot be written.
@@ -59,16 +73,25 @@ def report(folders: Sequence[Path], metric: str, out: Path, figures: bool = True
     from rsssl.report import tables
 
     results, warnings = collect(folders)
+    if html and store:
+        from rsssl.report.html.images import moved_to
+
+        results = [moved_to(r, Path(store).expanduser().absolute()) for r in results]
     table = tables.build(results, metric)
     table.notes += warnings
     images = draw(table) if figures else {}
-    files = {
-        "report.md": tables.markdown(table, list(images)).encode(),
-        "report.csv": tables.long_csv(table).encode(),
-        "report_summary.csv": tables.summary_csv(table).encode(),
-        "report.tex": tables.latex(table).encode(),
-        **images,
+    texts = {
+        "report.md": tables.markdown(table, list(images)),
+        "report.csv": tables.long_csv(table),
+        "report_summary.csv": tables.summary_csv(table),
+        "report.tex": tables.latex(table),
     }
+    # Names of folders may hold bytes that no text has.
+    files = {name: content.encode("utf-8", "replace") for name, content in texts.items()} | images
+    if html:
+        from rsssl.report.html.page import page
+
+        files["report.html"] = page(table)
     paths = [out / name for name in files]
     for path, data in zip(paths, files.values(), strict=True):
         write(path, data)
@@ -78,6 +101,7 @@ def report(folders: Sequence[Path], metric: str, out: Path, figures: bool = True
 
 def collect(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
     """Every result below the folders, and warnings that name what was left out."""
+    from rsssl.report.datasets import told_apart
     from rsssl.report.results import find, read
 
     for folder in folders:
@@ -94,7 +118,8 @@ def collect(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
             continue
         results += of_file
         warnings += left_out
-    warnings = [f"Warning: {warning}." for warning in warnings]
+    results, notes = told_apart(results)
+    warnings = [*notes, *(f"Warning: {warning}." for warning in warnings)]
     if not results:
         lines = [f"there are no results in {', '.join(map(str, folders))}", *warnings]
         command = f"rsssl-run --multirun ts=5,20 seed=0,1,2 hydra.sweep.dir={folders[0]}"

@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
 from rsssl.data.pack import Pack
 from rsssl.engine.files import write_atomic
+from rsssl.engine.progress import followed
 from rsssl.models.bands import shown_bands
-from rsssl.models.card import SensorCard
-from rsssl.report.tiles import contrast, picture, png
+from rsssl.report.tiles import picture, png, stretch, thumbnail, visible
 
 PAGE = 100  # tiles
 COLUMNS = 10
@@ -46,9 +45,9 @@ def contact_sheet(pack: Pack, rows: np.ndarray, notes: Sequence[Sequence[str]], 
     bands = shown_bands(pack.card.bands)
     low, high = stretch(pack, rows, bands)
     files: list[Path] = []
-    for start in tqdm(range(0, len(rows), PAGE), desc="pages", unit="page", leave=False, disable=None):
+    for start in followed(range(0, len(rows), PAGE), "contact sheet", "pages"):
         part = rows[start : start + PAGE]
-        tiles = [thumbnail(picture(x, low, high)) for x in visible(pack.read(part), pack.card, bands)]
+        tiles = [thumbnail(picture(x, low, high), SIDE) for x in visible(pack.read(part), pack.card, bands)]
         place = f"{start + 1} to {start + len(part)} of {len(rows)}"
         sheet = page(tiles, notes[start : start + PAGE], start + 1, title, place)
         belongs_to = PngInfo()
@@ -107,29 +106,6 @@ def page(
         for number, text in enumerate(texts, 1):
             draw.text((x, y + number * LINE), fitted(text, plain, SIDE), fill=GREY, font=plain)
     return sheet
-
-
-def visible(images: np.ndarray, card: SensorCard, bands: list[int]) -> np.ndarray:
-    """Stored (n, C, H, W) -> three bands (n, H, W, 3) float32 in 0..1 units; nodata and NaN are 0."""
-    x = images[:, bands].astype(np.float32)
-    low, high = (np.asarray(v, np.float32)[bands, None, None] for v in (card.low, card.high))
-    absent = np.isnan(x) | (x == card.nodata if card.nodata is not None else False)
-    return np.moveaxis(np.where(absent, 0, np.clip((x - low) / (high - low), 0, 1)), 1, 3)
-
-
-def stretch(pack: Pack, rows: np.ndarray, bands: list[int]) -> tuple[float, float]:
-    """What becomes black and white, in 0..1 units: plain bytes 0 and 1, else by the contrast of some of these tiles."""
-    if pack.card.dtype == "uint8":
-        return 0.0, 1.0
-    sample = rows[:: -(-len(rows) // PAGE)]
-    return contrast(visible(pack.read(sample)[:, :, ::4, ::4], pack.card, bands))
-
-
-def thumbnail(image: Image.Image) -> Image.Image:
-    """The image with SIDE pixels on its longer side."""
-    scale = SIDE / max(image.size)
-    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-    return image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
 
 
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:

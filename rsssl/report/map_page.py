@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from rsssl.data.scene_file import SceneFile
 from rsssl.engine.files import write_atomic
 from rsssl.engine.outputs import read_record
 from rsssl.geo.nodata import as_number
 from rsssl.geo.scene import Scene
-from rsssl.geo.style import printable
 from rsssl.networks.network import SceneNetwork
 from rsssl.records import read_json
 from rsssl.report.assessment import interval, table
+from rsssl.report.html.document import document, picture, text
 
 LONGEST = 1600  # pixels of a picture's longer side
 
 STYLE = """
-:root { --ink: #1f2328; --faint: #6a737d; --paper: #ffffff; --card: #f6f8fa; --line: #d8dee4; --mark: #0969da }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --faint: #9aa4af; --paper: #0f1419; --card: #171d24; --line: #2d353e; --mark: #58a6ff } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.2rem; max-width: 82rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.35rem; margin: 0 0 .2rem; overflow-wrap: anywhere } h2 { font-size: 1rem; margin: 1.4rem 0 .4rem }
-p { margin: .3rem 0; color: var(--faint) }
 main { display: grid; grid-template-columns: minmax(0, 1fr) 25rem; gap: 1.6rem; align-items: start }
 @media (max-width: 62rem) { main { grid-template-columns: minmax(0, 1fr) } }
 .view { position: relative; border: 1px solid var(--line); border-radius: 6px; overflow: hidden; line-height: 0;
@@ -44,13 +34,9 @@ main { display: grid; grid-template-columns: minmax(0, 1fr) 25rem; gap: 1.6rem; 
   background: #fff; box-shadow: 0 0 3px #000 }
 .bar { display: flex; gap: .8rem; align-items: center; margin: .5rem 0; color: var(--faint); flex-wrap: wrap }
 .bar input { flex: 1; min-width: 8rem; accent-color: var(--mark) }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .22rem .5rem .22rem 0; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400 }
-th { color: var(--faint); font-size: .86em; vertical-align: bottom }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
-.scroll { overflow-x: auto } i.key { display: inline-block; width: .95em; height: .95em; border-radius: 3px;
-  margin-right: .5em; vertical-align: -.1em; border: 1px solid rgba(0, 0, 0, .25) }
-code { font-size: .86em; overflow-wrap: anywhere } @media print { .bar { display: none } body { max-width: none } }
+i.key { display: inline-block; width: .95em; height: .95em; border-radius: 3px; margin-right: .5em;
+  vertical-align: -.1em; border: 1px solid rgba(0, 0, 0, .25) }
+@media print { .bar { display: none } }
 """
 SCRIPT = """
 const view = document.querySelector('.view'), over = view.querySelector('.over');
@@ -131,12 +117,13 @@ def facts_of(notes: Mapping[str, Any]) -> dict[str, str]:
 
 def write_page(page: MapPage) -> Path:
     """Writes the page beside the map, whole or not at all; its file."""
+    scene, over = picture(Image.fromarray(page.scene), quality=88), picture(Image.fromarray(painted(page)), "PNG")
     body = [
         f"<h1>{text(page.map.stem)}</h1>",
         "<main><section>",
         '<div class="view">',
-        f'<img alt="the scene" src="{picture(page.scene, "JPEG")}">',
-        f'<img class="over" alt="the map" src="{picture(painted(page), "PNG")}"><div class="edge"></div></div>',
+        f'<img alt="the scene" src="{scene}">',
+        f'<img class="over" alt="the map" src="{over}"><div class="edge"></div></div>',
         '<div class="bar"><label for="at">scene</label><input id="at" type="range" min="0" max="100" step="0.1" '
         'value="50" aria-label="where the map begins"><span>map</span><label for="ease">opacity</label>'
         '<input id="ease" type="range" min="0" max="100" value="100"></div>',
@@ -146,27 +133,9 @@ def write_page(page: MapPage) -> Path:
         *(accuracy_part(page.accuracy) if page.accuracy else []),
         "</section></main>",
     ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    html = (
-        f'<!DOCTYPE html><html lang="en"><head>{head}<title>{text(page.map.stem)}</title><style>{STYLE}</style></head>'
-    )
-    html += "<body>" + "\n".join(body) + f"<script>{SCRIPT}</script></body></html>\n"
     file = page.map.with_suffix(".html")
-    write_atomic(file, html.encode("utf-8", "replace"))
+    write_atomic(file, document(page.map.stem, body, STYLE, SCRIPT))
     return file
-
-
-def text(value: Any) -> str:
-    return escape(printable(str(value)))
-
-
-def picture(pixels: np.ndarray, kind: str) -> str:
-    """An image as the address of itself."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def painted(page: MapPage) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,7 @@ class Result:
     bins: dict[str, list[Any]]  # of the reliability diagram
     split: str = "at random"  # how test and training images were divided
     too_good: float | None = None  # overall accuracy with a random split, where it was another
+    content: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of the file, as it was read
     part: bool = False  # of a classifier that is put together; its own run, where there is one, says more
 
 
@@ -176,6 +177,7 @@ def result(content: dict[str, Any], path: Path, modified: float) -> Result:
         path=path,
         split=str(content.get("split", "at random")),
         too_good=(content.get("random_split") or {}).get("oa"),
+        content=content,
         **checked_trust(content),
     )
 

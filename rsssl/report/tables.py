@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rsssl.report.datasets import recorded
 from rsssl.report.results import METRICS, Result, Row, ts_order
 from rsssl.report.splits import split_sentences
 
@@ -274,6 +275,7 @@ def long_csv(table: Table) -> str:
         | {"ts": r.ts, "labels_per_class": f"{r.labels_per_class:g}", "seed": r.seed, "metric": metric, "value": value}
         | {"n_train": r.n_train, "n_test": r.n_test, "n_classes": len(r.classes)}
         | {"pretrain_seconds": r.pretrain_seconds or "", "split_hash": r.split_hash, "file": r.path}
+        | {"dataset_root": recorded(r).get("root", "")}
         for r in table.results
         for metric, value in {**r.scores, **r.trust}.items()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,24 +18,12 @@ if TYPE_CHECKING:
     from rsssl.evaluation.job import Job
     from rsssl.networks.starts import Start
 
+log = logging.getLogger(__name__)
 # What a classifier's file says of how it was made and how good it is.
 NOTED = (
-    *(
-        "dataset",
-        "ssl",
-        "start",
-        "backbone",
-        "evaluate",
-        "ts",
-        "seed",
-        "protocol",
-        "n_train",
-        "n_test",
-        "oa",
-        "aa",
-        "kappa",
-    ),
-    *("split", "per_class", "baselines", "tta", "versions", "config_hash", "split_hash", "finished"),
+    *("dataset", "ssl", "start", "backbone", "evaluate", "ts", "seed", "protocol", "n_train", "n_test"),
+    *("oa", "aa", "kappa", "split", "per_class", "baselines", "tta", "versions", "config_hash", "split_hash"),
+    "finished",
 )
 
 
@@ -117,6 +106,7 @@ class Evaluate(Pretrain):
         from rsssl.engine.files import write_json
         from rsssl.engine.ranks import alone, rank
         from rsssl.evaluation.job import Job
+        from rsssl.evaluation.predictions import FILE, write_predictions
         from rsssl.networks.checkpoints import find_checkpoint
         from rsssl.networks.files import CLASSIFIER, write_classifier
         from rsssl.networks.starts import Start
@@ -141,6 +131,9 @@ class Evaluate(Pretrain):
                 "dataset.test=FILE"
             )
         scratch = evaluator.trains_network and evaluator.start == "random"
+        asked = "a random network" if scratch else self.weights_asked(self.checkpoint, run)
+        how = f"evaluate={run.options['evaluate']} from {len(train):,} labels (ts={self.ts})"
+        log.info(f"{how} on {asked}; results in {run.folder}")
         weights = (
             untrained(self, Start(), data, run) if scratch else pretrained_or_train(self, self.checkpoint, data, run)
         )
@@ -148,13 +141,14 @@ class Evaluate(Pretrain):
             weights = replace(weights, preprocess=weights.preprocess.at(self.image_size))
         begin = time.monotonic()
         figures, head, network, trust = self._fit(job, evaluator, weights, run)
-        seconds = time.monotonic() - begin
+        seconds, predictions = time.monotonic() - begin, figures.pop("predictions", None)
         start = None if scratch else begun_from(weights, instantiate(self.start, _convert_="all"))
         baselines = self._baselines(job, evaluator, weights, start, run) if self.baselines else {}
         too_good = self._random_split(job, evaluator, weights)
         if rank() > 0:
             return {}
         results = self._results(job, weights, figures, baselines, run) | {"evaluation_seconds": seconds} | too_good
+        results["data"] = self._data(job, evaluator, weights)
         results["ssl"] = "none" if scratch else self.method_name(run)
         results["start"] = "random" if scratch else self.start_name(weights, start, run)
         with alone():  # the other ranks have ended
@@ -162,6 +156,10 @@ class Evaluate(Pretrain):
         notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record, "colours": self.dataset.class_colours()}
         write_classifier(run.record(CLASSIFIER), head, weights.preprocess, notes, backbone, trust)
         run.save_config()
+        if predictions is not None:
+            sure, predicted = (values.numpy() for values in predictions)
+            record = write_predictions(run.record(FILE), data, job.test, predicted, sure)
+            results["predictions"] = record
         write_json(run.record("results.json"), results)
         print_results(results, run.record("results.json"))
         return results | {"run_folder": str(run.folder)}
@@ -272,10 +270,21 @@ class Evaluate(Pretrain):
             "pretrain": weights.record,
             "evaluation_seconds": None,
             "versions": versions(),
+            "device": str(run.device),
             "config_hash": run.config_hash,
             "split_hash": data.split.hash,
             "finished": time.time(),
         }
+
+    def _data(self, job: Job, evaluator: Any, weights: Weights) -> dict[str, Any]:
+        """Which images they were, and where the store keeps them and what the classifier saw of them: for reports."""
+        from rsssl.evaluation.features import feature_bank
+
+        pack, features = job.data.pack, None
+        if not evaluator.trains_network:  # a network that is trained has features of its own, which nobody keeps
+            features = str(feature_bank(job.store, pack, weights, job.device).folder)
+        where = {"root": pack.root, "fingerprint": pack.fingerprint}
+        return where | {"pack": str(pack.folder), "features": features}
 
     def method_name(self, run: Run) -> str:
         """What the results call the signal that the backbone was trained by."""

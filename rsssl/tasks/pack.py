@@ -34,12 +34,7 @@ class PackImages:
 
         data = load(self.dataset, run.store, run.workers)
         pack, card = data.pack, data.pack.card
-        height, width = card.size
-        print(
-            f"\n{card.name}: {len(pack)} images of {height} x {width} pixels, {card.n_bands} bands, {card.dtype}\n"
-            f"  {len(data.split.pool)} in the pool, {len(data.split.test)} in the test set (split "
-            f"{data.split.hash[:16]})"
-        )
+        print(f"\n{card.name}: {card.dtype}, split {data.split.hash[:16]}, in {pack.folder}")
         print(f"  {'band':<12} {'low':>9} {'high':>9} {'mean':>7} {'std':>7}   (mean and std of the pool, 0 to 1)")
         for band, low, high, mean, std in zip(card.bands, card.low, card.high, data.mean, data.std, strict=True):
             print(f"  {band:<12} {low:>9g} {high:>9g} {mean:>7.4f} {std:>7.4f}")

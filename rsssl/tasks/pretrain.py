@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from rsssl.engine.run import Run
 from rsssl.errors import UserError
 from rsssl.networks.recipe import Recipe
 from rsssl.tasks.pack import PackImages
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -26,6 +29,13 @@ class Pretrain(Recipe, PackImages):
         if self.ssl.get("_target_") is None:
             raise UserError("ssl=none has nothing to pre-train with: type ssl=simclr")
 
+    def weights_asked(self, checkpoint: str | None, run: Run) -> str:
+        """Which weights a command asks for, in words."""
+        if checkpoint:
+            return f"checkpoint={checkpoint}"
+        start = f"start={run.options['start']} ({self.backbone['name']})"
+        return start if self.ssl.get("_target_") is None else f"ssl={run.options['ssl']} from {start}"
+
     def run(self, run: Run) -> dict[str, Any]:
         """Pre-trains, or finds the finished training in the store; prints where the weights are.
 
@@ -36,6 +46,7 @@ class Pretrain(Recipe, PackImages):
         from rsssl.engine.ranks import rank
         from rsssl.networks.pretraining import pretrain
 
+        log.info("%s", self.weights_asked(None, run))
         record = pretrain(self, self.dataset, run)
         if rank() > 0:
             return {}

@@ -31,26 +31,27 @@ class StoreContents:
         Returns:
             {"artifacts": how many there are, "bytes": of them, "damaged": {folder: names of its damaged files}}.
         """
+        from rsssl.engine.progress import Progress
         from rsssl.engine.store import throw_away
 
-        n, size, damaged = 0, 0, dict[str, list[str]]()
-        for stage, folder in artifacts(run.store.root):
-            own = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            names = []
-            if self.verify:
-                names = damaged_features(folder) if stage == "features" else damaged_files(folder)
-            print(f"{stage:<9} {folder.name}  {own / 1e6:>10,.1f} MB  {state(stage, folder, names)}")
-            if names:
-                damaged[str(folder)] = names
-                if self.mend:
-                    throw_away(folder, names)
-            n, size = n + 1, size + own
-        print(f"\n{n} artefacts, {size / 1e9:,.1f} GB in {run.store.root}, {len(damaged)} damaged")
+        held = [(stage, folder, bytes_in(folder)) for stage, folder in artifacts(run.store.root)]
+        total, damaged = sum(size for _, _, size in held), dict[str, list[str]]()
+        with Progress("reading the store", total, "bytes", visible=self.verify) as progress:
+            for stage, folder, size in held if self.verify else []:
+                if names := damaged_features(folder) if stage == "features" else damaged_files(folder):
+                    damaged[str(folder)] = names
+                progress.update(size)
+        for stage, folder, size in held:
+            names = damaged.get(str(folder), [])
+            print(f"{stage:<9} {folder.name}  {size / 1e6:>10,.1f} MB  {state(stage, folder, names)}")
+            if names and self.mend:
+                throw_away(folder, names)
+        print(f"\n{len(held)} artefacts, {total / 1e9:,.1f} GB in {run.store.root}, {len(damaged)} damaged")
         if damaged and not self.mend:
             print(
                 "the next command that needs one makes it again; to throw them away now: rsssl-run task=store mend=true"
             )
-        return {"artifacts": n, "bytes": size, "damaged": damaged}
+        return {"artifacts": len(held), "bytes": total, "damaged": damaged}
 
 
 def artifacts(root: Path) -> Iterator[tuple[str, Path]]:
@@ -61,6 +62,10 @@ def artifacts(root: Path) -> Iterator[tuple[str, Path]]:
         for folder in sorted((root / stage).glob("*/")):
             if is_artifact(folder):
                 yield stage, folder
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def damaged_files(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from rsssl.tasks.pretrain import Pretrain
 if TYPE_CHECKING:
     from rsssl.data.prepared import Data
 
+log = logging.getLogger(__name__)
 WAYS = ("typicality", "coverage", "margin")
 
 
@@ -100,6 +102,8 @@ class Suggest(Pretrain):
         known = known[pool]
         free = int((~known).sum())
         refuse_too_many(self.n, free)
+        weights = self.weights_asked(self.checkpoint, run)
+        log.info(f"{self.n} of {free:,} tiles without a label, suggest.by={self.by}, by {weights}")
         covered = torch.from_numpy(np.flatnonzero(known))
         choice, columns, checkpoint = self._choose(data, classifier, covered, run)
         if rank() > 0:

@@ -58,7 +58,7 @@ def fit(folder: Path, batches: Numbers, model: nn.Module | None = None, **kwargs
         optimizer,
         Cosine(warmup=0.1, final=0.0),
         torch.device("cpu"),
-        tracker=Tracker(tensorboard=False),
+        tracker=Tracker(),
         checkpoints=Checkpoints(folder),
         checkpoint_minutes=0,
         log_every=1,

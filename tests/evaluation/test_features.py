@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rsssl.evaluation.features import FeatureBank, damaged_rows, row_checksums
+from rsssl.evaluation.bank_files import row_checksums
+from rsssl.evaluation.features import FeatureBank, damaged_rows
 
 
 class Counting:

@@ -171,5 +171,5 @@ def test_checkpointing_has_the_same_gradient_and_keeps_less(name: str) -> None:
 
 
 def test_what_cannot_be_checkpointed_says_so() -> None:
-    with pytest.raises(UserError, match="knows no checkpointing: type backbone.checkpointing=false"):
+    with pytest.raises(UserError, match=r"knows no checkpointing: type backbone\.checkpointing=false"):
         build_backbone("alexnet", 3, checkpointing=True)

@@ -105,6 +105,18 @@ def test_minutes_buy_steps_that_are_kept(tmp_path: Path, monkeypatch: pytest.Mon
     assert kept == made == budget.read_budget(tmp_path)
 
 
+def test_many_typed_steps_are_measured_to_say_how_long_they_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "seconds_of_step", lambda training, size: {8: 1.0, 16: 3.0}[size])
+    few = budget_of(planned(None, steps=budget.MANY - 1), tmp_path / "few", lambda steps: training())
+    assert few.seconds == {}
+    many = budget_of(planned(None, steps=budget.MANY), tmp_path / "many", lambda steps: training())
+    assert many.steps == budget.MANY and many.seconds == {"8": 1.0, "16": 3.0}
+    assert budget.seconds_of(many.seconds, training(), 0, 10) == 5 * 1.0 + 5 * 3.0
+    assert budget.seconds_of(many.seconds, training(), 4, 10) == 1 * 1.0 + 5 * 3.0, "of which some are done"
+
+
 def test_with_other_ranks_the_steps_stay_and_the_memory_is_counted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

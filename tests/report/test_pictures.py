@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from rsssl.batch import Batch
+from rsssl.engine.trackers import TensorBoard
 from rsssl.engine.tracking import Tracker
 from rsssl.methods.base import Method
 from rsssl.models.backbone import build_backbone
@@ -24,7 +25,7 @@ CARD = SensorCard("t", BANDS, "uint8", (0.0,) * 4, (1.0,) * 4, None, (0.5,) * 4,
 def pictures(method: Method, batch: Batch, folder: Path) -> Pictures:
     source = SimpleNamespace(device=torch.device("cpu"), sample=lambda n: batch)
     preprocess = Preprocess(CARD, 16, (0.1, 0.2, 0.3, 0.4), (0.5,) * 4)
-    return Pictures(method, source, preprocess, folder, Tracker(False))  # type: ignore[arg-type]
+    return Pictures(method, source, preprocess, folder, Tracker())  # type: ignore[arg-type]
 
 
 def test_a_page_holds_each_column_stretched_by_its_row(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_they_are_written_for_any_number_of_bands_and_leave_the_weights_alone(me
 def test_tensorboard_shows_them_too(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tracker = Tracker(True).open(tmp_path)
+    tracker = TensorBoard().open(tmp_path)
     source = SimpleNamespace(
         device=torch.device("cpu"), sample=lambda n: Batch(torch.arange(2), 0, torch.randn(2, 2, 4, 8, 8))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -104,9 +105,20 @@ def test_a_sweep_pre_trains_once_and_leaves_a_table(rsssl_run: Callable[..., str
         assert r["oa"] == pytest.approx(np.trace(matrix) / matrix.sum())
         assert r["aa"] == pytest.approx(np.mean(np.diag(matrix) / matrix.sum(1)))
         assert set(r["baselines"]) == {"random_init", "image_statistics"}
+        assert "predictions" not in r["baselines"]["random_init"]
     assert len({r["split_hash"] for r in found}) == 1
     assert len({r["config_hash"] for r in found}) == 4
     run = tmp_path / "sweep" / "0"
+    listed = list(csv.DictReader((run / "predictions.csv").open()))
+    classes = list(found[0]["per_class"])
+    matrix = np.zeros((3, 3), int)
+    for line in listed:
+        assert line["true"] == line["image"].split("/")[0] and 1 / 3 <= float(line["confidence"]) <= 1
+        matrix[classes.index(line["true"]), classes.index(line["predicted"])] += 1
+    assert matrix.tolist() == found[0]["confusion"] and len(listed) == found[0]["predictions"]["listed"]
+    assert found[0]["data"]["root"] == str(tiles)
+    checksums = np.fromfile(Path(found[0]["data"]["features"]) / "rows.bin", np.uint32)
+    assert len(checksums) == 90 and (checksums != 0).sum() >= 18, "the features of the test images are there"
     assert yaml.safe_load((run / "config.yaml").read_text())["dataset"]["root"] == str(tiles)
     names = {line.split(",")[2] for line in (run / "metrics.csv").read_text().splitlines()[1:]}
     assert {"loss", "probe_oa", "embedding_std", "effective_rank", "images_per_second", "data_share"} <= names
@@ -132,7 +144,7 @@ def test_a_sweep_pre_trains_once_and_leaves_a_table(rsssl_run: Callable[..., str
     assert "knn" in taken and results(tmp_path / "knn")[0]["evaluate"] == "knn"
 
     report = subprocess.run(
-        [sys.executable, "-m", "rsssl.report.command", "sweep"],
+        [sys.executable, "-m", "rsssl.report.command", "sweep", "--html"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -142,6 +154,9 @@ def test_a_sweep_pre_trains_once_and_leaves_a_table(rsssl_run: Callable[..., str
     mean = 100 * np.mean([r["oa"] for r in found if r["ts"] == 5])
     assert f"{mean:.1f}" in report.stdout
     assert (tmp_path / "sweep" / "label_efficiency.png").stat().st_size > 5000
+    page = (tmp_path / "sweep" / "report.html").read_text()
+    assert "t-SNE" in page and "Online probe" in page and "The store no longer" not in page
+    assert f"rsssl-run --multirun dataset=folder dataset.root={tiles}" in page and "ts=2,5 seed=0,1" in page
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Training steps beside other work on the same cores: how threads that wait may wait.
+
+    python experiments/busy/run.py --busy 1
+
+Each setting trains in a process of its own, in turn, for some seconds, beside as many processes that do nothing but
+count. OMP_WAIT_POLICY is read when torch is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from statistics import median
+
+SETTINGS = {
+    "2 threads, spinning": (2, {}),
+    "2 threads, asleep": (2, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    "1 thread": (1, {}),
+}
+IMAGES, SIZE = 32, 64
+
+
+def speed(threads: int, seconds: float) -> float:
+    """Images a second of EfficientNet-Lite0 in training."""
+    import timm
+    import torch
+
+    torch.set_num_threads(threads)
+    model = timm.create_model("efficientnet_lite0", num_classes=10).to(memory_format=torch.channels_last).train()
+    images = torch.randn(IMAGES, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+
+    step()
+    begin, steps = time.monotonic(), 0
+    while time.monotonic() - begin < seconds:
+        step()
+        steps += 1
+    return IMAGES * steps / (time.monotonic() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--busy", type=int, default=1, help="processes that only count")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each setting, in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of this process: used by the script itself")
+    asked = parser.parse_args()
+    if asked.threads:
+        print(speed(asked.threads, asked.seconds))
+        return
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(asked.busy)]
+    found: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    try:
+        for _ in range(asked.rounds):
+            for name, (threads, more) in SETTINGS.items():
+                command = [sys.executable, __file__, "--threads", str(threads), "--seconds", str(asked.seconds)]
+                found[name].append(float(subprocess.check_output(command, env=os.environ | more)))
+    finally:
+        for other in others:
+            other.kill()
+    for name, values in found.items():
+        print(f"| {name} | {median(values):.0f} | {min(values):.0f} to {max(values):.0f} |")
+
+
+if __name__ == "__main__":
+    main()

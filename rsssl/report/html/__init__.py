@@ -1,0 +1,1 @@
+"""Pages that open from the disk: the report of a sweep, and what every page shares."""
