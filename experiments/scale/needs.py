@@ -21,6 +21,7 @@ LINKS = {"400 Gb/s for each GPU": 50e9, "100 Gb/s for each machine": 12.5e9}
 REACHED = 0.8  # of a link; assumed
 HOP = 5e-6  # seconds a message takes to the next GPU of a ring; assumed
 MATRIX, STREAM = 0.5, 0.7  # of the float32 peak and of the memory's that the loss reaches; assumed
+BUCKET = 25e6  # bytes of gradients that DistributedDataParallel exchanges together
 PASSES = 22  # times that nt_xent reads or writes all similarities: 7 for the loss, 15 for the gradient
 NORMS = 53  # batch normalisations of ResNet-50
 # Published: 419 unexpected interruptions of 16,384 GPUs in 54 days (Llama 3, arXiv 2407.21783, section 3.3.4).
@@ -46,17 +47,33 @@ def total(size: float, link: float) -> float:
 def step(link: float) -> dict[str, float]:
     """Milliseconds of the parts of a step of ResNet-50 on H100s that do not depend on this machine."""
     rows = VIEWS * BATCH
-    embeddings = rows * 128 * 4
     loss = 6 * rows**2 * 128 / (MATRIX * H100_FP32) + PASSES * rows**2 * 4 / (STREAM * H100_MEMORY)
+    network = BATCH / RANKS / rates()["H100"]
+    hidden = 2 / 3 * network  # the backward pass, during which all but the last bucket of gradients is exchanged
     parts = {
-        "network, forward and backward": BATCH / RANKS / rates()["H100"],
-        "NT-Xent of the whole batch, on every rank": loss,
-        "gathering the embeddings, and the sum of their gradients": gather(embeddings, link) + total(embeddings, link),
-        "sum of the gradients, after the backward pass": total(25.6e6 * 4, link),
+        "network, forward and backward": network,
+        "NT-Xent, each rank its own rows": loss / RANKS,
+        "gathering the embeddings, and two numbers a row": gather(rows * 128 * 4, link) + gather(rows * 8, link),
+        "sum of the gradients, beyond the backward pass": max(total(BUCKET, link), total(25.6e6 * 4, link) - hidden),
         f"batch norm over all ranks: {NORMS} layers, forward and backward": NORMS
         * (gather(2048, link) + total(2048, link)),
     }
     return {name: 1e3 * seconds for name, seconds in parts.items()}
+
+
+def exchanges_table() -> str:
+    """What losses that compare images exchange and work out, all rows on every rank and each rank its own."""
+    rows, width = VIEWS * BATCH, 128 * 4
+    swav, dino = 3 * 2 * 3_000 * 4, 65_536 * 4  # three iterations of two views' columns; one mean
+    cases = [
+        ("SimCLR: NT-Xent, 16,384 images, 128 dimensions", 3 * rows * width, rows * width + rows * 8, RANKS),
+        ("SwAV: Sinkhorn, 4,096 images, 3,000 prototypes", 2 * 4_096 * 3_000 * 4, RANKS * swav, RANKS),
+        ("DINO: centre, 1,024 images, 65,536 outputs", 2 * 1_024 * 65_536 * 4, dino, RANKS),
+    ]
+    lines = [
+        (name, f"{before / 1e6:,.1f}", f"{after / 1e6:,.2f}", f"1/{share}") for name, before, after, share in cases
+    ]
+    return table(("published sizes, 64 ranks", "MB before", "MB now", "work of a rank, of what it was"), lines)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -234,8 +251,8 @@ def needs_table(found: dict[str, Any]) -> str:
         ("loss: memory of a GPU", "16.8 MB of embeddings, 0.5 GB of similarities", "yes: blocks of rows"),
         (
             "loss: time of a GPU",
-            f"{step(50e9)['NT-Xent of the whole batch, on every rank']:.0f} ms calculated",
-            "no: every rank works out all rows; its own would be 1/64",
+            f"{step(50e9)['NT-Xent, each rank its own rows']:.1f} ms calculated",
+            "yes: every rank works out its own rows, 1/64 of all",
         ),
     ]
     return table(("needed", "how much", "holds today?"), rows)
@@ -247,6 +264,7 @@ def report(found: dict[str, Any]) -> str:
     if "rounds" in found:
         text += ["Rounds: smallest p-value by test, corrected for how many there are\n", rounds_table(found["rounds"])]
     text += ["What the network alone allows\n", rates_table(), "A step of ResNet-50 on 64 H100\n", steps_table()]
+    text += ["What losses exchange\n", exchanges_table()]
     if "order" in found:
         text += ["The order\n", order_table(found["order"])]
     if "exchange" in found:
