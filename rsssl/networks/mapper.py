@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rsssl.data.scene_file import Window
 from rsssl.data.scene_windows import MOSTLY
-from rsssl.engine.device import on_device
+from rsssl.engine.device import on_device, sent
 from rsssl.engine.distributed import broadcast, raise_together, rank
 from rsssl.engine.files import write_atomic
 from rsssl.engine.step_memory import free_for
@@ -53,7 +53,7 @@ class Mapper:
         device: torch.device,
         window: int,
         stride: int,
-        batch_size: int,
+        batch_size: int | None,
         fast: bool = False,
         tta: bool = False,
         unlike: bool = False,
@@ -155,9 +155,9 @@ class Mapper:
         values = region.values
         if values.dtype == np.uint16 and self.device.type != "cpu":  # which few operations of an accelerator take
             values = values.astype(np.int32)
-        x = layer.scale(torch.tensor(values, device=self.device)[None])
+        x = layer.scale(sent(torch.from_numpy(values), self.device)[None])
         if region.missing is not None:
-            x = torch.where(torch.from_numpy(region.missing).to(self.device), layer.absent, x)
+            x = torch.where(sent(torch.from_numpy(region.missing), self.device), layer.absent, x)
         return x[0].permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     def _probabilities(self, x: Tensor, block: Block, chosen: np.ndarray, nothing: np.ndarray | None) -> Tensor:
@@ -172,7 +172,7 @@ class Mapper:
             holes = torch.from_numpy(nothing).to(x.device).unfold(0, window, stride).unfold(1, window, stride)
         out = []
         for start in range(0, len(chosen), self.batch_size):
-            part = torch.from_numpy(chosen[start : start + self.batch_size]).to(x.device)
+            part = sent(torch.from_numpy(chosen[start : start + self.batch_size]), x.device)
             rows, cols = part // block.cols, part % block.cols
             tiles = windows.permute(1, 2, 3, 4, 0)[rows, cols].permute(0, 3, 1, 2)  # (B, C, window, window)
             if holes is not None:

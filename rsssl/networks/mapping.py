@@ -67,7 +67,7 @@ class MapOptions:
     stride: int | None
     fast: bool
     layers: tuple[str, ...]
-    batch_size: int
+    batch_size: int | None
     tta: bool
     coverage: float | None = None
     colours: dict[str, str] | None = None

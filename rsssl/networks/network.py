@@ -110,9 +110,13 @@ class SceneNetwork(nn.Module):
                 unlike.append(self.trust.unlike(features))
         return torch.stack(shares).mean(0), torch.stack(unlike).mean(0)
 
-    def at_once(self, most: int) -> int:
-        """How many tiles, `most` at most, fit into memory together; UserError when not even one does."""
+    def at_once(self, most: int | None) -> int:
+        """How many tiles, `most` at most, fit into memory together; UserError when not even one does.
+
+        None: as many as keep a CPU or an accelerator busy.
+        """
         device = next(self.backbone.parameters()).device
+        most = most or (64 if device.type == "cpu" else 512)
         tile = torch.zeros(1, self.card.n_bands, self.size, self.size, device=device)
         return images_at_once(self.backbone, tile, most)
 

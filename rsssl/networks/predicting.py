@@ -19,7 +19,7 @@ import torch
 
 from rsssl.data.catalog import listing
 from rsssl.data.lists import ESCAPE
-from rsssl.engine.device import on_device, precision
+from rsssl.engine.device import on_device, precision, sent
 from rsssl.engine.files import atomic
 from rsssl.engine.outputs import Output, Parts, read_record
 from rsssl.engine.progress import Progress
@@ -49,7 +49,7 @@ class PredictOptions:
     """
 
     bands: list[Any] | None
-    batch_size: int
+    batch_size: int | None
     tta: bool
     workers: int | None
 
@@ -133,7 +133,7 @@ def make_parts(
     ):
         for i in todo:
             names = paths[i * PART : (i + 1) * PART]
-            images = read_ahead(pool, root, names, classifier.card, options.bands, ahead=2 * options.batch_size)
+            images = read_ahead(pool, root, names, classifier.card, options.bands, ahead=2 * (options.batch_size or 1))
             text = io.StringIO(newline="")
             rows = predictions(classifier, names, images, device, options)
             if placed:
@@ -151,12 +151,13 @@ def predictions(
     options: PredictOptions,
 ) -> Iterator[list[str]]:
     """A row for each image; one that cannot be used has an empty class and the reason."""
-    for start in range(0, len(names), options.batch_size):
-        batch = [(name, next(images)) for name in names[start : start + options.batch_size]]
+    together = options.batch_size or len(names)  # the number has been worked out
+    for start in range(0, len(names), together):
+        batch = [(name, next(images)) for name in names[start : start + together]]
         good = [image for _, image in batch if not isinstance(image, str)]
         shares: Iterator[np.ndarray] = iter(())
         if good:
-            x = torch.from_numpy(np.stack(good)).to(device)
+            x = sent(torch.from_numpy(np.stack(good)), device)
             with torch.inference_mode():
                 shares = iter(classifier.standardised(classifier.input(x), options.tta).float().cpu().numpy())
         for name, image in batch:

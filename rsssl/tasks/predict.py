@@ -20,7 +20,7 @@ class Predict:
         images: a folder, or a list: a path a line, or a CSV with a column path.
         out: the CSV.
         bands: of the images for each of the classifier's, numbers from 1 or names; None to find them by name.
-        batch_size: images classified at a time.
+        batch_size: images classified at a time; None: 64, on an accelerator 512 where they fit.
         tta: average over the eight flips and quarter turns.
     """
 
@@ -28,7 +28,7 @@ class Predict:
     images: str
     out: str
     bands: list[Any] | None
-    batch_size: int
+    batch_size: int | None
     tta: bool
 
     examples: ClassVar[dict[str, str]] = {"checkpoint": "runs/mine", "images": "tiles/", "out": "classes.csv"}
