@@ -175,7 +175,7 @@ class SceneMap:
         begin, out, classes = time.monotonic(), self.out, self.classifier.classes
         files, preview = self._write(parts)
         hectares = self.areas.hectares()
-        if hectares is None:
+        if hectares is None and not self.scene.grid.projection:
             text = "%s has no CRS that says how large its pixels are: areas are in pixels"
             log.warning(text, self.scene.path)
         write_areas(out.with_name(f"{out.stem}_areas.csv"), classes, self.areas.pixels, hectares)

@@ -288,8 +288,9 @@ def summary_csv(table: Table) -> str:
     for (row, ts), cell in table.cells.items():
         for metric in (*METRICS, *(key for key in cell.results[0].trust if all(key in r.trust for r in cell.results))):
             mean, std = mean_std([(r.scores | r.trust)[metric] for r in cell.results])
-            n, seconds = len(cell.results), table.seconds.get(row, "")
-            lines.append([*row, ts, metric, mean, "" if std is None else std, n, seconds])
+            lines.append(
+                [*row, ts, metric, mean, "" if std is None else std, len(cell.results), table.seconds.get(row, "")]
+            )
     return to_csv([*Row._fields, "ts", "metric", "mean", "std", "n", "pretrain_seconds"], lines)
 
 

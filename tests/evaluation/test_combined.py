@@ -154,7 +154,7 @@ def test_the_choice_never_sees_a_test_image(make, tmp_path: Path) -> None:
         if turn == 1:
             labels[:80] = (labels[:80] + 1) % 4
         if turn == 2:
-            features[:80] = 100 * torch.randn(80, 24)
+            features[:80] = 100 * torch.randn(80, 24, generator=torch.Generator().manual_seed(1))
         pack = SimpleNamespace(labels=labels.numpy(), card=SimpleNamespace(classes=tuple("abcd")))
         data: Any = SimpleNamespace(pack=pack, split=SimpleNamespace(pool=pool, test=test, hash="x"), ground=None)
         job = Job(data, Store(tmp_path), torch.device("cpu"), np.sort(train), test, 0, "clean", False)

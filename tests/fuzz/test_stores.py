@@ -25,7 +25,7 @@ SMALL = (
     "ts=2",
     "hydra.run.dir=run",
 )
-VOLATILE = ("evaluation_seconds", "finished", "pretrain", "run_folder", "seconds")  # times and places
+VOLATILE = ("data", "evaluation_seconds", "finished", "pretrain", "run_folder", "seconds")  # times and places
 
 
 @pytest.fixture(scope="module")
