@@ -178,7 +178,7 @@ def blur(values: Tensor, rows: Tensor | None, weights: Tensor) -> Tensor:
 def finish(values: Tensor, matrix: Tensor, bias: Tensor, mixes: bool, low: Tensor, high: Tensor, out: Tensor) -> None:
     (n, channels), pixels = values.shape[:2], values[0, 0].numel()
     values = values.contiguous()
-    if mixes and values.data_ptr() == out.data_ptr():
+    if mixes and values is out:
         values = values.clone()  # a band of the result needs all bands as they were
     grid = n * channels, triton.cdiv(pixels, BLOCK)
     finish_kernel[grid](

@@ -54,7 +54,7 @@ def test_a_quarter_of_the_work_and_the_whole_gradient(workshop, tmp_path: Path) 
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     for name, (loss, whole_loss, gradient, whole, flops, whole_flops, received) in found.items():
         torch.testing.assert_close(loss, whole_loss, rtol=1e-6, atol=1e-6, msg=name)
-        torch.testing.assert_close(gradient, whole, rtol=1e-5, atol=1e-6, msg=name)
+        assert float((gradient - whole).abs().max()) < 1e-6 * float(whole.abs().max()), name
         if name.startswith("nt_xent"):  # the products of the loss, and none of its backward pass
             assert flops <= 0.27 * whole_flops
             rows = 3 * 64
