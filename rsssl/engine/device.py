@@ -32,6 +32,8 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where Triton's kernels run
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} is not available ({str(error).splitlines()[0]}): type device=cpu") from None
     if device.type == "cpu":
@@ -71,10 +73,10 @@ class Arriving:
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._tensors, self._event = tensors, None
-        if any(t.is_cuda for t in tensors.values()):
+        if device := next((t.device for t in tensors.values() if t.is_cuda), None):
             room = {k: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for k, t in tensors.items()}
             self._tensors = {k: room[k].copy_(t, non_blocking=True) for k, t in tensors.items()}
-            self._event = torch.cuda.current_stream().record_event()
+            self._event = torch.cuda.current_stream(device).record_event()
 
     def get(self) -> dict[str, Tensor]:
         """The tensors, once they are there."""
