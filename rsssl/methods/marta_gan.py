@@ -88,7 +88,8 @@ class MartaGAN(Method):
             f"type ssl.size={2 ** math.ceil(math.log2(size))}, or pretrain.image_size={largest}",
         )
         if size < largest:
-            generated = F.interpolate(generated.float(), (size, size), mode="bilinear", antialias=True)
+            wide = generated.to(torch.promote_types(generated.dtype, torch.float32))  # bfloat16 has no kernel for it
+            generated = F.interpolate(wide, (size, size), mode="bilinear", antialias=True)
         return generated
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
