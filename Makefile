@@ -16,6 +16,8 @@ INSTALLED := .venv/.installed
 demo: install
 	$(BIN)/rsssl-run --multirun experiment=demo ts=5,20 seed=0,1,2 hydra.sweep.dir=runs/demo
 	$(BIN)/rsssl-report runs/demo
+	@printf '\nrsssl: now your own: . %s/activate, then for example\n' $(BIN)
+	@printf '  rsssl-run task=map dataset=scene dataset.scenes=scene.tif dataset.labels=points.gpkg dataset.field=class out=map.tif\n'
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rsssl import __version__
-from rsssl.engine.cores import wait_asleep
+from rsssl.engine.cores import let_threads_sleep
 from rsssl.engine.ranks import launched_by_torchrun, rank, world_size
 from rsssl.errors import UserError
 from rsssl.groups import GROUPS, group_options
@@ -108,7 +108,7 @@ def split_arguments(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def main() -> None:
     """Entry point of `rsssl-run` and of `python -m rsssl.run`."""
-    wait_asleep()
+    let_threads_sleep()
     overrides, flags = split_arguments(sys.argv[1:])
     if {"--help", "-h"} & set(flags):
         print(help_text(flags.get("--config-dir") or flags.get("-cd")))
@@ -199,7 +199,7 @@ def job(cfg: Any) -> Any:
     sweep."""
     from rsssl.launch import Launch, add_to_path
 
-    wait_asleep()
+    let_threads_sleep()
     launch = Launch.of_hydra()
     if launch.launched:
         add_to_path(launch.config_dirs)

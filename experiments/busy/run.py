@@ -17,7 +17,8 @@ from statistics import median
 
 SETTINGS = {
     "2 threads, spinning": (2, {}),
-    "2 threads, asleep": (2, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    "2 threads, asleep at once": (2, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    "2 threads, asleep after 3,000 spins": (2, {"GOMP_SPINCOUNT": "3000"}),
     "1 thread": (1, {}),
 }
 IMAGES, SIZE = 32, 64

@@ -270,5 +270,9 @@ def _whole(path: str | Path, gdal: Any, source: Any) -> Raster:
 
 def type_of(gdal: Any, band: Any) -> str:
     """GDAL's name of a band's type."""
-    signed = band.DataType == gdal.GDT_Byte and band.GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE") == "SIGNEDBYTE"
+    signed = (  # GDAL 3.7 has a type for it, and warns of the question
+        int(gdal.VersionInfo()) < 3_070_000
+        and band.DataType == gdal.GDT_Byte
+        and band.GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE") == "SIGNEDBYTE"
+    )
     return "Int8" if signed else str(gdal.GetDataTypeName(band.DataType))  # GDAL before 3.7 has no type for these

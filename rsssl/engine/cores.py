@@ -1,8 +1,8 @@
 """How many cores this process may use, how many of them other work has taken, and how torch's threads live with that.
 
 At the end of every operation of a network all threads wait for the last one, and while they wait they spin, on cores
-that this last one needs where other work is about: a training becomes many times slower, and threads that sleep while
-they wait keep most of its speed (experiments/busy).
+that this last one needs where other work is about: a training becomes many times slower. Threads that spin for some
+microseconds and then sleep keep its speed alone, and much of it beside other work (experiments/busy).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from rsssl.engine.ranks import launched_by_torchrun
 
 log = logging.getLogger(__name__)
+SPINS = "3000"  # of a thread that waits, before it sleeps
 WINDOW = 0.25  # seconds in which other work is looked for
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -71,10 +72,10 @@ def others() -> float:
     return max(0.0, worked / (time.monotonic() - begin))
 
 
-def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Lets threads sleep while they wait; before torch is loaded, and where nobody has chosen."""
+def let_threads_sleep(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Lets threads that wait long sleep; before torch is loaded, and where nobody has chosen."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & environment.keys():
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+        environment["GOMP_SPINCOUNT"] = SPINS
 
 
 @cache
@@ -90,7 +91,8 @@ def choose_threads() -> None:
     if "OMP_NUM_THREADS" in os.environ or launched_by_torchrun() or usual == 1:
         return
     everything, allowed = len(bound()), cores()
-    taken = 0.0 if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else others()
+    asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == SPINS
+    taken = 0.0 if asleep else others()
     threads = max(1, min(usual, allowed, round(everything - taken)))
     if threads == usual:
         return

@@ -81,7 +81,7 @@ def test_threads_are_as_many_as_cores_are_free(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     chosen = [usual]
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: chosen[-1])
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
@@ -104,9 +104,9 @@ def test_threads_are_as_many_as_cores_are_free(
 
 def test_threads_sleep_while_they_wait_unless_somebody_has_chosen() -> None:
     environment: dict[str, str] = {}
-    cores.wait_asleep(environment)
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+    cores.let_threads_sleep(environment)
+    assert environment == {"GOMP_SPINCOUNT": cores.SPINS}
     for chosen in ({"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}):
         environment = dict(chosen)
-        cores.wait_asleep(environment)
+        cores.let_threads_sleep(environment)
         assert environment == chosen
