@@ -96,7 +96,8 @@ class CollapseMonitor:
         message = (
             f"COLLAPSE at step {step}: the embedding {state}, for {self.patience} checks in a row. The loss may go on "
             "falling, but these weights may classify no better than random ones. Where the online probe has fallen too "
-            "(probe_oa in metrics.csv), stop this run (Ctrl-C) and start again with a smaller learning rate, for example pretrain.lr=1e-4, a warm-up (schedule.warmup=0.1) or a "
+            "(probe_oa in metrics.csv), stop this run (Ctrl-C) and start again with a smaller "
+            "learning rate, for example pretrain.lr=1e-4, a warm-up (schedule.warmup=0.1) or a "
             "larger pretrain.batch_size."
         )
         log.warning(message)
