@@ -18,7 +18,9 @@ from statistics import median
 SETTINGS = {
     "2 threads, spinning": (2, {}),
     "2 threads, asleep at once": (2, {"OMP_WAIT_POLICY": "PASSIVE"}),
-    "2 threads, asleep after 3,000 spins": (2, {"GOMP_SPINCOUNT": "3000"}),
+    **{
+        f"2 threads, asleep after {n:,} spins": (2, {"GOMP_SPINCOUNT": str(n)}) for n in (300, 1000, 3000, 10000, 30000)
+    },
     "1 thread": (1, {}),
 }
 IMAGES, SIZE = 32, 64

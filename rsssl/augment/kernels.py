@@ -1,8 +1,8 @@
 """The CPU's loops over pixels, compiled by numba: each is one pass where torch's operations need several.
 
-They compute what the torch code beside their callers computes, which serves accelerators. Import this module through
-`rsssl.augment.ops.kernels`: numba takes a second to import. Every kernel takes samples start..stop of a batch;
-`over_samples` gives each thread its share. They release the interpreter's lock and hold no state.
+They compute what with_torch.py computes, which serves any device. on_cpu.py alone imports this module: numba takes a
+second. Every kernel takes samples start..stop of a batch, a thread's share. They release the interpreter's lock and
+hold no state.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -12,8 +12,6 @@ import math
 
 import numpy as np
 from numba import njit
-
-from rsssl.augment.threads import over_samples as over_samples
 
 F, ONE = np.float32, np.uint32(1)
 STRIP = 256  # pixels at a time: what stays in the first cache

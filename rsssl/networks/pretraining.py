@@ -121,20 +121,24 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
             recalibrate(backbone, whole_images(planned, device))
     inputs = {"inputs": json.dumps(planned.inputs)}
     write_backbone(backbone.cpu(), folder / BACKBONE, planned.preprocess, inputs)
-    record = {
-        "images": planned.n_images,
-        "epochs": epochs,
-        "steps": batches.total_steps,
-        "seconds": fit.seconds,
-        "images_per_second": fit.images / max(fit.seconds, 1e-9),
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
-    }
-    write_sealed(folder / TRAINING, record)
+    write_sealed(folder / TRAINING, record_of(planned, fit, epochs))
     if sentence := outlook(folder, planned, batches.total_steps):
         log.info(sentence)
     checkpoints.keep_newest()
+
+
+def record_of(planned: Plan, fit: Fit, epochs: float) -> dict[str, Any]:
+    """What is kept of a training, beside its weights."""
+    return {
+        "images": planned.n_images,
+        "epochs": epochs,
+        "steps": fit.batches.total_steps,
+        "seconds": fit.seconds,
+        "images_per_second": fit.images / max(fit.seconds, 1e-9),
+        "device": str(fit.device),
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
+    }
 
 
 def log_size(planned: Plan, training: Training, epochs: float, budget: Budget, folder: Path) -> None:

@@ -103,15 +103,12 @@ class Evaluate(Pretrain):
 
         from rsssl.data.prepared import load, need_labels
         from rsssl.data.split import labelled_subset
-        from rsssl.engine.files import write_json
-        from rsssl.engine.ranks import alone, rank
+        from rsssl.engine.ranks import rank
         from rsssl.evaluation.job import Job
         from rsssl.evaluation.predictions import FILE, write_predictions
         from rsssl.networks.checkpoints import find_checkpoint
-        from rsssl.networks.files import CLASSIFIER, write_classifier
         from rsssl.networks.starts import Start
-        from rsssl.networks.weights import begun_from, pretrained_or_train, stored_file, untrained
-        from rsssl.report.summary import print_results
+        from rsssl.networks.weights import begun_from, pretrained_or_train, untrained
 
         evaluator = instantiate(self.evaluate, _convert_="all")
         self._check_protocol(evaluator, run)
@@ -151,18 +148,27 @@ class Evaluate(Pretrain):
         results["data"] = self._data(job, evaluator, weights)
         results["ssl"] = "none" if scratch else self.method_name(run)
         results["start"] = "random" if scratch else self.start_name(weights, start, run)
+        if predictions is not None:
+            sure, predicted = (values.numpy() for values in predictions)
+            results["predictions"] = write_predictions(run.record(FILE), data, job.test, predicted, sure)
+        self._write(results, head, weights, network, trust, run)
+        return results | {"run_folder": str(run.folder)}
+
+    def _write(self, results: dict[str, Any], head: Any, weights: Weights, network: Any, trust: Any, run: Run) -> None:
+        """Puts the classifier, the configuration and, last, the results into the run folder, and prints them."""
+        from rsssl.engine.files import write_json
+        from rsssl.engine.ranks import alone
+        from rsssl.networks.files import CLASSIFIER, write_classifier
+        from rsssl.networks.weights import stored_file
+        from rsssl.report.summary import print_results
+
         with alone():  # the other ranks have ended
-            backbone = network if network is not None else stored_file(weights, store)
+            backbone = network if network is not None else stored_file(weights, run.store)
         notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record, "colours": self.dataset.class_colours()}
         write_classifier(run.record(CLASSIFIER), head, weights.preprocess, notes, backbone, trust)
         run.save_config()
-        if predictions is not None:
-            sure, predicted = (values.numpy() for values in predictions)
-            record = write_predictions(run.record(FILE), data, job.test, predicted, sure)
-            results["predictions"] = record
         write_json(run.record("results.json"), results)
         print_results(results, run.record("results.json"))
-        return results | {"run_folder": str(run.folder)}
 
     def _check_size(self, bands: int) -> None:
         if self.image_size:
