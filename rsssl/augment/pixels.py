@@ -20,7 +20,7 @@ Numbers = Sequence[Tensor | None]
 
 class Affine(NamedTuple):
     """value -> matrix @ value + of_means @ means + bias, for each sample; `means` are those of the view's bands when
-    they were last measured.
+    they were last measured. In float64, so that the order in which operations are joined does not show in the views.
 
     Args:
         matrix: (n, C, C).
@@ -34,7 +34,12 @@ class Affine(NamedTuple):
 
     @staticmethod
     def scaling(n: int, bands: int, factor: float) -> Affine:
-        return Affine(torch.eye(bands).mul_(factor).repeat(n, 1, 1), torch.zeros(n, bands), None)
+        matrix = torch.eye(bands, dtype=torch.float64).mul_(factor).repeat(n, 1, 1)
+        return Affine(matrix, torch.zeros(n, bands, dtype=torch.float64), None)
+
+    def numbers(self) -> Numbers:
+        """The three in float32, for a pass over the pixels."""
+        return [None if t is None else t.float() for t in self]
 
     def gain(self, factor: Tensor, offset: Tensor | float = 0.0) -> Affine:
         """Then value -> factor * value + offset; factor and offset (n or 1, 1 or C)."""
@@ -44,6 +49,7 @@ class Affine(NamedTuple):
 
     def mix(self, matrix: Tensor) -> Affine:
         """Then value -> matrix @ value; matrix (n or 1, C, C)."""
+        matrix = matrix.double()
         of_means = None if self.of_means is None else matrix @ self.of_means
         return Affine(matrix @ self.matrix, (matrix @ self.bias[:, :, None])[:, :, 0], of_means)
 
@@ -101,7 +107,7 @@ class Pixels:
 
     def hue(self, turns: Tensor) -> None:
         """Three bands: the hue rotated by turns (n,). It is not linear: what was still to be done is done first."""
-        self._pass((*self.affine, turns), Canvas.hue, settled=True)
+        self._pass((*self.affine.numbers(), turns), Canvas.hue, settled=True)
 
     def blur(self, rows: Tensor | None, weights: Tensor) -> None:
         """The views rows (m,), all where None, along rows and columns with weights (m, k) of a sum of one, which
@@ -110,7 +116,7 @@ class Pixels:
 
     def settle(self) -> None:
         """What is still to be done is done."""
-        self._pass(self.affine, Canvas.settle, settled=True)
+        self._pass(self.affine.numbers(), Canvas.settle, settled=True)
 
     def apply(self, operation: PixelOperation, params: Params) -> None:
         """A pass of an operation of any kind, on values in 0..1 units."""
@@ -132,7 +138,7 @@ class Pixels:
         ) -> None:
             canvas.finish(matrix, bias, of_means, low, high, mixes)
 
-        self.steps.append(Step((*self.affine, *bounds), run))
+        self.steps.append(Step((*self.affine.numbers(), *bounds), run))
 
     def _pass(self, numbers: Numbers, run: Callable[..., None], settled: bool) -> None:
         self.steps.append(Step(numbers, run))

@@ -21,7 +21,9 @@ def test_each_rank_takes_its_own_accelerator(name: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "empty", lambda *shape, device: None)  # there may be none here
-    assert pick_device(name) == torch.device("cuda", 3)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert pick_device(name) == torch.device("cuda", 3) and current == [torch.device("cuda", 3)]
 
 
 def test_on_a_cpu_convolutions_are_channels_last_and_precision_is_full() -> None:
