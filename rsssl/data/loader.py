@@ -70,6 +70,9 @@ class PoolBatches:
         device: where the views are made.
         local: make the small views of the augmentation too.
 
+    Attributes:
+        needed: bytes of the device's memory that the training will take beside the images, where that is known.
+
     Raises:
         UserError: when a batch, or the pool in place of a larger one, does not divide among the processes.
     """
@@ -99,6 +102,7 @@ class PoolBatches:
         self.steps_per_epoch = max(1, self.batches_per_epoch // self.accumulate)
         epochs = max(1, self.batches_per_epoch * sampling.epochs // self.accumulate)
         self.total_steps = epochs if sampling.steps is None else sampling.steps
+        self.needed = 0.0
         self._cached: tuple[int, rng.Order] | None = None
 
     def ids(self, cursor: int) -> tuple[int, np.ndarray]:
@@ -145,7 +149,7 @@ class PoolBatches:
         """Takes the memory that reading takes for as long as it goes on."""
         if self.device.type == "cpu":
             memory.keep()
-        elif self.pool.held is None and self.pool.fits(self.device):
+        elif self.pool.held is None and self.pool.fits(self.device, self.needed):
             self.pool.hold(self.device)
 
     def again(self, epoch: int, ids: np.ndarray, step: int) -> Batch:

@@ -14,7 +14,7 @@ from rsssl.data.places import Partners
 from rsssl.engine.device import sent
 from rsssl.errors import UserError
 
-SHARE = 0.5  # of an accelerator's free memory that images may take
+SHARE = 0.5  # of the memory of an accelerator that a training leaves free, that images may take
 SLAB = 64 << 20  # bytes copied to it at a time
 
 
@@ -88,10 +88,10 @@ class Pool:
                 images[i : i + step] = torch.from_numpy(signed(source.pack.read(source.indices[i : i + step])))
             self.held.append(images)
 
-    def fits(self, device: torch.device) -> bool:
-        """Whether an accelerator has room for the images beside a training."""
-        needed = sum(len(s.indices) * s.pack.images[:1].nbytes for s in self.sources)
-        return device.type == "cuda" and needed < SHARE * torch.cuda.mem_get_info(device)[0]
+    def fits(self, device: torch.device, needed: float = 0) -> bool:
+        """Whether an accelerator has room for the images beside a training that takes so many bytes."""
+        images = sum(len(s.indices) * s.pack.images[:1].nbytes for s in self.sources)
+        return device.type == "cuda" and images < SHARE * (torch.cuda.mem_get_info(device)[0] - needed)
 
 
 def signed(array: np.ndarray) -> np.ndarray:

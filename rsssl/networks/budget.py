@@ -73,9 +73,10 @@ def budget_of(planned: Plan, folder: Path, trial: Callable[[int], Training]) -> 
     if kept is not None and kept.ranks == ranks:
         return kept
     training = trial(SHARES)
-    training.batches.settle()  # as it will for the training: what is free is counted after
     method, device, images = training.method, training.device, len(training.batches.ids(0)[1])
     needed, rows = fit_into_memory(method, method.backbone, partial(largest, training), images, device, "pretrain")
+    training.batches.needed = needed
+    training.batches.settle()  # so that steps are measured as they will be
     keys, seconds = planned.recipe.pretrain, kept.seconds if kept else {}
     steps = keys.steps
     if kept is not None:

@@ -79,6 +79,7 @@ def train(planned: Plan, run: Run, folder: Path) -> None:
     budget = budget_of(planned, folder, lambda steps: assemble(planned, run, steps))
     training = assemble(planned, run, budget.steps, budget.rows)
     method, batches, device, average = training.method, training.batches, training.device, training.average
+    batches.needed = 1e9 * budget.gigabytes
     backbone = average.module if average else method.backbone  # what is looked at and kept
     rates = layer_rates(method.backbone, planned.lr, keys.layer_decay)
     parameters = parameter_groups(*method.trained_modules(), rates=rates)

@@ -94,6 +94,14 @@ def test_images_held_in_a_devices_memory_give_the_same_batches(one: Pack, two: P
         assert torch.equal(ours.ids, expected.ids) and torch.equal(ours.views, expected.views)
 
 
+def test_an_accelerator_holds_images_where_the_training_leaves_room(one: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, cuda = Pool([Source(one, np.arange(10))]), torch.device("cuda")
+    images = 10 * one.images[:1].nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * images, 99 * images))
+    assert pool.fits(cuda) and pool.fits(cuda, 7.9 * images)
+    assert not pool.fits(cuda, 8.1 * images) and not pool.fits(torch.device("cpu"))
+
+
 def test_16_bit_numbers_survive_the_way_to_a_device() -> None:
     array = np.array([0, 1, 32767, 32768, 65535], np.uint16)
     assert widened(torch.from_numpy(signed(array)), "uint16").tolist() == array.tolist()

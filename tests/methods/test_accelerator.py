@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from rsssl.augment import on_gpu, ops
+from rsssl.batch import Batch
 from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack
 from rsssl.data.pool import Pool, Source
@@ -85,3 +86,26 @@ def test_a_step_waits_for_nothing_and_copies_little(name: str, gpu: FakeAccelera
     assert gpu.reads == 0 and for_views <= 2 + method.uses_local
     assert len(gpu.copies) - for_views <= 2 * name.startswith(DRAWS)
     assert {key for key in gpu.operations if key.startswith("triton")} >= {"triton::resample_kernel"}
+
+
+class OnMeta(torch.autocast):
+    """torch has no autocast for its device without content."""
+
+    def __init__(self, device_type: str, *arguments: Any, **options: Any) -> None:
+        super().__init__("cpu" if device_type == "meta" else device_type, *arguments, **options)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_backward_pass_reads_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without content, where whatever needs a value raises; the accelerator above cannot run backward."""
+    monkeypatch.setattr(torch, "autocast", OnMeta)
+    method = method_of(name)[0].train().to("meta")
+    views = torch.empty(method.n_views, 8, 3, 16, 16, device="meta")
+    local = torch.empty(2, 8, 3, 8, 8, device="meta") if method.uses_local else None
+    loss = method(Batch(torch.arange(8), 0, views, local=local, key=1))["loss"]
+    with pytest.raises(RuntimeError, match="meta"):
+        loss.item()
+    loss.backward()
+    trained = [p for p in method.parameters() if p.requires_grad]
+    assert trained and all(p.grad is None or p.grad.is_meta for p in trained)
+    assert sum(p.grad is not None for p in trained) > len(trained) // 2
