@@ -1,9 +1,9 @@
 """Training steps beside other work on the same cores: how threads that wait may wait.
 
-    python experiments/busy/run.py --busy 1
+    python experiments/busy/run.py --busy 0 1 2 4
 
 Each setting trains in a process of its own, in turn, for some seconds, beside as many processes that do nothing but
-count. OMP_WAIT_POLICY is read when torch is loaded.
+count; the table has a column for each number of them. OMP_WAIT_POLICY is read when torch is loaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-from statistics import median
 
 SETTINGS = {
     "2 threads, spinning": (2, {}),
@@ -49,28 +48,36 @@ def speed(threads: int, seconds: float) -> float:
     return IMAGES * steps / (time.monotonic() - begin)
 
 
+def beside(busy: int, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Images a second of every setting, beside so many processes that count."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+    reached: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    try:
+        for _ in range(rounds):
+            for name, (threads, more) in SETTINGS.items():
+                command = [sys.executable, __file__, "--threads", str(threads), "--seconds", str(seconds)]
+                reached[name].append(float(subprocess.check_output(command, env=os.environ | more)))
+    finally:
+        for other in others:
+            other.kill()
+    return reached
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--busy", type=int, default=1, help="processes that only count")
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2, 4], help="processes that only count")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each setting, in each round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, help="of this process: used by the script itself")
     asked = parser.parse_args()
     if asked.threads:
         print(speed(asked.threads, asked.seconds))
         return
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(asked.busy)]
-    found: dict[str, list[float]] = {name: [] for name in SETTINGS}
-    try:
-        for _ in range(asked.rounds):
-            for name, (threads, more) in SETTINGS.items():
-                command = [sys.executable, __file__, "--threads", str(threads), "--seconds", str(asked.seconds)]
-                found[name].append(float(subprocess.check_output(command, env=os.environ | more)))
-    finally:
-        for other in others:
-            other.kill()
-    for name, values in found.items():
-        print(f"| {name} | {median(values):.0f} | {min(values):.0f} to {max(values):.0f} |")
+    columns = {busy: beside(busy, asked.rounds, asked.seconds) for busy in asked.busy}
+    print(f"| images/s beside | {' | '.join(map(str, columns))} |\n| --- |{' ---: |' * len(columns)}")
+    for name in SETTINGS:
+        cells = (", ".join(f"{value:.0f}" for value in column[name]) for column in columns.values())
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
