@@ -58,7 +58,11 @@ def parse_sealed(text: str | bytes, origin: str | Path, again: str) -> dict[str,
     Raises:
         Damaged: when it is no JSON object, or another than was sealed.
     """
-    content = parse_json(text, origin, again)
+    return unsealed(parse_json(text, origin, again), origin, again)
+
+
+def unsealed(content: dict[str, Any], origin: str | Path, again: str) -> dict[str, Any]:
+    """A sealed object without its seal. Raises Damaged when it is another than was sealed."""
     seal = content.pop(SEAL, None)
     if seal != digest(content):
         raise Damaged(f"{origin} is damaged (it is not what was written): {again}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -20,8 +21,11 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; more threads than cores crawl
 
 import rsssl
-from rsssl.data.pack import Pack, pack
+from rsssl.data.pack import Pack
+from rsssl.data.packing import pack
 from rsssl.data.raster import write_geotiff
+from rsssl.data.write_pack import Content, write_pack
+from rsssl.models.card import SensorCard
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -131,6 +135,27 @@ def packed() -> Callable[..., Pack]:
         return pack(dataset, root.parent / "pack", workers=workers, progress=False)
 
     return make
+
+
+@pytest.fixture
+def written() -> Callable[..., Pack]:
+    """written(folder, names, labels, classes, ground=, skipped=): a pack of random pixels (N, 2, 3, 4) of uint16, as
+    packing writes it. `numpy.random.default_rng(N)` gives the pixels, and then the moments."""
+
+    def write(folder: Path, names: list[str], labels: np.ndarray, classes: tuple[str, ...] = (), **more: Any) -> Pack:
+        folder.mkdir(parents=True)
+        random, n, two = np.random.default_rng(len(names)), len(names), (0.5, 0.5)
+        pixels, moments = random.integers(0, 9, (n, 2, 3, 4), np.uint16), random.random((n, 2, 3))
+        pixels.tofile(folder / "images.part")
+        moments.tofile(folder / "moments.part")
+        checksum = hashlib.sha256(pixels.tobytes()).hexdigest()
+        files = folder / "images.part", checksum, folder / "moments.part"
+        content = Content(*files, names, labels, more.get("ground"), more.get("skipped", {}))
+        card = SensorCard("made", ("a", "b"), "uint16", (0.0, 0.0), (9.0, 9.0), None, two, two, classes, (3, 4))
+        about = {"sums": moments.sum(0).tolist(), "source": "s", "root": "/r", "done": {"resized": 2}}
+        return write_pack(folder, card, content, about)
+
+    return write
 
 
 @pytest.fixture

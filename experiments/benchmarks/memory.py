@@ -77,7 +77,7 @@ def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str
 
         def __init__(self, n: int, batch: int, steps: int, size: int) -> None:
             pool = Pool([Source(pack, np.arange(len(pack)))])
-            preprocess = Preprocess(pack.card, size, *mean_std(pack.moments))
+            preprocess = Preprocess(pack.card, size, *mean_std(pack.sums))
             super().__init__(pool, views, n, preprocess, Sampling(batch, epochs=1, seed=0, key="benchmark"))
             self.total_steps = min(steps, self.total_steps)
 

@@ -92,7 +92,7 @@ def figure(
 def packing(bench: Bench, root: Path, **fields: Any) -> float:
     """Seconds of one pack, made from nothing."""
     import rsssl
-    from rsssl.data.pack import pack
+    from rsssl.data.packing import pack
 
     folder = bench.scratch / "packed"
     took = seconds(lambda: pack(rsssl.dataset("folder", str(root), **fields), folder, bench.threads, progress=False))

@@ -42,7 +42,7 @@ def compare(bench: Bench, pack: Any, size: int, views: int, steps: int) -> Figur
     method = on_device(SimCLR(build_backbone("resnet18", 3), views, 0.1, 512, 128, 2, bn_last=False), device)
     optimizer = AdamW(parameter_groups(method), lr=1e-3, weight_decay=0.05, betas=(0.9, 0.999), eps=1e-8)
     pool = Pool([Source(pack, np.arange(0, len(pack), len(pack) // (steps * BATCH))[: steps * BATCH])])
-    mean, std = (tuple(v.tolist()) for v in mean_std(pack.moments))
+    mean, std = (tuple(v.tolist()) for v in mean_std(pack.sums))
     policy = instantiate(OmegaConf.load(CONF / "augment" / "rs.yaml"))
     preprocess = Preprocess(pack.card, size, mean, std)
     batches = PoolBatches(pool, policy, views, preprocess, Sampling(BATCH, 1, 0, "benchmark"))

@@ -40,7 +40,7 @@ def packed(data: Path, scratch: Path, name: str) -> tuple[Any, float]:
     from omegaconf import OmegaConf
 
     import rsssl
-    from rsssl.data.pack import pack
+    from rsssl.data.packing import pack
 
     fields = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
     config = OmegaConf.create({"paths": {"data": str(data)}, "dataset": fields})
@@ -64,7 +64,7 @@ def ours(pack: Any, policy: str, size: int, batch: int, n: int) -> Callable[[], 
     views = instantiate(OmegaConf.load(CONF / "augment" / f"{policy}.yaml"))
     pool = Pool([Source(pack, np.arange(len(pack)))])
     epochs = (WARM_UP + n) * batch // len(pool) + 2
-    mean, std = (tuple(v.tolist()) for v in mean_std(pack.moments))
+    mean, std = (tuple(v.tolist()) for v in mean_std(pack.sums))
     preprocess = Preprocess(pack.card, size, mean, std)
     batches = PoolBatches(pool, views, VIEWS, preprocess, Sampling(batch, epochs, 0, "benchmark"))
 

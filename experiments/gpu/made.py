@@ -13,7 +13,8 @@ import rsssl
 from rsssl.compose import Composer, composed
 from rsssl.data.geotiff import write
 from rsssl.data.loader import PoolBatches, Sampling
-from rsssl.data.pack import Pack, pack
+from rsssl.data.pack import Pack
+from rsssl.data.packing import pack
 from rsssl.data.pool import Pool, Source
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.device import on_device

@@ -146,16 +146,32 @@ def _levels(form: Form) -> tuple[np.ndarray, np.ndarray]:
     return unit, unit * unit
 
 
-def mean_std(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moment_sums(moments: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+    """The moments of many images together, added in order: parts, each with the sum `before` it, give the same number.
+
+    Args:
+        moments: (N, C, 3) of the images.
+        before: (C, 3) of the images that come before.
+
+    Returns:
+        (C, 3) float64.
+    """
+    if before is None:
+        before = np.zeros(moments.shape[1:])
+    total: np.ndarray = np.add.reduce(np.concatenate([before[None], moments]), axis=0)
+    return total
+
+
+def mean_std(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the valid pixels of images, in 0..1 units.
 
     Args:
-        moments: (N, C, 3) of the images, which may be a part of a pack, or come from several.
+        sums: (C, 3) of their moments, as `moment_sums` adds them.
 
     Returns:
         Two float64 (C,). The standard deviation of a constant band is given as 1.
     """
-    count, total, squares = moments.sum(axis=0).T
+    count, total, squares = sums.T
     mean = total / np.maximum(count, 1)
     std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
     return mean, np.where(std > 1e-7, std, 1.0)

@@ -21,6 +21,7 @@ LOOKED_AT, LAGS = 1500, 15  # images and distances of the variogram
 LEVEL = 0.95  # of the sill, where a variogram's range ends
 AFFORDED = 0.1  # of the labels may lie too near to those that test
 AT_ONCE = 1 << 22  # distances in memory
+RECORD = np.dtype([("lonlat", "<f8", 2), ("side", "<f8"), ("windows", "<i8", 3), ("feature", "<i8"), ("own_test", "?")])
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,18 @@ class Ground:
     def rows(self, some: np.ndarray) -> Ground:
         """Of some images alone."""
         return Ground(*(getattr(self, f.name)[some] for f in fields(self)))
+
+    def records(self) -> np.ndarray:
+        """(N,) RECORD, as a pack's file holds it, which is mapped and not loaded."""
+        content = np.empty(len(self.side), RECORD)
+        for f in fields(self):
+            content[f.name] = getattr(self, f.name)
+        return content
+
+    @classmethod
+    def of_records(cls, content: np.ndarray) -> Ground:
+        """The inverse of `records`: views of that array."""
+        return cls(*(content[f.name] for f in fields(cls)))
 
     def save(self, file: Path) -> None:
         """As an .npz file."""

@@ -1,130 +1,155 @@
-"""A dataset decoded once: `images.bin`, raw (N, C, H, W) in the source's own integer type, beside `card.json`.
+"""A dataset decoded once: `images.bin`, raw (N, C, H, W) in the source's own integer type, and what is known of it.
 
-    folder/images.bin    the pixels, memory-mapped
-    folder/moments.npy   (N, C, 3) float64: valid pixels, sum, sum of squares of every image and band, in 0..1 units
-    folder/ground.npz    of windows of scenes: where they lie
-    folder/card.json     sensor card, paths, labels, images left out with reasons, checksums; written last
+    folder/card.json     sensor card, counts, sums, checksums of the other files; sealed, written last, at most 4 kB
+    folder/images.bin    the pixels
+    folder/names.bin     names of the images: (N + 1) int64 where each begins, then their text
+    folder/ids.bin       (N,) uint64, what random draws know each image by (names.py)
+    folder/moments.bin   (N, C, 3) float64: valid pixels, sum, sum of squares of every image and band, in 0..1 units
+    folder/labels.bin    (N,) int64, where there are labels
+    folder/places.bin    (N,) Ground.RECORD, of windows of scenes: where they lie
+    folder/skipped.json  images left out, with reasons, where there are any
+    folder/classes.json  the classes' names, where they are too many for the card
 
-After the pack nothing needs GDAL or Pillow.
+Opening reads the card; the other files are mapped when they are asked for, so that neither its time nor its memory
+depends on N. (The card of a sensor of many dozen bands is longer.) After the pack nothing needs GDAL or Pillow.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
 import os
-import zipfile
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rsssl.data.catalog import Catalog
-from rsssl.data.chunks import CHUNK_BYTES, Plan, mean_std
-from rsssl.data.dataset import Dataset
-from rsssl.data.decode import Record, decode, unusable
-from rsssl.data.find_form import find_form
-from rsssl.data.ground import Ground
-from rsssl.data.scene_windows import report_outside
-from rsssl.engine.files import NO_SPACE, sha256, sha256_of, sync, write_error
+from rsssl.data import first_kind
+from rsssl.data.ground import RECORD, Ground
+from rsssl.data.handles import Descriptor, Handle
+from rsssl.data.names import Names
+from rsssl.data.reads import read_rows
+from rsssl.engine.files import sha256_of
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
+from rsssl.records import parse_json, unsealed
 
-log = logging.getLogger(__name__)
-
-PACK_VERSION = 1  # of the layout above and of how images are brought into form: a change makes old packs stale
-_TEMPORARY = ("images.part", "moments.part", "progress.jsonl", "images.kept", "moments.tmp", "card.tmp")
-_DONE = {
-    "grey": "were grey and became RGB",
-    "palette": "had a palette and became RGB",
-    "CMYK": "were CMYK and became RGB",
-    "alpha": "lost their alpha channel",
-    "other": "became RGB",
-    "resized": "were resized",
-}
+PACK_VERSION = 1  # of how images are brought into form: a change makes all packs stale
+CARD = "card.json"
+CHECKED = 1 << 20  # bytes of a file that is compared with its checksum whenever the pack is opened
 
 
-@dataclass(frozen=True)
 class Pack:
     """A finished pack of N images.
 
     Args:
         folder: where it lies.
         card: what the numbers in the pixels mean.
-        images: np.memmap (N, C, H, W).
-        labels: int64 (N,), -1 for an unlabelled image.
-        paths: of the images, relative to the source.
-        skipped: the reason for every image left out, by its path.
+        meta: the rest of its card.json.
+        columns: what the files beside it hold, by "names", "ids", "labels", "moments", "ground" and "skipped".
+
+    Attributes:
+        sums: (C, 3) float64, the moments of all images together.
         done: how many images were converted or resized.
-        moments: (N, C, 3) float64, see above.
-        ground: where the images lie, of windows of scenes.
+        n_skipped: how many were left out.
         fingerprint: sha256 of all content.
         source: the listing hash of the files that it was made from.
         root: the folder that they lay in.
-        sha256: of `images.bin`.
+        labelled: whether any image has a label.
     """
 
-    folder: Path
-    card: SensorCard
-    images: np.ndarray
-    labels: np.ndarray
-    paths: tuple[str, ...]
-    skipped: dict[str, str]
-    done: dict[str, int]
-    moments: np.ndarray
-    ground: Ground | None
-    fingerprint: str
-    source: str
-    root: str
-    sha256: str
-
-    @property
-    def checksums(self) -> dict[str, str]:
-        """Of files, as they were written."""
-        return {"images.bin": self.sha256}
+    def __init__(
+        self, folder: Path, card: SensorCard, meta: Mapping[str, Any], columns: Mapping[str, Callable[[], Any]]
+    ) -> None:
+        self.folder, self.card, self._n, self._columns = folder, card, int(meta["n"]), columns
+        self.sums = np.array(meta["sums"], np.float64).reshape(card.n_bands, 3)
+        self.done: dict[str, int] = meta["done"]
+        self.n_skipped: int = meta["skipped"]
+        self.fingerprint, self.source, self.root = (str(meta[k]) for k in ("fingerprint", "source", "root"))
+        self._files: Mapping[str, Sequence[Any]] = meta["files"]
+        self.labelled: bool = meta.get("labelled", "labels.bin" in self._files)
+        self.pixels = Handle(partial(Descriptor, folder / "images.bin"))  # of those who read them by themselves
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return self._n
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return (self.card.n_bands, *self.card.size)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image."""
+        return int(np.prod(self.image_shape)) * np.dtype(self.card.dtype).itemsize
+
+    @property
+    def images(self) -> np.ndarray:
+        """(N, C, H, W), mapped: pages that were touched count as memory of this process, those of `read` do not."""
+        return mapped(self.folder / "images.bin", self.card.dtype, (self._n, *self.image_shape))
+
+    @cached_property
+    def paths(self) -> Names:
+        """Names of the images, relative to the source."""
+        return Names(self._n, self._columns["names"], self._columns["ids"])
+
+    @cached_property
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of files, as they were written."""
+        return {name: digest for name, (_, digest) in self._files.items()}
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64, -1 for an unlabelled image; mapped."""
+        labels: np.ndarray = self._columns["labels"]()
+        return labels
+
+    @property
+    def moments(self) -> np.ndarray:
+        """(N, C, 3) float64, see above; mapped."""
+        moments: np.ndarray = self._columns["moments"]()
+        return moments
+
+    @property
+    def ground(self) -> Ground | None:
+        """Where the images lie, of windows of scenes; mapped."""
+        ground: Ground | None = self._columns["ground"]()
+        return ground
+
+    @cached_property
+    def skipped(self) -> dict[str, str]:
+        """The reason for every image left out, by its path."""
+        skipped: dict[str, str] = self._columns["skipped"]()
+        return skipped
+
+    @property
+    def parts(self) -> Sequence[Pack]:
+        """The packs that the images lie in, one after the other: this one."""
+        return [self]
+
+    @property
+    def sha256(self) -> str:
+        """Of `images.bin`."""
+        return self.checksums["images.bin"]
 
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
-        """Open a finished pack.
+        """Open a finished pack; see `open_packed` for a dataset in many.
 
         Raises:
             FileNotFoundError: when there is none.
             UserError: when it is damaged.
         """
-        folder = Path(folder)
-        text = (folder / "card.json").read_text()
-        try:
-            meta = json.loads(text)
-            card = SensorCard.from_dict(meta["card"])
-            shape = (len(meta["paths"]), card.n_bands, *card.size)
-            images = np.memmap(folder / "images.bin", np.dtype(card.dtype), "r", shape=shape)
-            if images.nbytes != (folder / "images.bin").stat().st_size:
-                raise ValueError(f"images.bin does not hold {images.nbytes} bytes")
-            if meta["fingerprint"] != fingerprint_of(meta):
-                raise ValueError("card.json is not what was written")
-            fields = {key: meta[key] for key in ("skipped", "done", "fingerprint", "source", "root", "sha256")}
-            labels, moments = np.array(meta["labels"], dtype=np.int64), np.load(folder / "moments.npy")
-            ground = Ground.load(folder / "ground.npz") if (folder / "ground.npz").is_file() else None
-            return cls(folder, card, images, labels, tuple(meta["paths"]), moments=moments, ground=ground, **fields)
-        except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, FileNotFoundError) as error:
-            raise _damaged(folder, error) from error
+        return cls(Path(folder), *opened(Path(folder)))
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Images as they are stored.
-
-        They are read, in the file's order, and not mapped: pages of the memory map `images` that were touched once
-        count as memory of this process.
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Images as they are stored: read, in the file's order, and not mapped.
 
         Args:
             rows: (n,) numbers of images.
+            out: (n, C, H, W) of the card's type, C-contiguous, to read into; None for a new array.
 
         Returns:
             (n, C, H, W).
@@ -132,171 +157,85 @@ class Pack:
         Raises:
             OSError: when the file has become shorter.
         """
-        out = np.empty((len(rows), *self.images.shape[1:]), self.images.dtype)
-        size = out[:1].nbytes
-        with open(self.folder / "images.bin", "rb", buffering=0) as file:
-            for i in np.argsort(rows, kind="stable").tolist():
-                if os.preadv(file.fileno(), [out[i].data], int(rows[i]) * size) != size:
-                    raise OSError(errno.EIO, "the file has become shorter", file.name)
+        out = self._room(rows, out)
+        try:
+            file = self.pixels()
+            read_rows(file.number, np.asarray(rows), self.image_bytes, out)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder / "images.bin")) from error
         return out
 
+    def _room(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        return np.empty((len(rows), *self.image_shape), self.card.dtype) if out is None else out
+
     def verify(self) -> None:
-        """Compare the pixels with their checksum; UserError when they differ."""
-        if sha256_of(self.folder / "images.bin") != self.sha256:
-            raise _damaged(self.folder, "checksum")
+        """Compare all files with their checksums; UserError when one differs."""
+        for name, digest in self.checksums.items():
+            if sha256_of(self.folder / name) != digest:
+                raise damaged(self.folder, f"checksum of {name}")
 
 
-def _damaged(folder: Path, reason: object) -> UserError:
-    return UserError(f"The pack {folder} is damaged ({reason}). Remove it to have it made again: rm -r '{folder}'")
-
-
-def fingerprint_of(meta: Mapping[str, Any]) -> str:
-    """The hash of all content, from what card.json says."""
-    return sha256(json.dumps([meta[k] for k in ("sha256", "card", "labels", "paths")]).encode())
-
-
-def pack(
-    dataset: Dataset,
-    folder: str | Path,
-    workers: int | None = None,
-    progress: bool = True,
-    chunk_bytes: int = CHUNK_BYTES,
-    catalog: Catalog | None = None,
-) -> Pack:
-    """Decode a dataset into a folder, or open the pack that is there.
-
-    A killed run is taken up where it stopped, by running it again. One process at a time may pack into a folder; under
-    torchrun, where that is rank 0, the other ranks help it while they wait (Store.get).
-
-    Args:
-        dataset: the images.
-        folder: for the pack.
-        workers: processes that decode; None: as many as this process's share of the machine's cores.
-        progress: show how far it is.
-        chunk_bytes: of the pixels that a process decodes at a time.
-        catalog: the dataset's, where it is known.
-
-    Raises:
-        UserError: naming an unusable image (unless dataset.on_error is "skip"), a changed one, the folder or the disk.
-    """
-    folder, catalog = Path(folder), dataset.catalog() if catalog is None else catalog
-    source = _source(dataset, catalog)
-    if (current := _current(dataset, catalog, folder, source)) is not None:
-        return current
-    form = find_form(dataset, catalog)
-    files = str(folder / "images.part"), str(folder / "moments.part")
-    plan = Plan(str(catalog.root), catalog.paths, form, *files, getattr(catalog, "windows", None))
-    key = sha256(json.dumps([PACK_VERSION, source, asdict(form), chunk_bytes]).encode())
-    title = f"packing {dataset.name}" if progress else None
-    shape, size = " x ".join(map(str, (*form.size, len(form.bands)))), len(catalog) * plan.image_bytes / 1e6
-    log.info(f"packing {len(catalog):,} images of {catalog.root}: {shape} {form.dtype}, {size:,.0f} MB in {folder}")
+def opened(folder: Path) -> tuple[SensorCard, dict[str, Any], dict[str, Callable[[], Any]]]:
+    """What a `Pack` is made of besides its folder. Raises what `Pack.open` does."""
+    content = (folder / CARD).read_bytes()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "card.json").unlink(missing_ok=True)
-        records, checksum = decode(plan, plan.chunks(chunk_bytes), key, dataset.on_error == "skip", workers, title)
-        catalog.refuse_changed()
-        return _finish(dataset, catalog, plan, source, records, checksum)
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            _clean(folder)
-        raise write_error(error, folder, "paths.store=DIR", len(catalog) * plan.image_bytes) from error
+        meta = parse_json(content, folder / CARD, again(folder))
+        if "paths" in meta:
+            meta, columns = first_kind.read(folder, meta)
+        else:
+            meta = unsealed(meta, folder / CARD, again(folder))
+            columns = columns_of(folder, meta)
+        check_files(folder, meta["files"])
+        card = SensorCard.from_dict(meta["card"])
+        if "classes.json" in meta["files"]:
+            card = replace(card, classes=tuple(json.loads((folder / "classes.json").read_bytes())))
+        return card, meta, columns
+    except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+        raise damaged(folder, error) from error
 
 
-def _source(dataset: Dataset, catalog: Catalog) -> str:
-    """A hash of what the pack's content follows from: the files, and the fields of the config that shape it."""
-    fields = ("name", "classes", "bands", "select", "valid_range", "nodata", "native_size", "size", "gsd")
-    shape = {f: getattr(dataset, f) for f in fields}
-    return sha256(json.dumps([PACK_VERSION, catalog.listing(), shape], default=list).encode())
+def mapped(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A file's content as a plain array, which keeps the file open."""
+    return np.memmap(file, dtype, "r", shape=shape).view(np.ndarray)
 
 
-def _current(dataset: Dataset, catalog: Catalog, folder: Path, source: str) -> Pack | None:
-    """The pack that is there, if it was made of this source and has no image that the dataset does not let be
-    skipped.
-    """
-    try:
-        packed = Pack.open(folder)
-        packed.verify()  # the store has lost its record of it
-    except (FileNotFoundError, NotADirectoryError, UserError):
-        return None
-    if packed.source != source:
-        log.warning("%s changed since it was packed: packing it again", catalog.root)
-        return None
-    if packed.skipped and dataset.on_error == "raise":
-        path, reason = next(iter(packed.skipped.items()))
-        raise unusable(catalog.root / path, reason)
-    with suppress(OSError):  # a store may be for reading only
-        _clean(folder)  # a run may have been killed just before it did
-    return packed
+def columns_of(folder: Path, meta: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """What the files of a pack hold: mapped when they are asked for, and let go of when others are."""
+    n, files = meta["n"], meta["files"]
 
+    def column(name: str, dtype: Any, *shape: int) -> Callable[[], np.ndarray]:
+        return Handle(partial(mapped, folder / name, dtype, shape))
 
-def _clean(folder: Path) -> None:
-    for name in _TEMPORARY:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records: list[Record], checksum: str) -> Pack:
-    """The pack, of the plan's files: without unusable images, with its card."""
-    name, form, pixels = dataset.name, plan.form, Path(plan.images)
-    bad = dict(pair for record in records for pair in record["bad"])
-    outside = {i for record in records for i in record["outside"]}
-    usable = [i for i in range(len(plan.paths)) if i not in bad and i not in outside]
-    if outside:
-        report_outside(catalog, outside)
-    if not usable:
-        raise unusable(Path(plan.root, plan.paths[min(bad)]), bad[min(bad)])
-    if bad or outside:
-        pixels = _compact(plan, usable)
-        checksum = sha256_of(pixels)
-    if bad:
-        first = min(bad)
-        text = "%s: %d of %d images are left out, e.g. %s (%s)"
-        log.warning(text, name, len(bad), len(plan.paths), plan.paths[first], bad[first])
-    done = sum((Counter(record["done"]) for record in records), Counter[str]())
-    if done:
-        log.warning("%s: %s", name, ", ".join(f"{n} images {_DONE.get(w, w)}" for w, n in sorted(done.items())))
-    moments = np.fromfile(plan.moments).reshape(-1, plan.shape[0], 3)[usable]
-    mean, std = (tuple(values.tolist()) for values in mean_std(moments))
-    for band, value in zip(form.bands, std, strict=True):
-        if value == 1:
-            log.warning("%s: band %s is constant; its std is recorded as 1", name, band)
-    numbers = (form.dtype, form.low, form.high, form.nodata, mean, std)
-    card = SensorCard(name, form.bands, *numbers, catalog.classes, form.size, dataset.gsd)
-    meta: dict[str, Any] = {
-        "card": card.to_dict(),
-        "sha256": checksum,
-        "source": source,
-        "root": plan.root,
-        "skipped": {plan.paths[i]: bad[i] for i in sorted(bad)},
-        "done": done,
-        "labels": catalog.labels[usable].tolist(),
-        "paths": [plan.paths[i] for i in usable],
+    places = column("places.bin", RECORD, n) if "places.bin" in files else None
+    text = files["names.bin"][0] if "names.bin" in files else 0
+    return {
+        "names": column("names.bin", np.uint8, text),
+        "ids": column("ids.bin", "<u8", n),
+        "moments": column("moments.bin", "<f8", n, len(meta["card"]["bands"]), 3),
+        "labels": column("labels.bin", "<i8", n) if "labels.bin" in files else partial(unlabelled, n),
+        "ground": lambda: places and Ground.of_records(places()),
+        "skipped": lambda: json.loads((folder / "skipped.json").read_bytes()) if "skipped.json" in files else {},
     }
-    meta["fingerprint"] = fingerprint_of(meta)
-    if ground := getattr(catalog, "ground", None):
-        ground.rows(usable).save(pixels.with_name("ground.npz"))
-    return _save(pixels, moments, meta)
 
 
-def _compact(plan: Plan, usable: list[int]) -> Path:
-    """A copy of the pixels of the usable images, without the holes of the others."""
-    images = np.memmap(plan.images, np.dtype(plan.form.dtype), "r", shape=(len(plan.paths), *plan.shape))
-    target = Path(plan.images).with_name("images.kept")
-    with open(target, "wb") as file:
-        for i in range(0, len(usable), 256):
-            file.write(np.ascontiguousarray(images[usable[i : i + 256]]).data)
-    return target
+def unlabelled(n: int) -> np.ndarray:
+    """The labels of n unlabelled images, which take no memory: (n,) int64, all -1."""
+    return np.broadcast_to(np.int64(-1), (n,))
 
 
-def _save(pixels: Path, moments: np.ndarray, meta: dict[str, Any]) -> Pack:
-    """Gives the files their names, the card last."""
-    folder = pixels.parent
-    with open(folder / "moments.tmp", "wb") as file:
-        np.save(file, moments)
-    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in meta.items())  # indent= would take seconds
-    (folder / "card.tmp").write_text("{" + lines + "}\n")
-    for temporary, name in ((pixels.name, "images.bin"), ("moments.tmp", "moments.npy"), ("card.tmp", "card.json")):
-        sync(folder / temporary)
-        os.replace(folder / temporary, folder / name)
-    sync(folder)
-    _clean(folder)
-    return Pack.open(folder)
+def check_files(folder: Path, files: Mapping[str, Sequence[Any]]) -> None:
+    """Raises ValueError, or OSError, when a file is not as large as it was, or a small one is not what was written."""
+    for name, (size, digest) in files.items():
+        if (found := os.stat(f"{folder}/{name}").st_size) != size:
+            raise ValueError(f"{name} does not hold {size} bytes, but {found}")
+        if size <= CHECKED and sha256_of(folder / name) != digest:
+            raise ValueError(f"checksum of {name}")
+
+
+def again(folder: Path) -> str:
+    """What to type for a damaged pack."""
+    return f"remove it to have it made again: rm -r '{folder}'"
+
+
+def damaged(folder: Path, reason: object) -> UserError:
+    return UserError(f"The pack {folder} is damaged ({reason}): {again(folder)}")

@@ -90,7 +90,7 @@ class Pool:
 
     def fits(self, device: torch.device, needed: float = 0) -> bool:
         """Whether an accelerator has room for the images beside a training that takes so many bytes."""
-        images = sum(len(s.indices) * s.pack.images[:1].nbytes for s in self.sources)
+        images = sum(len(s.indices) * s.pack.image_bytes for s in self.sources)
         return device.type == "cuda" and images < SHARE * (torch.cuda.mem_get_info(device)[0] - needed)
 
 

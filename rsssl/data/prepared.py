@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from rsssl.data.catalog import Catalog
-from rsssl.data.chunks import mean_std
+from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.locate import tile_ground
-from rsssl.data.pack import PACK_VERSION, Pack, pack
+from rsssl.data.pack import PACK_VERSION, Pack
+from rsssl.data.packing import pack
+from rsssl.data.packs import open_packed
 from rsssl.data.split import Split, split
 from rsssl.engine.files import json_bytes, write_atomic
 from rsssl.engine.ranks import rank
@@ -21,6 +23,7 @@ from rsssl.engine.store import Store, digest, is_finished
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
+AT_ONCE = 1 << 16  # images whose moments are in memory
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Data:
     def at_random(self) -> Data:
         """The same images divided without regard to where they lie, as is often done, and too good."""
         known = np.flatnonzero(self.pack.labels >= 0)
-        paths = [self.pack.paths[i] for i in known]
+        paths = self.pack.paths.select(known)
         drawn = split(paths, self.pack.labels[known], self.dataset.split_seed, self.dataset.test_fraction)
         test = known[drawn.test]
         return replace(self, split=Split(test, np.setdiff1d(np.arange(len(self.pack)), test), drawn.hash), ground=None)
@@ -78,7 +81,7 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     key = digest({"pack": inputs, "split": division})
     if key not in store.opened or not is_finished(store.opened[key].pack.folder):
         artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers, catalog=catalog))
-        packed = Pack.open(artifact.folder)
+        packed = open_packed(artifact.folder)
         report_skipped(packed)
         ground = packed.ground or (tiles_on_the_ground(dataset, catalog, packed, store) if dataset.block else None)
         block = block_of(dataset, packed, ground)
@@ -94,7 +97,7 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
 
 def divide(dataset: Dataset, packed: Pack, rows: np.ndarray, ground: Ground | None, block: float | None) -> Split:
     """Draws a test set among some rows of a pack."""
-    paths, labels = [packed.paths[i] for i in rows], packed.labels[rows]
+    paths, labels = packed.paths.select(rows), packed.labels[rows]
     drawn = dataset.split_seed, dataset.test_fraction
     if ground is None or block is None:
         inner = split(paths, labels, *drawn)
@@ -111,7 +114,7 @@ def block_of(dataset: Dataset, packed: Pack, ground: Ground | None) -> float | N
     alike = default_block(ground, packed.moments[..., 1] / counts)
     drawn = dataset.split_seed, dataset.test_fraction
     block = affordable_block(ground, packed.paths, packed.labels, *drawn, alike)
-    if (packed.labels >= 0).any():
+    if packed.labelled:
         less = ", and more would cost too many labels" if block < alike else ""
         text = "training and test keep %.0f m apart; images look alike up to %.0f m%s; dataset.block= sets it"
         log.info(text, block, alike, less)
@@ -140,15 +143,16 @@ def tiles_on_the_ground(dataset: Dataset, catalog: Catalog, packed: Pack, store:
 
 def report_skipped(packed: Pack) -> None:
     """Says once what was left out while packing (`dataset.on_error=skip`)."""
-    if packed.skipped:
+    if packed.n_skipped:
         shown = "; ".join(f"{path}: {reason}" for path, reason in list(packed.skipped.items())[:5])
-        log.warning("%d unusable images were left out (all are listed in card.json): %s", len(packed.skipped), shown)
+        text = "%d unusable images were left out (skipped.json beside card.json lists them all): %s"
+        log.warning(text, packed.n_skipped, shown)
 
 
 def save_split(folder: Path, packed: Pack, division: Split) -> None:
     """The test set by its paths, beside the pack, under the hash that results carry."""
     file = folder / f"split-{division.hash[:16]}.json"
-    content = json_bytes({"hash": division.hash, "test": [packed.paths[i] for i in division.test]})
+    content = json_bytes({"hash": division.hash, "test": packed.paths.select(division.test)})
     if rank() == 0 and not (file.is_file() and file.read_bytes() == content):
         write_atomic(file, content)
 
@@ -163,7 +167,7 @@ def log_data(data: Data, root: Path) -> None:
 
 def need_labels(data: Data) -> None:
     """Raises UserError for a dataset that cannot be evaluated on."""
-    if len(data.pack.card.classes) < 2 or not (data.pack.labels >= 0).any():
+    if len(data.pack.card.classes) < 2 or not data.pack.labelled:
         raise UserError(
             f"{data.dataset.root} has no class folders, so a classifier cannot be trained or tested on it: "
             "type task=pretrain to pre-train on it alone, or name a labelled dataset= beside pretrain.root="
@@ -172,5 +176,9 @@ def need_labels(data: Data) -> None:
 
 def statistics(*pools: tuple[Pack, np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-band mean and std (0..1 units) of the valid pixels of one pool, or of several together."""
-    mean, std = mean_std(np.concatenate([pack.moments[rows] for pack, rows in pools]))
+    sums = np.zeros_like(pools[0][0].sums)
+    for packed, rows in pools:
+        for start in range(0, len(rows), AT_ONCE):
+            sums = moment_sums(packed.moments[rows[start : start + AT_ONCE]], sums)
+    mean, std = mean_std(sums)
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rsssl.data.names import name_ids, select
 from rsssl.errors import UserError
 from rsssl.rng import fold, hash64_numpy
 
@@ -34,14 +35,9 @@ class Split(NamedTuple):
 
 
 def ranked(paths: Sequence[str], indices: np.ndarray, key: int) -> np.ndarray:
-    """`indices` in the order of the images' hashes; files that differ only in their suffix are ordered by it.
-
-    The suffix is not hashed: the editions of a dataset (EuroSAT's JPEGs and its 13-band GeoTIFFs) share their test
-    scenes.
-    """
-    names = [os.fsencode(paths[i]) for i in indices.tolist()]
-    ids = [hashlib.sha256(os.path.splitext(name)[0]).digest()[:8] for name in names]
-    hashes = hash64_numpy(key, np.frombuffer(b"".join(ids), dtype="<i8")).tolist()
+    """`indices` in the order of the images' hashes; files that differ only in their suffix are ordered by it."""
+    names = [os.fsencode(path) for path in select(paths, indices)]
+    hashes = hash64_numpy(key, name_ids(names).view(np.int64)).tolist()
     return indices[sorted(range(len(names)), key=lambda i: (hashes[i], names[i]))]
 
 
@@ -78,7 +74,10 @@ def division_hash(paths: Sequence[str], labels: np.ndarray, test: np.ndarray, po
     """sha256 of which image, with which label, is in which part."""
     digest = hashlib.sha256()
     for part, indices in (("test", test), ("pool", pool)):
-        lines = sorted(os.fsencode(paths[i]) + b"\0" + str(labels[i]).encode() for i in indices.tolist())
+        lines = sorted(
+            os.fsencode(path) + b"\0" + str(label).encode()
+            for path, label in zip(select(paths, indices), labels[indices].tolist(), strict=True)
+        )
         digest.update(part.encode() + b"\n" + b"\n".join(lines) + b"\n")
     return digest.hexdigest()
 

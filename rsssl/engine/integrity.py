@@ -62,5 +62,5 @@ def changed(folder: Path, files: Mapping[str, list[Any]], everything: bool = Fal
 
 
 def needed(name: str) -> bool:
-    """Whether results follow from this file of an artefact."""
-    return "/" not in name and name not in LOOKED_AT
+    """Whether results follow from this file of an artefact: from its parts', and from all that are in no folder."""
+    return name.startswith("part-") or ("/" not in name and name not in LOOKED_AT)

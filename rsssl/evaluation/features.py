@@ -230,7 +230,7 @@ def feature_bank(store: Store, pack: Pack, weights: Weights, device: torch.devic
         "symmetry": symmetry,
     }
     extract = Extractor(weights.build, pack, preprocess, device, symmetry)
-    return FeatureBank(store.folder("features", inputs), len(pack.images), extract)
+    return FeatureBank(store.folder("features", inputs), len(pack), extract)
 
 
 def statistics_bank(store: Store, pack: Pack, preprocess: Preprocess, device: torch.device) -> FeatureBank:
@@ -243,7 +243,7 @@ def statistics_bank(store: Store, pack: Pack, preprocess: Preprocess, device: to
     def extract(rows: np.ndarray) -> Tensor:
         return band_statistics(prepare(stored(pack, rows, device), preprocess)).cpu()
 
-    return FeatureBank(store.folder("features", inputs), len(pack.images), extract, "band statistics")
+    return FeatureBank(store.folder("features", inputs), len(pack), extract, "band statistics")
 
 
 @dataclass(frozen=True)

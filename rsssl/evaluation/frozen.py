@@ -52,9 +52,9 @@ def statistics(job: Job, probe: Probe) -> dict[str, Any]:
     inputs = {"version": FEATURES_VERSION, "weights": "image statistics", "pixels": pack.fingerprint}
 
     def extract(rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(image_statistics(pack.images[rows], pack.card))
+        return torch.from_numpy(image_statistics(pack.read(rows), pack.card))
 
-    bank = FeatureBank(job.store.folder("features", inputs), len(pack.images), extract, "image statistics")
+    bank = FeatureBank(job.store.folder("features", inputs), len(pack), extract, "image statistics")
     return fitted(job, probe, [bank])[0]
 
 

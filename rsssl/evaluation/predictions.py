@@ -52,15 +52,13 @@ def write_predictions(
         What results.json says of the file: how many images are listed, and the file's SHA-256.
     """
     some = np.sort(rng.permutation(rng.fold("predictions", data.split.hash), len(test))[:MOST])
-    pack, names = data.pack, data.pack.card.classes
+    rows, names = np.asarray(test)[some], data.pack.card.classes
+    listed = zip(some.tolist(), data.pack.paths.select(rows), data.pack.labels[rows].tolist(), strict=True)
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(HEADINGS)
-    for i in some.tolist():
-        row = int(test[i])
-        lines.writerow(
-            [pack.paths[row], names[int(pack.labels[row])], names[int(predicted[i])], f"{confidence[i]:.4f}"]
-        )
+    for i, path, label in listed:
+        lines.writerow([path, names[label], names[int(predicted[i])], f"{confidence[i]:.4f}"])
     content = text.getvalue().encode("utf-8", "surrogateescape")  # names of files may hold any bytes
     write_atomic(file, content)
     return {"listed": len(some), "sha256": sha256(content)}

@@ -86,7 +86,7 @@ class Plan:
         """The file of an image of the pool."""
         for data, rows in zip(self.parts, self.indices, strict=True):
             if number < len(rows):
-                return str(Path(data.dataset.root or "") / data.pack.paths[rows[number]])
+                return str(Path(data.dataset.root or "") / data.pack.paths[int(rows[number])])
             number -= len(rows)
         raise UserError("the failed step names an image that the pool does not have: type the command that failed")
 
@@ -219,7 +219,7 @@ def place_of_each(planned: Plan, together: str) -> list[str]:
     """
     places = []
     for number, (data, source) in enumerate(zip(planned.parts, Pool(planned.sources).sources, strict=True)):
-        paths, root = [data.pack.paths[i] for i in source.indices], data.dataset.root
+        paths, root = data.pack.paths.select(source.indices), data.dataset.root
         if together == "folder" and not all("/" in p for p in paths):
             raise UserError(f"ssl.together=folder: images of {root} lie in no folder of a place; {PLACES_HINT}")
         if together == "folder" and class_folders(paths, data.pack.card.classes):

@@ -20,7 +20,7 @@ from rsssl.data import raster
 from rsssl.data.catalog import rasters_below
 from rsssl.data.decoders import BadImage
 from rsssl.data.locate import located
-from rsssl.data.pack import pack
+from rsssl.data.packing import pack
 from rsssl.data.raster import read, write_geotiff
 from rsssl.data.scene_file import SceneFile
 from rsssl.errors import UserError
@@ -168,7 +168,7 @@ def test_a_pipe_is_named_and_nothing_waits_for_it(gdal: Any, tmp_path: Path) -> 
     write_geotiff(tmp_path / "d.tif", np.zeros((1, 16, 16), np.uint8))
     os.mkfifo(tmp_path / "d.tif.aux.xml")
     code = (
-        "import sys, rsssl\nfrom rsssl.data.pack import pack\nfrom rsssl.data.raster import BadImage, read\n"
+        "import sys, rsssl\nfrom rsssl.data.packing import pack\nfrom rsssl.data.raster import BadImage, read\n"
         "from rsssl.data.scene_file import SceneFile\nfrom rsssl.errors import UserError\n"
         "for name in sys.argv[1:]:\n"
         "    for use in (read, SceneFile):\n"

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 import rsssl
-from rsssl.data.pack import Pack, pack
+from rsssl.data.pack import Pack
+from rsssl.data.packing import pack
 from rsssl.errors import UserError
 
 RUN = """
 import os, resource, sys
 import rsssl
-from rsssl.data.pack import pack
+from rsssl.data.packing import pack
 from rsssl.errors import UserError
 dataset = rsssl.dataset("folder", sys.argv[1])
 {before}

@@ -13,7 +13,7 @@ from PIL import Image
 
 import rsssl
 from rsssl.data import chunks, parallel
-from rsssl.data.pack import pack
+from rsssl.data.packing import pack
 from rsssl.data.worker import Worker
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 import rsssl
 from rsssl.augment import Symmetry, Views, prepare
 from rsssl.data.loader import PoolBatches, Sampling, prefetched
-from rsssl.data.pack import Pack, pack
+from rsssl.data.pack import Pack
+from rsssl.data.packing import pack
 from rsssl.data.pool import Pool, Source, signed, widened
 from rsssl.errors import UserError
 from rsssl.models.preprocess import Preprocess

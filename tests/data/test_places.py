@@ -14,7 +14,8 @@ import rsssl
 from rsssl import rng
 from rsssl.augment import Local, RandomAreaCrop, Symmetry, Views
 from rsssl.data.loader import PoolBatches, Sampling
-from rsssl.data.pack import Pack, pack
+from rsssl.data.pack import Pack
+from rsssl.data.packing import pack
 from rsssl.data.places import Partners, class_folders, place_names
 from rsssl.data.pool import Pool, Source
 from rsssl.data.raster import write_geotiff

@@ -10,7 +10,7 @@ import pytest
 
 import rsssl
 from rsssl.data import chunks
-from rsssl.data.pack import pack
+from rsssl.data.packing import pack
 from rsssl.data.raster import write_geotiff
 from rsssl.errors import UserError
 

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 import rsssl
 from rsssl.data import geotiff
-from rsssl.data.pack import pack
+from rsssl.data.packing import pack
 from rsssl.data.raster import import_gdal
 from rsssl.data.scene_file import SceneFile
 from rsssl.data.synthetic import BANDS, CLASSES, ensure, scene, tiles

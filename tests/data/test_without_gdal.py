@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import rsssl
-from rsssl.data.pack import pack
+from rsssl.data.packing import pack
 from rsssl.data.raster import write_geotiff
 
 RSSSL = Path(__file__).resolve().parents[2] / "rsssl"
@@ -27,7 +27,7 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 import rsssl
-from rsssl.data.pack import pack
+from rsssl.data.packing import pack
 from rsssl.data.split import labelled_subset, split
 from rsssl.data.synthetic import generate
 from rsssl.errors import UserError

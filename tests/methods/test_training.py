@@ -20,7 +20,8 @@ from torch import Tensor
 import rsssl
 from rsssl.compose import Composer, composed, plain
 from rsssl.data.loader import PoolBatches, Sampling
-from rsssl.data.pack import Pack, pack
+from rsssl.data.pack import Pack
+from rsssl.data.packing import pack
 from rsssl.data.pool import Pool, Source
 from rsssl.engine.monitor import effective_rank, embedding_std
 from rsssl.groups import group_options

@@ -22,7 +22,8 @@ import yaml
 from PIL import Image
 
 import rsssl
-from rsssl.data.pack import Pack, pack
+from rsssl.data.pack import Pack
+from rsssl.data.packing import pack
 from rsssl.engine.files import sha256
 from rsssl.engine.store import Store
 from rsssl.report.command import main

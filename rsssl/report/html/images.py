@@ -11,6 +11,7 @@ from PIL import Image
 
 from rsssl import rng
 from rsssl.data.pack import Pack
+from rsssl.data.packs import open_packed
 from rsssl.engine.store import damage, is_artifact, is_finished
 from rsssl.errors import UserError
 from rsssl.evaluation.bank_files import read_rows
@@ -110,7 +111,7 @@ def opened(folder: str, fingerprint: str) -> Pack | None:
     """The pack in a folder of a store, if it holds the very images that were tested on."""
     try:
         found = place(folder)
-        pack = Pack.open(found) if found and is_finished(found) and not damage(found) else None
+        pack = open_packed(found) if found and is_finished(found) and not damage(found) else None
     except (OSError, UserError):
         return None
     return pack if pack is not None and pack.fingerprint == fingerprint else None
