@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -20,18 +19,23 @@ def enlarge(folder: Path, target: Path, size: float) -> int:
     """A pack at `target` that repeats the images of the pack in `folder` until it has `size` bytes; how many images."""
     import numpy as np
 
-    meta = json.loads((folder / "card.json").read_text())
+    from rsssl.data.pack import Pack
+    from rsssl.data.write_pack import Content, write_pack
+    from rsssl.engine.files import HashedFile
+
+    pack = Pack.open(folder)
     times = max(1, round(size / os.path.getsize(folder / "images.bin")))
     target.mkdir()
-    with open(target / "images.bin", "wb") as out:
+    with open(target / "images.part", "wb") as file:
+        out = HashedFile(file)
         for _ in range(times):
             with open(folder / "images.bin", "rb") as source:
                 shutil.copyfileobj(source, out, 1 << 24)
-    np.save(target / "moments.npy", np.tile(np.load(folder / "moments.npy"), (times, 1, 1)))
-    meta["paths"] = [f"{i}/{path}" for i in range(times) for path in meta["paths"]]
-    meta["labels"] = meta["labels"] * times
-    (target / "card.json").write_text(json.dumps(meta))
-    return len(meta["paths"])
+    np.tile(pack.moments, (times, 1, 1)).tofile(target / "moments.part")
+    names, labels = [f"{i}/{path}" for i in range(times) for path in pack.paths], np.tile(pack.labels, times)
+    files = target / "images.part", out.hexdigest(), target / "moments.part"
+    about = {"sums": (times * pack.sums).tolist(), "source": pack.source, "root": pack.root, "done": {}}
+    return len(write_pack(target, pack.card, Content(*files, names, labels, None, {}), about))
 
 
 def train(folder: str | None, steps: int, images: int, threads: int) -> dict[str, Any]:
