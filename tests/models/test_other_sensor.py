@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -37,6 +38,12 @@ def four_bands(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def with_card(pack: Pack, card: SensorCard) -> Pack:
+    other = copy.copy(pack)
+    other.card = card
+    return other
+
+
 def opened(pack: Pack, n_bands: int) -> Data:
     """The dataset as the tasks hold it, its card said to be of so many bands."""
     bands = tuple(f"b{i}" for i in range(n_bands))
@@ -48,7 +55,7 @@ def opened(pack: Pack, n_bands: int) -> Data:
         mean=(0.5,) * n_bands,
         std=(0.25,) * n_bands,
     )
-    whole = dataclasses.replace(pack, card=card)
+    whole = with_card(pack, card)
     return Data(rsssl.dataset("folder", "somewhere"), whole, split(pack.paths, pack.labels, 0), card.mean, card.std)
 
 
@@ -66,7 +73,7 @@ def test_the_same_bands_in_another_order_are_refused(four_bands: Path, packed: C
     data = opened(packed(root), 4)
     for names, refused in ((("Blue", "Green", "Red", "NIR"), False), (("red", "green", "blue", "nir"), True)):
         card = dataclasses.replace(data.pack.card, bands=names)
-        mixed = dataclasses.replace(data, pack=dataclasses.replace(data.pack, card=card))
+        mixed = dataclasses.replace(data, pack=with_card(data.pack, card))
         if not refused:
             from_file(four_bands, mixed)
             continue
