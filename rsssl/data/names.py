@@ -45,6 +45,10 @@ class Names(Sequence[str]):
         """The names of some rows (n,)."""
         return [os.fsdecode(name) for name in self.encoded(rows)]
 
+    def ids_within(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) uint64, the `name_ids` of a run of rows."""
+        return self.ids()[start:stop]
+
     def encoded(self, rows: np.ndarray) -> Iterator[bytes]:
         """The names of some rows as the file system has them."""
         content = self._content()

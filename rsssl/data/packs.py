@@ -110,7 +110,7 @@ class Packs(Pack):
                 raise OSError(error.errno, error.strerror, f"images.bin of a part of {self.folder}") from error
         return out
 
-    def part_of(self, rows: np.ndarray) -> np.ndarray:
+    def part_of(self, rows: np.ndarray | np.int64) -> np.ndarray:
         """(n,) the number of the part that each row lies in."""
         return np.searchsorted(self.starts, rows, side="right") - 1
 
@@ -162,6 +162,14 @@ class JoinedNames(Names):
                 inside = self._packs.parts[k].paths.encoded(some[mine] - self._packs.starts[k])
                 names.update(zip(mine.tolist(), inside, strict=True))
             yield from (names[i] for i in range(len(some)))
+
+    def ids_within(self, start: int, stop: int) -> np.ndarray:
+        parts, starts, some = self._packs.parts, self._packs.starts, [np.empty(0, np.uint64)]
+        for k in range(int(self._packs.part_of(np.int64(start))), len(parts)):
+            if starts[k] >= stop:
+                break
+            some.append(parts[k].paths.ids_within(max(start - starts[k], 0), stop - starts[k]))
+        return np.concatenate(some)
 
     def _ids(self) -> np.ndarray:
         return np.concatenate([part.paths.ids() for part in self._packs.parts])

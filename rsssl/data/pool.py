@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rsssl.data.pack import Pack
 from rsssl.data.places import Partners
+from rsssl.data.rows import Indices, Run
 from rsssl.engine.device import sent
 from rsssl.errors import UserError
 
@@ -23,7 +24,7 @@ class Source:
     """The images of one pack that take part."""
 
     pack: Pack
-    indices: np.ndarray  # (n,) int64 rows of the pack, sorted
+    indices: Indices | range  # (n,) int64 rows of the pack, sorted; not listed where they are a run, or many
 
 
 Part = tuple[np.ndarray, Source, Tensor]  # positions in the batch, where from, the images (n, C, H, W) as stored
@@ -45,6 +46,9 @@ class Pool:
         self, sources: Sequence[Source], labels: np.ndarray | None = None, partners: Partners | None = None
     ) -> None:
         self.sources = list(sources)
+        self.rows = [
+            Run(s.indices.start, s.indices.stop) if isinstance(s.indices, range) else s.indices for s in sources
+        ]
         self.held: list[Tensor] | None = None  # by source, when `hold` has put them into a device's memory
         self.starts = np.cumsum([0, *(len(s.indices) for s in self.sources)])
         self.labels, self.partners = labels, partners
@@ -71,7 +75,7 @@ class Pool:
             source = self.sources[k]
             rows = ids[positions] - self.starts[k]
             if self.held is None:
-                x = torch.from_numpy(source.pack.read(source.indices[rows]))
+                x = torch.from_numpy(source.pack.read(self.rows[k][rows]))
             else:
                 x = self.held[k][sent(torch.from_numpy(rows), self.held[k].device)]
             parts.append((positions, source, x))
@@ -80,12 +84,12 @@ class Pool:
     def hold(self, device: torch.device) -> None:
         """Puts the pool's images into the device's memory, where `gather` takes them from then on."""
         self.held = []
-        for source in self.sources:
-            one = torch.from_numpy(signed(source.pack.read(source.indices[:1])))
-            images = torch.empty((len(source.indices), *one.shape[1:]), dtype=one.dtype, device=device)
+        for source, rows in zip(self.sources, self.rows, strict=True):
+            one = torch.from_numpy(signed(source.pack.read(rows[:1])))
+            images = torch.empty((len(rows), *one.shape[1:]), dtype=one.dtype, device=device)
             step = max(1, SLAB // one.nbytes)
             for i in range(0, len(images), step):
-                images[i : i + step] = torch.from_numpy(signed(source.pack.read(source.indices[i : i + step])))
+                images[i : i + step] = torch.from_numpy(signed(source.pack.read(rows[i : i + step])))
             self.held.append(images)
 
     def fits(self, device: torch.device, needed: float = 0) -> bool:

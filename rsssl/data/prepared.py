@@ -12,10 +12,12 @@ from rsssl.data.catalog import Catalog
 from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
+from rsssl.data.hashed_split import hashed_split
 from rsssl.data.locate import tile_ground
 from rsssl.data.pack import PACK_VERSION, Pack
 from rsssl.data.packing import pack
 from rsssl.data.packs import open_packed
+from rsssl.data.rows import Indices, Rows
 from rsssl.data.split import Split, split
 from rsssl.engine.files import json_bytes, write_atomic
 from rsssl.engine.ranks import rank
@@ -24,6 +26,7 @@ from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
 AT_ONCE = 1 << 16  # images whose moments are in memory
+RANKED = 1 << 22  # images of which a test set is ranked, class by class; of more it is drawn by the hash of each
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,7 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
         report_skipped(packed)
         ground = packed.ground or (tiles_on_the_ground(dataset, catalog, packed, store) if dataset.block else None)
         block = block_of(dataset, packed, ground)
-        divided = divide(dataset, packed, np.arange(len(packed)), ground, block)
-        if protocol == "validation":  # once more, of the pool alone; the test images are in neither part
-            divided = divide(dataset, packed, divided.pool, ground, block)
+        divided = divide(dataset, packed, ground, block, protocol == "validation")
         save_split(artifact.folder, packed, divided)
         store.opened[key] = Data(dataset, packed, divided, *statistics((packed, divided.pool)), ground, block)
         log_data(store.opened[key], catalog.root)
@@ -95,7 +96,15 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     return data
 
 
-def divide(dataset: Dataset, packed: Pack, rows: np.ndarray, ground: Ground | None, block: float | None) -> Split:
+def divide(dataset: Dataset, packed: Pack, ground: Ground | None, block: float | None, validation: bool) -> Split:
+    """Draws the test set of a pack; for `validation` once more, of the pool alone: then it is in neither part."""
+    if len(packed) > RANKED and ground is None:
+        return hashed_split(packed, dataset.split_seed, dataset.test_fraction, validation)
+    divided = divide_rows(dataset, packed, np.arange(len(packed)), ground, block)
+    return divide_rows(dataset, packed, np.asarray(divided.pool), ground, block) if validation else divided
+
+
+def divide_rows(dataset: Dataset, packed: Pack, rows: np.ndarray, ground: Ground | None, block: float | None) -> Split:
     """Draws a test set among some rows of a pack."""
     paths, labels = packed.paths.select(rows), packed.labels[rows]
     drawn = dataset.split_seed, dataset.test_fraction
@@ -150,7 +159,9 @@ def report_skipped(packed: Pack) -> None:
 
 
 def save_split(folder: Path, packed: Pack, division: Split) -> None:
-    """The test set by its paths, beside the pack, under the hash that results carry."""
+    """The test set by its paths, beside the pack, under the hash that results carry; a large one stays a bitmap."""
+    if isinstance(division.test, Rows):
+        return
     file = folder / f"split-{division.hash[:16]}.json"
     content = json_bytes({"hash": division.hash, "test": packed.paths.select(division.test)})
     if rank() == 0 and not (file.is_file() and file.read_bytes() == content):
@@ -174,10 +185,13 @@ def need_labels(data: Data) -> None:
         )
 
 
-def statistics(*pools: tuple[Pack, np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(*pools: tuple[Pack, Indices]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-band mean and std (0..1 units) of the valid pixels of one pool, or of several together."""
     sums = np.zeros_like(pools[0][0].sums)
     for packed, rows in pools:
+        if isinstance(rows, Rows) and rows.sums is not None:
+            sums = sums + rows.sums
+            continue
         for start in range(0, len(rows), AT_ONCE):
             sums = moment_sums(packed.moments[rows[start : start + AT_ONCE]], sums)
     mean, std = mean_std(sums)

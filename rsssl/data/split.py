@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rsssl.data.names import name_ids, select
+from rsssl.data.names import Names, name_ids, select
+from rsssl.data.rows import LISTED, Indices, Rows
 from rsssl.errors import UserError
 from rsssl.rng import fold, hash64_numpy
 
@@ -24,13 +25,13 @@ class Split(NamedTuple):
     """A dataset in two disjoint parts.
 
     Args:
-        test: int64 indices of images, ascending.
+        test: int64 indices of images, ascending; of large datasets `Rows`, which are not listed.
         pool: those of all other images.
         hash: sha256 of which image is in which part.
     """
 
-    test: np.ndarray
-    pool: np.ndarray
+    test: Indices
+    pool: Indices
     hash: str
 
 
@@ -48,6 +49,11 @@ def _round(x: float) -> int:
 def share_of(fraction: float, n: int) -> int:
     """How many of n images test: that fraction, at least 1, and at least 1 is left; none for a fraction of 0."""
     return 0 if fraction == 0 else min(max(_round(fraction * n), 1), n - 1)
+
+
+def largest_hash(share: float) -> np.uint64:
+    """Of a share of all hashes, the smallest ones."""
+    return np.uint64(max(round(share * 2**64) - 1, 0))
 
 
 def split(paths: Sequence[str], labels: np.ndarray, split_seed: int, test_fraction: float = 0.2) -> Split:
@@ -85,7 +91,7 @@ def division_hash(paths: Sequence[str], labels: np.ndarray, test: np.ndarray, po
 def labelled_subset(
     labels: np.ndarray,
     paths: Sequence[str],
-    pool: np.ndarray,
+    pool: Indices,
     ts: int | float | str,
     seed: int,
     classes: Sequence[str] = (),
@@ -107,25 +113,57 @@ def labelled_subset(
         UserError: when a class has fewer images in the pool than asked for.
         ValueError: for another `ts`.
     """
+    if ts != "all" and (isinstance(ts, bool | str) or ts <= 0 or (isinstance(ts, float) and ts > 1)):
+        raise ValueError(f"ts {ts!r} is neither a count, nor a fraction in (0, 1], nor 'all'")
+    if isinstance(pool, Rows):
+        return _subset_of_many(labels, paths, pool, ts, fold("labels", seed), classes)
     labels, pool = np.asarray(labels), np.asarray(pool)
     present = np.unique(labels[labels >= 0])
     pool = pool[labels[pool] >= 0]
     if ts == "all":
         return np.sort(pool).astype(np.int64)
-    if isinstance(ts, bool | str) or ts <= 0 or (isinstance(ts, float) and ts > 1):
-        raise ValueError(f"ts {ts!r} is neither a count, nor a fraction in (0, 1], nor 'all'")
-    key = fold("labels", seed)
+    key, counts = fold("labels", seed), {int(label): int((labels[pool] == label).sum()) for label in present}
     chosen: list[np.ndarray] = []
-    for label in present:
-        members = pool[labels[pool] == label]
-        n = max(1, _round(ts * len(members))) if isinstance(ts, float) else int(ts)
-        if n > len(members):
+    for label, count in counts.items():
+        n = max(1, _round(ts * count)) if isinstance(ts, float) else int(ts)
+        if n > count:
             folder = classes[label] if classes else paths[int(np.flatnonzero(labels == label)[0])].split("/")[0]
-            fewest = min(int((labels[pool] == c).sum()) for c in present)
-            most = f"at most ts={fewest}" if fewest else "another dataset.split_seed"
-            raise UserError(
-                f"ts={ts} asks for {n} labelled images per class, and class {folder} has {len(members)} in "
-                f"the pool (its other images are the test set). Type {most}, or ts=all"
-            )
-        chosen.append(ranked(paths, members, key)[:n])
+            raise _too_few(folder, f"ts={ts}", n, count, min(counts.values()))
+        chosen.append(ranked(paths, pool[labels[pool] == label], key)[:n])
     return np.sort(np.concatenate(chosen)).astype(np.int64) if chosen else np.empty(0, np.int64)
+
+
+def _too_few(folder: str, typed: str, n: int, count: int, fewest: int) -> UserError:
+    most = f"at most ts={fewest}" if fewest else "another dataset.split_seed"
+    return UserError(
+        f"{typed} asks for {n} labelled images per class, and class {folder} has {count} in "
+        f"the pool (its other images are the test set). Type {most}, or ts=all"
+    )
+
+
+def _subset_of_many(
+    labels: np.ndarray, paths: Sequence[str], pool: Rows, ts: int | float | str, key: int, classes: Sequence[str]
+) -> np.ndarray:
+    """`labelled_subset` of a pool that is not listed. A fraction is the probability of each image to be chosen."""
+    assert isinstance(paths, Names)
+    share, counts = 1.0 if ts == "all" else ts, dict[int, int]()
+    chosen, hashes = np.empty(0, np.int64), np.empty(0, np.uint64)
+    for start in range(0, len(labels), LISTED):
+        stop = min(start + LISTED, len(labels))
+        some = labels[start:stop]
+        rows = np.flatnonzero((some >= 0) & pool.within(start, stop))
+        for label in np.unique(some[some >= 0]).tolist():
+            counts[label] = counts.get(label, 0) + int((some[rows] == label).sum())
+        drawn = hash64_numpy(key, paths.ids_within(start, stop)[rows].view(np.int64))
+        if isinstance(share, float):
+            rows, drawn = (values[drawn <= largest_hash(share)] for values in (rows, drawn))
+        chosen, hashes = np.concatenate([chosen, start + rows]), np.concatenate([hashes, drawn])
+        if isinstance(share, int):  # the first of each class
+            order = np.lexsort((chosen, hashes, labels[chosen]))
+            of = labels[chosen[order]]
+            first = order[np.arange(len(of)) - np.searchsorted(of, of) < share]
+            chosen, hashes = chosen[first], hashes[first]
+    for label, count in counts.items():
+        if isinstance(share, int) and count < share:
+            raise _too_few(classes[label] if classes else str(label), f"ts={ts}", share, count, min(counts.values()))
+    return np.sort(chosen)

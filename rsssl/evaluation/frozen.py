@@ -124,5 +124,5 @@ def soft_labels(job: Job, probe: Probe, weights: Weights, images: int) -> tuple[
 def pool_rows(job: Job, images: int) -> np.ndarray:
     """The pool's rows that have no label in this job, of so many images that are the same for every job."""
     pool = job.data.split.pool
-    order = rng.permutation(rng.fold("unlabelled", job.data.split.hash), len(pool))
+    order = rng.Order(rng.fold("unlabelled", job.data.split.hash), len(pool))
     return np.setdiff1d(pool[order[:images]], job.train)

@@ -56,7 +56,7 @@ class Job:
         data = self.data.at_random()
         pack = data.pack
         train = labelled_subset(pack.labels, pack.paths, data.split.pool, ts, self.seed, pack.card.classes)
-        return replace(self, data=data, train=train, test=data.split.test)
+        return replace(self, data=data, train=train, test=np.asarray(data.split.test))
 
     def labels(self, rows: np.ndarray) -> Tensor:
         """Classes (n,) int64 of rows of the pack."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from rsssl import rng
 from rsssl.data.prepared import Data
+from rsssl.data.rows import Rows
 from rsssl.evaluation.base import Probe
 from rsssl.evaluation.features import Extractor
 from rsssl.models.preprocess import Preprocess
@@ -30,9 +31,12 @@ class OnlineProbe:
     def __init__(
         self, backbone: nn.Module, data: Data, preprocess: Preprocess, probe: Probe, device: torch.device
     ) -> None:
-        labels = data.pack.labels
-        pool = data.split.pool[labels[data.split.pool] >= 0]
-        order = rng.permutation(rng.fold("online probe", data.split.hash), len(pool))
+        labels, pool = data.pack.labels, data.split.pool
+        key = rng.fold("online probe", data.split.hash)
+        if isinstance(pool, Rows):  # of a large dataset, a slice that has labels enough where every 64th image has one
+            pool = pool[rng.Order(key, len(pool))[: 64 * IMAGES]]
+        pool = pool[labels[pool] >= 0]
+        order = rng.permutation(key, len(pool))
         rows = pool[order[:IMAGES]]
         self.fit_rows, self.test_rows = np.sort(rows[::2]), np.sort(rows[1::2])
         self.usable = len(self.test_rows) >= 10 and len(np.unique(labels[rows])) > 1

@@ -15,6 +15,7 @@ from rsssl.data.dataset import Dataset
 from rsssl.data.places import class_folders, place_names
 from rsssl.data.pool import Pool, Source
 from rsssl.data.prepared import Data, load, statistics
+from rsssl.data.rows import Indices
 from rsssl.engine import distributed
 from rsssl.engine.device import precision
 from rsssl.engine.files import sha256, sha256_of
@@ -61,7 +62,7 @@ class Plan:
     recipe: Recipe
     start: Start
     parts: list[Data]
-    indices: list[np.ndarray]
+    indices: list[Indices]
     preprocess: Preprocess
     lr: float
     inputs: dict[str, Any]
@@ -195,7 +196,7 @@ def presented(recipe: Recipe, start: Start, card: SensorCard, native: int, pool:
     return Preprocess(card, size, *pool)
 
 
-def draw(parts: list[Data], images: int | None, seed: int) -> list[np.ndarray]:
+def draw(parts: list[Data], images: int | None, seed: int) -> list[Indices]:
     """The pool's rows to train on: all of them, or `images` drawn at random over all parts."""
     pools = [d.split.pool for d in parts]
     total = sum(len(p) for p in pools)
@@ -206,7 +207,7 @@ def draw(parts: list[Data], images: int | None, seed: int) -> list[np.ndarray]:
             f"pretrain.images={images} is more than the {total} images of the pool: type pretrain.images=null for all "
             "of them"
         )
-    chosen = np.sort(rng.permutation(rng.fold("pretrain images", seed), total)[:images])
+    chosen = np.sort(rng.Order(rng.fold("pretrain images", seed), total)[:images])
     starts = np.cumsum([0, *(len(p) for p in pools)])
     return [p[chosen[(chosen >= a) & (chosen < b)] - a] for p, a, b in zip(pools, starts, starts[1:], strict=False)]
 
@@ -219,7 +220,7 @@ def place_of_each(planned: Plan, together: str) -> list[str]:
     """
     places = []
     for number, (data, source) in enumerate(zip(planned.parts, Pool(planned.sources).sources, strict=True)):
-        paths, root = data.pack.paths.select(source.indices), data.dataset.root
+        paths, root = data.pack.paths.select(np.asarray(source.indices)), data.dataset.root
         if together == "folder" and not all("/" in p for p in paths):
             raise UserError(f"ssl.together=folder: images of {root} lie in no folder of a place; {PLACES_HINT}")
         if together == "folder" and class_folders(paths, data.pack.card.classes):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rsssl.data.prepared import Data
+from rsssl.data.rows import Indices
 from rsssl.engine.run import Run
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
@@ -30,12 +31,13 @@ class Teacher:
         UserError: when it was trained on other bands.
     """
 
-    def __init__(self, file: Path, parts: list[Data], indices: list[np.ndarray], run: Run) -> None:
+    def __init__(self, file: Path, parts: list[Data], indices: list[Indices], run: Run) -> None:
         self.banks = [feature_bank(run.store, d.pack, from_file(file, d), run.device) for d in parts]
-        for bank, rows in zip(self.banks, indices, strict=True):
+        listed = [np.asarray(rows) for rows in indices]
+        for bank, rows in zip(self.banks, listed, strict=True):
             bank.title = "the teacher's features"
             bank.complete(rows)
-        self.rows, self.ends = np.concatenate(indices), np.cumsum([len(rows) for rows in indices])
+        self.rows, self.ends = np.concatenate(listed), np.cumsum([len(rows) for rows in listed])
 
     def __call__(self, numbers: np.ndarray) -> Tensor:
         """Numbers (n,) of images in the pool -> features (n, D) float32, on the CPU."""

@@ -99,6 +99,7 @@ class Evaluate(Pretrain):
         Returns:
             The results, as they stand in results.json.
         """
+        import numpy as np
         from hydra.utils import instantiate
 
         from rsssl.data.prepared import load, need_labels
@@ -121,7 +122,7 @@ class Evaluate(Pretrain):
         # Drawn before any training, so that too few labels are found out first.
         pack, scale = data.pack, train_scale(self.ts)
         train = labelled_subset(pack.labels, pack.paths, data.split.pool, scale, self.seed, pack.card.classes)
-        job = Job(data, store, device, train, data.split.test, self.seed, self.protocol, self.tta)
+        job = Job(data, store, device, train, np.asarray(data.split.test), self.seed, self.protocol, self.tta)
         if job.crossed and evaluator.trains_network:
             raise UserError(
                 f"evaluate={run.options['evaluate']} needs images to test on: type dataset.test_fraction=0.2 or "

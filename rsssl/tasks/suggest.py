@@ -98,7 +98,7 @@ class Suggest(Pretrain):
         known = data.pack.labels >= 0 if self.on_scenes else np.zeros(len(data.pack), bool)
         if self.labelled:
             known[read_labelled(Path(self.labelled).expanduser(), names, str(self.dataset.root))] = True
-        pool = data.split.pool
+        pool = np.asarray(data.split.pool)
         known = known[pool]
         free = int((~known).sum())
         refuse_too_many(self.n, free)
@@ -143,12 +143,14 @@ class Suggest(Pretrain):
 
     def _choose(self, data: Data, classifier: Any, covered: Any, run: Run) -> tuple[Any, dict[str, list[str]], Any]:
         """The choice, further columns of the table, and the checkpoint to go on with."""
+        import numpy as np
+
         from rsssl.evaluation.features import feature_bank
         from rsssl.evaluation.suggest import coverage, margin, typicality
         from rsssl.networks.bank import class_probabilities, classifier_bank
         from rsssl.networks.weights import pretrained_or_train
 
-        pool = data.split.pool
+        pool = np.asarray(data.split.pool)
         if classifier is not None:
             features = classifier_bank(classifier, data.pack, str(self.checkpoint), run.store, run.device).get(pool)
             shares = class_probabilities(classifier, features)
