@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.hashed_split import hashed_split
+from rsssl.data.known_tree import KnownTree, known_tree, remember
 from rsssl.data.locate import tile_ground
 from rsssl.data.pack import PACK_VERSION, Pack
 from rsssl.data.packing import pack
@@ -77,23 +79,30 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     Raises:
         UserError: when the imagery is missing or unusable, naming what to type.
     """
-    catalog = dataset.catalog()
-    settings = {k: v for k, v in asdict(dataset).items() if k not in NOT_IN_THE_PACK} | {"root": str(catalog.root)}
-    inputs = {"settings": settings, "listing": catalog.listing(), "version": PACK_VERSION}
+    begun, settings = time.time_ns(), {k: v for k, v in asdict(dataset).items() if k not in NOT_IN_THE_PACK}
+    source = (dataset.generate is None and known_tree(dataset, store, settings)) or dataset.catalog()
+    inputs = {"settings": settings | {"root": str(source.root)}, "listing": source.listing(), "version": PACK_VERSION}
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
     key = digest({"pack": inputs, "split": division})
     if key not in store.opened or not is_finished(store.opened[key].pack.folder):
-        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers, catalog=catalog))
+        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers, catalog=listed(source)))
+        if isinstance(source, Catalog):
+            remember(source, dataset, store, settings, artifact.folder, begun)
         packed = open_packed(artifact.folder)
         report_skipped(packed)
-        ground = packed.ground or (tiles_on_the_ground(dataset, catalog, packed, store) if dataset.block else None)
+        ground = packed.ground or (tiles_on_the_ground(dataset, source, packed, store) if dataset.block else None)
         block = block_of(dataset, packed, ground)
         divided = divide(dataset, packed, ground, block, protocol == "validation")
         save_split(artifact.folder, packed, divided)
         store.opened[key] = Data(dataset, packed, divided, *statistics((packed, divided.pool)), ground, block)
-        log_data(store.opened[key], catalog.root)
+        log_data(store.opened[key], source.root)
     data: Data = store.opened[key]
     return data
+
+
+def listed(source: Catalog | KnownTree) -> Catalog:
+    """The images of a source."""
+    return source.catalog() if isinstance(source, KnownTree) else source
 
 
 def divide(dataset: Dataset, packed: Pack, ground: Ground | None, block: float | None, validation: bool) -> Split:
@@ -130,7 +139,7 @@ def block_of(dataset: Dataset, packed: Pack, ground: Ground | None) -> float | N
     return block
 
 
-def tiles_on_the_ground(dataset: Dataset, catalog: Catalog, packed: Pack, store: Store) -> Ground:
+def tiles_on_the_ground(dataset: Dataset, catalog: Catalog | KnownTree, packed: Pack, store: Store) -> Ground:
     """Where the tiles of a folder lie.
 
     Raises:
