@@ -13,16 +13,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rsssl.augment import BandGain, Colour, RandomAreaCrop, Symmetry, Views
+from rsssl.data.hashed_split import hashed_split
 from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack
+from rsssl.data.packs import Packs, join
 from rsssl.data.pool import Pool, Source
+from rsssl.data.write_pack import Content, write_pack
+from rsssl.models.bands import COLOURS
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
 from rsssl.rng import Order
@@ -31,45 +34,49 @@ HERE = Path(__file__).resolve().parent
 SIDE, BANDS = 64, 3
 TILE = SIDE * SIDE * BANDS  # bytes: 12,288
 BATCH = 256  # a rank's share of 16,384
+NOT_TAKEN = "0" * 64  # in place of the checksum of a hole
 NAME = "S2B_MSIL2A_20260714T101559_R065_T33UUP/tile_{:07d}.tif"
 
 
-def make_pack(folder: Path, tiles: int) -> None:
-    """A whole pack of unlabelled tiles, as rsssl.data.pack writes it; the pixels are a hole of the right length."""
+def make_pack(folder: Path, tiles: int, classes: int = 0) -> None:
+    """A whole pack, as rsssl.data.write_pack writes it; the pixels are a hole of the right length.
+
+    Args:
+        folder: for it.
+        tiles: how many.
+        classes: of the labels; 0 for none.
+    """
     folder.mkdir(parents=True)
-    third = (1 / 3,) * BANDS
-    card = SensorCard(
-        "scale",
-        ("red", "green", "blue"),
-        "uint8",
-        (0.0,) * BANDS,
-        (255.0,) * BANDS,
-        None,
-        third,
-        third,
-        (),
-        (SIDE, SIDE),
-    )
-    meta = {
-        "card": card.to_dict(),
-        "sha256": "0" * 64,
-        "source": "0" * 64,
-        "root": "tiles",
-        "skipped": {},
-        "done": {},
-        "labels": [-1] * tiles,
-        "paths": [NAME.format(i) for i in range(tiles)],
-        "fingerprint": "0" * 64,
-    }
-    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in meta.items())
-    (folder / "card.json").write_text("{" + lines + "}\n")
-    np.save(folder / "moments.npy", np.random.default_rng(0).random((tiles, BANDS, 3)))
-    make_hole(folder, tiles)
+    third, random = (1 / 3,) * BANDS, np.random.default_rng(0)
+    numbers = (0.0,) * BANDS, (255.0,) * BANDS, None, third, third
+    card = SensorCard("scale", COLOURS, "uint8", *numbers, tuple(map(str, range(classes))), (SIDE, SIDE))
+    moments = random.random((tiles, BANDS, 3))
+    moments.tofile(folder / "moments.part")
+    make_hole(folder / "images.part", tiles)
+    names = [NAME.format(i) for i in range(tiles)]
+    labels = random.integers(0, classes, tiles) if classes else np.full(tiles, -1)
+    files = folder / "images.part", NOT_TAKEN, folder / "moments.part"
+    about = {"sums": moments.sum(0).tolist(), "source": NOT_TAKEN, "root": "tiles", "done": {}}
+    write_pack(folder, card, Content(*files, names, labels, None, {}), about)
 
 
-def make_hole(folder: Path, tiles: int) -> None:
-    with open(folder / "images.bin", "wb") as file:
-        file.truncate(tiles * TILE)
+def make_hole(file: Path, tiles: int) -> None:
+    with open(file, "wb") as hole:
+        hole.truncate(tiles * TILE)
+
+
+def make_packs(folder: Path, shards: int, tiles: int, classes: int = 0) -> Packs:
+    """So many packs as one dataset; but for the pixels, their files are links to those of the first."""
+    first = folder / "part-00000"
+    make_pack(first, tiles, classes)
+    for i in range(1, shards):
+        other = folder / f"part-{i:05d}"
+        other.mkdir()
+        make_hole(other / "images.bin", tiles)
+        for file in first.iterdir():
+            if file.name != "images.bin":
+                os.link(file, other / file.name)
+    return join(folder, NOT_TAKEN, "tiles")
 
 
 def seconds(call: Callable[[], Any], times: int) -> float:
@@ -105,69 +112,69 @@ def draws(n: int) -> Iterator[np.ndarray]:
 
 def measure(quick: bool, folder: Path, advance: Callable[[float, str], None]) -> dict[str, Any]:
     shards, tiles = (20, 2_000) if quick else (1_000, 1_000_000)
-    repeats = 5 if quick else 40
-    first = folder / "shard-0000"
+    whole, labelled = folder / "whole", folder / "labelled"
     start = time.perf_counter()
-    make_pack(first, tiles)
+    packs = make_packs(whole, shards, tiles)
+    first = whole / "part-00000"
     found: dict[str, Any] = {
         "shards": shards,
         "tiles_per_shard": tiles,
-        "write_metadata_seconds": time.perf_counter() - start,
+        "making_seconds": time.perf_counter() - start,
         "path_characters": len(NAME.format(0)),
         "card_bytes": (first / "card.json").stat().st_size,
-        "moments_bytes": (first / "moments.npy").stat().st_size,
+        "parts_bytes": (whole / "parts.json").stat().st_size,
+        "file_bytes": {f.name: f.stat().st_size for f in first.iterdir() if f.name not in ("images.bin", "card.json")},
+        "logical_TB": len(packs) * TILE / 1e12,
+        "on_disk_MB": sum(f.stat().st_blocks for f in whole.glob("part-*/images.bin")) * 512 / 1e6,
     }
-    advance(0.1, "packs: one pack's metadata")
-    for i in range(1, shards):  # every folder is a pack that can be opened; its metadata are links to the first one's
-        other = folder / f"shard-{i:04d}"
-        other.mkdir()
-        make_hole(other, tiles)
-        for name in ("card.json", "moments.npy"):
-            os.link(first / name, other / name)
-    found["logical_TB"] = shards * tiles * TILE / 1e12
-    found["on_disk_MB"] = sum(f.stat().st_blocks for f in folder.glob("shard-*/images.bin")) * 512 / 1e6
-    advance(0.1, f"packs: {shards} sparse files")
-    runs = []
-    for i in (0,) if quick else (0, shards // 2, shards - 1):
-        command = [sys.executable, str(HERE / "opened.py"), str(folder / f"shard-{i:04d}")]
-        runs.append(
-            json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        )
-        advance(0.1, "packs: opened")
-    found["opened"] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-
-    # The Pool of all: the metadata of one are shared, which a real training could not do.
-    one = Pack.open(first)
-    rows = np.arange(tiles)
-    handles, start = len(os.listdir("/proc/self/fd")), time.perf_counter()
-    packs = [
-        replace(
-            one,
-            folder=folder / f"shard-{i:04d}",
-            images=np.memmap(folder / f"shard-{i:04d}" / "images.bin", np.uint8, "r", shape=one.images.shape),
-        )
-        for i in range(shards)
-    ]
-    found["map_seconds"] = time.perf_counter() - start
-    found["file_handles"] = len(os.listdir("/proc/self/fd")) - handles
-    wide, narrow = Pool([Source(pack, rows) for pack in packs]), Pool([Source(one, rows)])
+    advance(0.3, f"packs: {shards} sparse files")
+    found["opened"] = opened(whole, 1 if quick else 3)
+    advance(0.1, "packs: opened")
     found["gather"] = {}
-    for name, pool in (("one_pack", narrow), ("all_packs", wide)):
-        drawn, batches = draws(len(pool)), loader(pool)
-        sources = statistics.mean(len(np.unique(next(drawn) // tiles)) for _ in range(10))
-
-        def views(batches: PoolBatches = batches, drawn: Iterator[np.ndarray] = drawn) -> None:
-            ids = next(drawn)
-            batches._batch(0, ids, batches._gather(0, ids), SIDE)
-
-        views()  # compiled now
-        both = seconds(views, repeats // 4 + 1)
-        read = seconds(lambda pool=pool, drawn=drawn: pool.gather(next(drawn)), repeats)
-        found["gather"][name] = {"sources": sources, "gather_ms": 1e3 * read, "gather_and_views_ms": 1e3 * both}
+    handles = len(os.listdir("/proc/self/fd"))
+    one = Pack.open(first)
+    for name, source in (("one_pack", Source(one, range(tiles))), ("all_packs", Source(packs, range(len(packs))))):
+        found["gather"][name] = gathered(Pool([source]), tiles, 5 if quick else 40)
         advance(0.1, f"packs: batches of {name}")
-    found["real_read"] = real_read(folder / "real", 3_000 if quick else 250_000, repeats)
-    advance(0.3, "packs: done")
+    found["file_handles"] = len(os.listdir("/proc/self/fd")) - handles
+    found["divided"] = divided(labelled, 4 if quick else 100, tiles)
+    advance(0.2, "packs: divided")
+    found["real_read"] = real_read(folder / "real", 3_000 if quick else 250_000, 5 if quick else 40)
+    advance(0.2, "packs: done")
     return found
+
+
+def opened(folder: Path, times: int) -> dict[str, float]:
+    """Medians of what `opened.py` says."""
+    command = [sys.executable, str(HERE / "opened.py"), str(folder)]
+    runs = [
+        json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        for _ in range(times)
+    ]
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def gathered(pool: Pool, tiles: int, repeats: int) -> dict[str, float]:
+    """Batches of a random order: how many packs each is from, and ms to read it, and to make its views as well."""
+    drawn, batches = draws(len(pool)), loader(pool)
+    sources = statistics.mean(len(np.unique(next(drawn) // tiles)) for _ in range(10))
+
+    def views() -> None:
+        ids = next(drawn)
+        batches._batch(0, ids, batches._gather(0, ids), SIDE)
+
+    views()  # compiled now
+    both = seconds(views, repeats // 4 + 1)
+    read = seconds(lambda: pool.gather(next(drawn)), repeats)
+    return {"sources": sources, "gather_ms": 1e3 * read, "gather_and_views_ms": 1e3 * both}
+
+
+def divided(folder: Path, shards: int, tiles: int) -> dict[str, float]:
+    """What a test set of labelled images costs: once, when its bitmap is made, and at each opening after that."""
+    packs, start = make_packs(folder, shards, tiles, classes=10), time.perf_counter()
+    division = hashed_split(packs, 0, 0.2)
+    once = time.perf_counter() - start
+    return {"tiles": len(packs), "once_seconds": once, "test": len(division.test)} | opened(folder, 1)
 
 
 def real_read(folder: Path, tiles: int, batches: int) -> dict[str, float]:

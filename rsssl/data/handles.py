@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Generic, TypeVar
 
 LIMIT = 128  # handles that all packs of a process keep together; the usual limit of a process is 1,024
@@ -24,7 +23,7 @@ class Handle(Generic[T]):
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
+        self._make, self._key, self._self = make, id(self), weakref.ref(self)
         self._value: T | None = None
 
     def __call__(self) -> T:
@@ -34,8 +33,8 @@ class Handle(Generic[T]):
             value = self._make()
         with _lock:
             self._value = value
-            _recent[id(self)] = weakref.ref(self)
-            _recent.move_to_end(id(self))
+            _recent[self._key] = self._self
+            _recent.move_to_end(self._key)
             while len(_recent) > LIMIT:
                 if (oldest := _recent.popitem(last=False)[1]()) is not None:
                     oldest._value = None
@@ -51,7 +50,7 @@ class Descriptor:
 
     number = -1
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
     def __del__(self) -> None:

@@ -71,7 +71,7 @@ def marked(pack: Pack, split_seed: int, share: float) -> tuple[np.ndarray, np.nd
     except (OSError, UserError):  # a store may be for reading only
         sums = np.zeros_like(pack.sums)
         return bitmap(masks(pack, fold("split", split_seed), share, sums)), sums
-    return mapped(bits, np.uint8, (bits.stat().st_size,)), known
+    return mapped(str(bits), np.uint8, (bits.stat().st_size,)), known
 
 
 def whole(bits: Path, record: Path) -> np.ndarray | None:

@@ -70,7 +70,7 @@ class Pack:
         self.fingerprint, self.source, self.root = (str(meta[k]) for k in ("fingerprint", "source", "root"))
         self._files: Mapping[str, Sequence[Any]] = meta["files"]
         self.labelled: bool = meta.get("labelled", "labels.bin" in self._files)
-        self.pixels = Handle(partial(Descriptor, folder / "images.bin"))  # of those who read them by themselves
+        self.pixels = Handle(partial(Descriptor, f"{folder}/images.bin"))  # of those who read them by themselves
 
     def __len__(self) -> int:
         return self._n
@@ -88,7 +88,7 @@ class Pack:
     @property
     def images(self) -> np.ndarray:
         """(N, C, H, W), mapped: pages that were touched count as memory of this process, those of `read` do not."""
-        return mapped(self.folder / "images.bin", self.card.dtype, (self._n, *self.image_shape))
+        return mapped(f"{self.folder}/images.bin", self.card.dtype, (self._n, *self.image_shape))
 
     @cached_property
     def paths(self) -> Names:
@@ -177,13 +177,14 @@ class Pack:
 
 def opened(folder: Path) -> tuple[SensorCard, dict[str, Any], dict[str, Callable[[], Any]]]:
     """What a `Pack` is made of besides its folder. Raises what `Pack.open` does."""
-    content = (folder / CARD).read_bytes()
+    file = folder / CARD
+    content = file.read_bytes()
     try:
-        meta = parse_json(content, folder / CARD, again(folder))
+        meta = parse_json(content, file, again(folder))
         if "paths" in meta:
             meta, columns = first_kind.read(folder, meta)
         else:
-            meta = unsealed(meta, folder / CARD, again(folder))
+            meta = unsealed(meta, file, again(folder))
             columns = columns_of(folder, meta)
         check_files(folder, meta["files"])
         card = SensorCard.from_dict(meta["card"])
@@ -194,17 +195,17 @@ def opened(folder: Path) -> tuple[SensorCard, dict[str, Any], dict[str, Callable
         raise damaged(folder, error) from error
 
 
-def mapped(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+def mapped(file: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A file's content as a plain array, which keeps the file open."""
     return np.memmap(file, dtype, "r", shape=shape).view(np.ndarray)
 
 
 def columns_of(folder: Path, meta: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     """What the files of a pack hold: mapped when they are asked for, and let go of when others are."""
-    n, files = meta["n"], meta["files"]
+    n, files, where = meta["n"], meta["files"], os.fspath(folder)  # a thousand packs make thousands of paths
 
     def column(name: str, dtype: Any, *shape: int) -> Callable[[], np.ndarray]:
-        return Handle(partial(mapped, folder / name, dtype, shape))
+        return Handle(partial(mapped, f"{where}/{name}", dtype, shape))
 
     places = column("places.bin", RECORD, n) if "places.bin" in files else None
     text = files["names.bin"][0] if "names.bin" in files else 0
@@ -214,7 +215,7 @@ def columns_of(folder: Path, meta: Mapping[str, Any]) -> dict[str, Callable[[], 
         "moments": column("moments.bin", "<f8", n, len(meta["card"]["bands"]), 3),
         "labels": column("labels.bin", "<i8", n) if "labels.bin" in files else partial(unlabelled, n),
         "ground": lambda: places and Ground.of_records(places()),
-        "skipped": lambda: json.loads((folder / "skipped.json").read_bytes()) if "skipped.json" in files else {},
+        "skipped": lambda: json.loads(Path(folder, "skipped.json").read_bytes()) if "skipped.json" in files else {},
     }
 
 
@@ -225,8 +226,9 @@ def unlabelled(n: int) -> np.ndarray:
 
 def check_files(folder: Path, files: Mapping[str, Sequence[Any]]) -> None:
     """Raises ValueError, or OSError, when a file is not as large as it was, or a small one is not what was written."""
+    where = os.fspath(folder)
     for name, (size, digest) in files.items():
-        if (found := os.stat(f"{folder}/{name}").st_size) != size:
+        if (found := os.stat(f"{where}/{name}").st_size) != size:
             raise ValueError(f"{name} does not hold {size} bytes, but {found}")
         if size <= CHECKED and sha256_of(folder / name) != digest:
             raise ValueError(f"checksum of {name}")

@@ -25,7 +25,7 @@ from rsssl.data.names import BLOCK, Names
 from rsssl.data.pack import CARD, Pack, damaged, opened
 from rsssl.data.reads import read_rows
 from rsssl.data.write_pack import write_files
-from rsssl.engine.files import sha256
+from rsssl.engine.files import HashedFile, sha256
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
@@ -201,9 +201,14 @@ def join(folder: Path, source: str, root: str) -> Packs:
     sums = np.sum([part.sums for part in parts], axis=0)
     mean, std = (tuple(values.tolist()) for values in mean_std(sums))
     listed = [[p.folder.name, len(p), p.fingerprint, p.sums.tolist(), p.n_skipped] for p in parts]
-    texts = {PARTS: json.dumps(listed, separators=(",", ":")).encode()}
+    texts, files, temporary = {PARTS: json.dumps(listed, separators=(",", ":")).encode()}, {}, {}
     if any(part.labelled for part in parts):
-        texts["labels.bin"] = b"".join(part.labels.astype("<i8").tobytes() for part in parts)
+        with open(folder / "labels.part", "wb") as file:
+            hashed = HashedFile(file)
+            for part in parts:
+                hashed.write(np.ascontiguousarray(part.labels, "<i8").data)
+        temporary["labels.bin"] = folder / "labels.part"
+        files["labels.bin"] = [temporary["labels.bin"].stat().st_size, hashed.hexdigest()]
     meta = {
         "kind": KIND,
         "n": sum(map(len, parts)),
@@ -214,5 +219,5 @@ def join(folder: Path, source: str, root: str) -> Packs:
         "source": source,
         "root": root,
     }
-    write_files(folder, replace(first, mean=mean, std=std), meta, texts, {}, {})
+    write_files(folder, replace(first, mean=mean, std=std), meta, texts, files, temporary)
     return Packs(folder, *opened(folder))

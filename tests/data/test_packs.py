@@ -137,7 +137,7 @@ def test_a_descriptor_in_use_stays_open_when_others_take_its_place(
     monkeypatch.setattr("rsssl.data.handles.LIMIT", 2)
     for i in range(6):
         (tmp_path / str(i)).write_bytes(bytes([i]) * 8)
-    handles, wrong = [Handle(lambda i=i: Descriptor(tmp_path / str(i))) for i in range(6)], []
+    handles, wrong = [Handle(lambda i=i: Descriptor(str(tmp_path / str(i)))) for i in range(6)], []
 
     def reads(seed: int) -> None:
         for i in np.random.default_rng(seed).integers(0, 6, 300).tolist():
