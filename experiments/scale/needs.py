@@ -174,15 +174,15 @@ def needs_table(found: dict[str, Any]) -> str:
     order, packs, saves = found["order"], found["packs"], found["checkpoints"]
     opened, gathered, real = packs["opened"], packs["gather"], packs["real_read"]
     each = packs["tiles_per_shard"]
-    many = TILES / each
-    memory, moments = opened["open_MB"] * many / 1e3, opened["moments_MB"] * many / 1e3
+    divided, beside = packs["divided"], sum(packs["file_bytes"].values())
+    many, times = TILES / each, TILES / divided["tiles"]
     wide, narrow = gathered["all_packs"], gathered["one_pack"]
     slow, fast = rates().values()
     save = saves[list(saves)[-1]]
     best = math.sqrt(2 * save["held_seconds"] * HOURS_BETWEEN_FAILURES * 3600)
     sort = order["sorted_at_a_billion"]
     rows = [
-        ("disk, pixels", f"{TILES * TILE / 1e12:.1f} TB", "yes, as a format; packing so many was not tried"),
+        ("disk, pixels", f"{TILES * TILE / 1e12:.1f} TB", "yes, as a format"),
         ("order: time a rank and step", f"{order['rank_step_us'] / 1e3:.2f} ms measured", "with `Order`, yes"),
         (
             "order: memory a rank",
@@ -190,40 +190,42 @@ def needs_table(found: dict[str, Any]) -> str:
             f"with `Order`, yes; sorted: {sort['peak_GB']:.0f} GB at its peak, {sort['seconds']:.0f} s an epoch",
         ),
         (
-            "card.json, on disk",
-            f"{packs['card_bytes'] * many / 1e9:.0f} GB ({packs['card_bytes'] / each:.0f} bytes a tile)",
-            "no: one path a tile, as JSON",
+            "what lies beside the pixels, on disk",
+            f"{beside * many / 1e9:.0f} GB, {beside / each:.0f} bytes a tile; cards of {packs['card_bytes']:,} bytes",
+            "yes: mapped when it is asked for",
         ),
         (
             "opening all packs: memory a rank",
-            f"{memory:.0f} GB, of it {moments:.0f} GB moments; times {NODE} on a machine",
-            "no: paths as Python strings, moments in memory",
+            f"{opened['open_MB']:.0f} MB",
+            "yes: their cards alone are read",
         ),
         (
             "opening all packs: time a rank",
-            f"{opened['open_seconds'] * many / 60:.0f} min",
-            "no: every rank parses every card",
+            f"{1e3 * opened['listed_seconds']:.0f} ms for their list, {opened['open_seconds']:.2f} s for all cards",
+            "yes; a card is read when its pack is",
         ),
         (
             "dividing into test set and pool",
-            f"{opened['split_seconds'] * many / 60:.0f} min a rank",
-            "no: sorts the paths in Python",
+            f"{1e3 * opened['split_seconds']:.1f} ms without labels; with labels "
+            f"{times * divided['once_seconds']:.0f} s once, then {times * divided['split_seconds']:.1f} s a rank",
+            "yes: by a hash of each name, kept as a bitmap",
         ),
         (
             "rows of the pool: memory a rank",
-            f"{opened['indices_MB'] * many / 1e3:.0f} GB",
-            "no: int64 a tile, even for a whole pack",
+            f"{opened['pool_MB']:.1f} MB without labels; with labels {times * divided['pool_MB']:.0f} MB, and "
+            f"{TILES / 8e6:.0f} MB that the ranks of a machine share",
+            "yes: a run, or a mapped bitmap",
         ),
         (
             "file handles a rank",
-            f"{packs['file_handles'] * many / packs['shards']:,.0f}",
-            "at the edge: the usual limit of a process is 1,024",
+            f"{packs['file_handles']:,.0f}",
+            "yes: those used last stay open",
         ),
         (
             "reading a batch of 256, no disk",
             f"{wide['gather_ms']:.0f} ms from {wide['sources']:.0f} packs, {narrow['gather_ms']:.0f} ms from one; "
             f"{256e3 / slow:.0f} ms (A100) or {256e3 / fast:.0f} ms (H100) are there",
-            "no: one open, read, close after the other",
+            "yes",
         ),
         (
             "reading tiles from the disk, a rank",

@@ -30,7 +30,7 @@ from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
 KIND, PARTS = "packs", "parts.json"
-AT_ONCE = 64  # parts whose files are read together
+AT_ONCE = 112  # parts whose files are read together: with those that stay open, handles.LIMIT, fewer than 256
 ALIKE = ("bands", "dtype", "low", "high", "nodata", "classes", "size", "gsd")  # in the cards of all parts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rsssl.data import handles
 from rsssl.data.handles import Descriptor, Handle
 from rsssl.data.pack import Pack
 from rsssl.data.packs import Packs, join, open_packed
+from rsssl.engine.store import Store
 from rsssl.errors import UserError
 from rsssl.records import sealed
 
@@ -151,3 +154,38 @@ def test_a_descriptor_in_use_stays_open_when_others_take_its_place(
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_forked_process_opens_files_though_a_thread_of_its_parent_was_about_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    with handles._lock:  # a thread has it at the moment of the fork
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            file = Handle(lambda: Descriptor(str(tmp_path / "file")))()
+            os._exit(os.pread(file.number, 7, 0) != b"content")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00001/images.bin", "part-00002/names.bin", "part-00000/card.json", "parts.json"]
+)
+def test_a_stored_dataset_with_a_damaged_part_is_made_again(
+    written: Callable[..., Pack], tmp_path: Path, name: str
+) -> None:
+    """Files in folders are for people only, but for those of parts."""
+
+    def build(folder: Path) -> Pack:
+        parts(written, folder)
+        return join(folder, "s", "r")
+
+    store = Store(tmp_path)
+    first = store.get("pack", {"a": 1}, build)
+    assert store.get("pack", {"a": 1}, build).reused
+    file = first.folder / name
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FileExistsError):  # `build` is called, and finds the other parts
+        store.get("pack", {"a": 1}, build)
+    assert not file.exists() and not (first.folder / "done.json").exists()
