@@ -75,7 +75,8 @@ def tested(results: Sequence[Result]) -> Tested | str:
         if pack is None:
             why = "The store no longer holds these images, so none are shown; RSSSL_STORE=DIR names another place."
             continue
-        row_of = {path: row for row, path in enumerate(pack.paths)}
+        listed = {p.image for p in predictions}
+        row_of = {path: row for row, path in enumerate(pack.paths) if path in listed}
         rows = np.array([row_of.get(p.image, -1) for p in predictions])
         if (rows < 0).any():
             why = f"{run / 'predictions.csv'} names images that the store does not hold, so none are shown."
