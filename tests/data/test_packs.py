@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rsssl.data import handles
 from rsssl.data.handles import Descriptor, Handle
 from rsssl.data.pack import Pack
 from rsssl.data.packs import Packs, join, open_packed
@@ -120,11 +119,17 @@ def test_a_part_of_another_form_is_refused(written: Callable[..., Pack], tmp_pat
         join(tmp_path, "s", "r")
 
 
+def few_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at most, beside those that other tests left."""
+    monkeypatch.setattr("rsssl.data.handles.LIMIT", 2)
+    monkeypatch.setattr("rsssl.data.handles._made", deque())
+
+
 def test_few_handles_are_open_however_many_packs_are_read(
     split_up: tuple[Packs, list[Pack]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, packs = split_up
-    monkeypatch.setattr("rsssl.data.handles.LIMIT", 2)
+    few_handles(monkeypatch)
     descriptors = [p.pixels for p in packs]
     for pack in packs * 2:
         pack.read(np.array([0]))
@@ -137,7 +142,7 @@ def test_a_descriptor_in_use_stays_open_when_others_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight threads, two handles for six files: nobody reads from a closed file, or from another one."""
-    monkeypatch.setattr("rsssl.data.handles.LIMIT", 2)
+    few_handles(monkeypatch)
     for i in range(6):
         (tmp_path / str(i)).write_bytes(bytes([i]) * 8)
     handles, wrong = [Handle(lambda i=i: Descriptor(str(tmp_path / str(i)))) for i in range(6)], []
@@ -154,17 +159,6 @@ def test_a_descriptor_in_use_stays_open_when_others_take_its_place(
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-def test_a_forked_process_opens_files_though_a_thread_of_its_parent_was_about_to(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"content")
-    with handles._lock:  # a thread has it at the moment of the fork
-        child = os.fork()
-        if child == 0:
-            signal.alarm(20)
-            file = Handle(lambda: Descriptor(str(tmp_path / "file")))()
-            os._exit(os.pread(file.number, 7, 0) != b"content")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(
