@@ -212,7 +212,7 @@ def needs_table(found: dict[str, Any]) -> str:
         ),
         (
             "rows of the pool: memory a rank",
-            f"{opened['pool_MB']:.1f} MB without labels; with labels {times * divided['pool_MB']:.0f} MB, and "
+            f"{opened['pool_MB']:.1f} MB without labels; with labels {divided['billion_MB']:.0f} MB, and "
             f"{TILES / 8e6:.0f} MB that the ranks of a machine share",
             "yes: a run, or a mapped bitmap",
         ),
@@ -223,7 +223,7 @@ def needs_table(found: dict[str, Any]) -> str:
         ),
         (
             "reading a batch of 256, no disk",
-            f"{wide['gather_ms']:.0f} ms from {wide['sources']:.0f} packs, {narrow['gather_ms']:.0f} ms from one; "
+            f"{wide['quickest_ms']:.1f} ms from {wide['sources']:.0f} packs, {narrow['quickest_ms']:.1f} ms from one; "
             f"{256e3 / slow:.0f} ms (A100) or {256e3 / fast:.0f} ms (H100) are there",
             "yes",
         ),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 BLOCK = 512  # bits that are counted together: the count of each takes 8 bytes of memory, 1/8 of the bitmap
-AT_ONCE = 1 << 12  # positions that are looked up together
+AT_ONCE = 1 << 12  # positions that are looked up, or blocks that are counted, together
 LISTED = 1 << 20  # rows that `blocks` lists at a time
 BITS_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # in each byte
 
@@ -96,12 +96,13 @@ class Marked(Rows):
         super().__init__(sums)
         self.n, self.marked = n, marked
         self.bits = bits.reshape(-1, BLOCK // 8)
-        counts = np.empty(len(self.bits), np.int64)
-        for i in range(0, len(counts), LISTED):
-            counts[i : i + LISTED] = BITS_SET[self.bits[i : i + LISTED]].sum(1, dtype=np.int64)
+        self._before = np.zeros(len(self.bits) + 1, np.int64)  # of each block
+        counts = self._before[1:]
+        for i in range(0, len(counts), AT_ONCE):
+            counts[i : i + AT_ONCE] = BITS_SET[self.bits[i : i + AT_ONCE]].sum(1, dtype=np.int64)
         if not marked:
-            counts = np.minimum(BLOCK, n - BLOCK * np.arange(len(counts))) - counts
-        self._before = np.concatenate([[0], np.cumsum(counts)])  # of each block
+            np.subtract(np.minimum(BLOCK, n - BLOCK * np.arange(len(counts))), counts, out=counts)
+        np.cumsum(counts, out=counts)
 
     def __len__(self) -> int:
         return int(self._before[-1])
