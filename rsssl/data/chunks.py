@@ -7,13 +7,15 @@ import json
 import os
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from rsssl.data.conform import Form, conform, valid_mask
-from rsssl.data.raster import BadImage, Raster
+from rsssl.data.raster import BadImage
+from rsssl.data.readers import Files, Members, Reader
 from rsssl.data.scene_windows import Outside, Windows
 
 CHUNK_BYTES = 8 << 20
@@ -26,38 +28,28 @@ class Plan:
     """All that a worker needs to know.
 
     Args:
-        root: the folder of the images.
-        paths: of the N images, relative to it.
+        reader: of the N images.
         form: that they are brought into.
         images: file of the pixels, (N, C, H, W) of form.dtype.
         moments: file of float64 (N, C, 3): the number of valid pixels, their sum, their sum of squares, in 0..1 units.
-        windows: how they are read, where they are windows of scenes; None for files.
     """
 
-    root: str
-    paths: tuple[str, ...]
+    reader: Reader
     form: Form
     images: str
     moments: str
-    windows: Windows | None = None
-
-    def raster(self, i: int) -> Raster | None:
-        """What a window of a scene holds; None for a file, which is read by its path."""
-        return self.windows.read(i) if self.windows else None
 
     def to_json(self) -> str:
         """One line of text that `from_json` reads back."""
-        return json.dumps(asdict(self))
+        reader: Any = self.reader
+        fields = {"kind": type(reader).__name__, "reader": asdict(reader), "form": asdict(self.form)}
+        return json.dumps(fields | {"images": self.images, "moments": self.moments})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         fields = json.loads(text)
-        form: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["form"].items()}
-        more: dict[str, Any] = {"paths": tuple(fields["paths"]), "form": Form(**form)}
-        if given := fields["windows"]:
-            at = tuple(tuple(place) for place in given["at"])
-            more["windows"] = Windows(**(given | {"scenes": tuple(given["scenes"]), "at": at}))
-        return cls(**(fields | more))
+        kind = next(kind for kind in (Files, Members, Windows) if kind.__name__ == fields["kind"])
+        return cls(kind(**tuples(fields["reader"])), form_of(fields["form"]), fields["images"], fields["moments"])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,10 +66,20 @@ class Plan:
         """Bytes of one image's moments."""
         return self.shape[0] * 3 * 8
 
-    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> list[tuple[int, int]]:
-        """Half-open ranges of image numbers, of about so many bytes of pixels each."""
+    def chunks(self, n: int, chunk_bytes: int = CHUNK_BYTES) -> list[tuple[int, int]]:
+        """Half-open ranges of the numbers of n images, of about so many bytes of pixels each."""
         step = max(1, min(512, chunk_bytes // self.image_bytes))
-        return [(i, min(i + step, len(self.paths))) for i in range(0, len(self.paths), step)]
+        return [(i, min(i + step, n)) for i in range(0, n, step)]
+
+
+def tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as a dataclass had them before they were JSON."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+
+
+def form_of(fields: dict[str, Any]) -> Form:
+    """A form, from its fields as JSON has them."""
+    return Form(**tuples(fields))
 
 
 def moments(images: np.ndarray, form: Form, numbers: int = NUMBERS) -> np.ndarray:
@@ -177,8 +179,14 @@ def mean_std(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(std > 1e-7, std, 1.0)
 
 
-def do_chunk(plan: Plan, start: int, stop: int) -> dict[str, Any]:
+def do_chunk(plan: Plan, start: int, stop: int, items: Sequence[Any]) -> dict[str, Any]:
     """Decode images start..stop into the plan's files. The pixels of unusable images are left zero.
+
+    Args:
+        plan: what they belong to.
+        start: number of the first one.
+        stop: number after the last one.
+        items: what the reader needs to know of each (Catalog.items).
 
     Returns:
         A record that can be written as JSON: "start" and "stop"; "crc" of the bytes written; "bad", pairs of an
@@ -193,9 +201,10 @@ def do_chunk(plan: Plan, start: int, stop: int) -> dict[str, Any]:
     with open(plan.images, "r+b", buffering=0) as file:
         for first in range(start, stop, step):
             pixels = block[: min(step, stop - first)]
-            for i, out in enumerate(pixels, first):
+            rasters = plan.reader.rasters(items[first - start :][: len(pixels)], plan.form.in_file)
+            for i, (out, raster) in enumerate(zip(pixels, rasters, strict=True), first):
                 try:
-                    out[:], changes = conform(os.path.join(plan.root, plan.paths[i]), plan.form, plan.raster(i))
+                    out[:], changes = conform("", plan.form, raster)
                 except Outside:
                     out[:] = 0
                     outside.append(i)

@@ -28,13 +28,13 @@ class Form:
     high: tuple[float, ...]
 
 
-def conform(path: str | Path, form: Form, raster: Raster | None = None) -> tuple[np.ndarray, str]:
+def conform(path: str | Path, form: Form, raster: Raster | BadImage | None = None) -> tuple[np.ndarray, str]:
     """Read one image and bring it into a form.
 
     Args:
         path: the file.
         form: what the image is to become.
-        raster: what the file holds, where it has been read already.
+        raster: what the file holds, or why it cannot be used, where it has been read already.
 
     Returns:
         (C, H, W), and what was done to the image ("", "grey", "resized", "grey+resized", ...).
@@ -43,6 +43,8 @@ def conform(path: str | Path, form: Form, raster: Raster | None = None) -> tuple
         BadImage: saying what the file holds and what was expected.
     """
     raster = read(path, form.in_file) if raster is None else raster
+    if isinstance(raster, BadImage):
+        raise raster
     c, h, w = raster.pixels.shape
     if DTYPES.get(str(raster.pixels.dtype)) != form.dtype:
         raise BadImage(path, f"its pixels are {raster.pixels.dtype}, those of the dataset {form.dtype}")

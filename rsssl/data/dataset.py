@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsssl.checks import positive
+from rsssl.data.remote import is_remote
 from rsssl.errors import UserError
 
 if TYPE_CHECKING:
     from rsssl.data.catalog import Catalog
+    from rsssl.data.shards import Shards
+
+Texts = list[str]  # within the class below `list` is the name of a key
 
 
 @dataclass
@@ -22,7 +26,9 @@ class Dataset:
 
     Args:
         name: of the dataset, as results call it.
-        root: the folder.
+        root: the folder; tar archives, by a pattern; or the address of either, s3://bucket/tiles.
+        list: a list of the images, whose paths are relative to the root: a CSV, Parquet or text file, its address, or
+            "-" for the standard input; None: all that is under the root.
         classes: official names in order; None: every folder is a class; []: unlabelled images.
         bands: names of the bands in the files, in order; None: taken from the files.
         select: the bands to use, in order; None: all.
@@ -47,9 +53,10 @@ class Dataset:
 
     name: str
     root: str | None
-    classes: list[str] | None
-    bands: list[str] | None
-    select: list[str] | None
+    list: str | None
+    classes: Texts | None
+    bands: Texts | None
+    select: Texts | None
     valid_range: Any
     nodata: Any
     native_size: int | None
@@ -117,21 +124,43 @@ class Dataset:
             text += "; to fetch them from their publisher, type dataset.download=true"
         return text
 
-    def located(self) -> Path:
-        """Where the images lie; UserError when there is none and none will be made, naming where to put the data."""
+    def located(self) -> None:
+        """Raises UserError where there are no images and none will be made, naming where to put the data."""
+        if self.list:
+            return
         if not self.root:
             raise UserError(f"dataset={self.name} needs the folder of the images: type dataset.root=/path/to/images")
         root = Path(self.root).expanduser()
-        if not root.exists() and self.generate is None and not self.download:
+        elsewhere = is_remote(self.root) or root.suffix == ".tar" or self.generate is not None or self.download
+        if not elsewhere and not root.exists():
             raise UserError(f"The image folder {root} does not exist. {self.hint()}")
-        return root
+
+    def source(self) -> Catalog | Shards:
+        """What can be said of the images before the headers of archives are read; see `catalog`."""
+        from rsssl.data import shards
+
+        if self.root and not self.list and (archives := shards.named(self.root)):
+            return shards.Shards(archives, self.classes)
+        return self.catalog()
 
     def catalog(self) -> Catalog:
-        """The images found under the root; makes the synthetic dataset, or downloads, when that is asked for.
+        """The images of the list, or found under the root; makes the synthetic dataset, or downloads, when that is
+        asked for.
 
         Raises UserError when there is no root, naming where to put the data and what to type.
         """
-        root = self.located()
+        if self.list:
+            if not hasattr(self, "_listed"):  # the standard input can be read once
+                from rsssl.data.lists import catalog_of
+
+                self._listed = catalog_of(self.list, self.root, self.classes)
+            return self._listed
+        self.located()
+        if is_remote(self.root):
+            from rsssl.data.scan import scan
+
+            return scan(str(self.root), self.classes, hint=self.hint())
+        root = Path(str(self.root)).expanduser()
         if self.generate is not None:
             from rsssl.data.synthetic import ensure
 
@@ -145,7 +174,7 @@ class Dataset:
             from rsssl.data.download import fetch_and_extract
 
             fetch_and_extract(self.url, self.md5, root)
-        from rsssl.data.catalog import scan
+        from rsssl.data.scan import scan
 
         return scan(root, self.classes, hint=self.hint())
 
@@ -155,7 +184,7 @@ class Dataset:
 
     def listing(self) -> str:
         """A hash of every file's path, size and modification time; a change of it means: pack again."""
-        return self.catalog().listing()
+        return self.source().listing()
 
 
 def check_range(valid_range: Any) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from rsssl.data.catalog import Catalog
 from rsssl.data.chunks import Plan
 from rsssl.data.disk import flushing
-from rsssl.data.parallel import run_chunks, run_on_all_ranks
+from rsssl.data.parallel import Chunk, run_chunks, run_on_all_ranks
 from rsssl.engine.cores import cores
 from rsssl.engine.progress import Progress
 from rsssl.engine.ranks import local_world_size, world_size
@@ -31,12 +32,13 @@ Record = dict[str, Any]  # what `do_chunk` returns
 
 
 def decode(
-    plan: Plan, chunks: list[tuple[int, int]], key: str, skip: bool, workers: int | None, title: str | None
+    plan: Plan, catalog: Catalog, chunks: list[Chunk], key: str, skip: bool, workers: int | None, title: str | None
 ) -> tuple[list[Record], str]:
     """Decode all images into the plan's files.
 
     Args:
-        plan: the images, and the files.
+        plan: how the images are read, and the files.
+        catalog: the images.
         chunks: half-open ranges of image numbers.
         key: of the plan and its chunks; progress under another key does not count.
         skip: go on after an unusable image.
@@ -52,29 +54,30 @@ def decode(
     """
     images, stats = Path(plan.images), Path(plan.moments)
     journal = images.with_name("progress.jsonl")
-    records = read_progress(plan, journal, key)
+    records = read_progress(plan, len(catalog), journal, key)
     if records:
-        log.info("taking up the packing of %s: %d chunks are done", plan.root, len(records))
+        log.info("taking up the packing of %s: %d chunks are done", catalog.root, len(records))
     else:
         for file, size in ((images, plan.image_bytes), (stats, plan.moments_bytes)):
             file.unlink(missing_ok=True)
-            allocate(file, len(plan.paths) * size)
+            allocate(file, len(catalog) * size)
     journal.write_text("\n".join([key, *map(json.dumps, records)]) + "\n")
     digest = Digest(plan)
 
     def check(record: Record) -> None:
         if record["bad"] and not skip:
             number, reason = min(record["bad"])
-            raise unusable(Path(plan.root, plan.paths[number]), reason)
+            raise unusable(catalog.name(number), reason)
         digest.add(record["start"], record["stop"])
 
     for record in records:
         check(record)
     done = {(r["start"], r["stop"]) for r in records}
     before = sum(stop - start for start, stop in done)
-    shown = Progress(title or "", len(plan.paths), "images", before, visible=title is not None)
+    shown = Progress(title or "", len(catalog), "images", before, visible=title is not None)
     run = run_on_all_ranks if world_size() > 1 else run_chunks
-    results = run(plan, [c for c in chunks if c not in done], workers or max(1, cores() // local_world_size()))
+    todo = [chunk for chunk in chunks if chunk not in done]
+    results = run(plan, catalog.items, todo, workers or max(1, cores() // local_world_size()))
     with shown, open(journal, "a") as progress, flushing(images), closing(results):
         for record in results:
             progress.write(json.dumps(record) + "\n")
@@ -85,7 +88,7 @@ def decode(
     return records, digest.hexdigest()
 
 
-def unusable(path: Path, reason: str) -> UserError:
+def unusable(path: str, reason: str) -> UserError:
     """The error for an image that cannot be used, for that reason."""
     return UserError(
         f"{path} cannot be used: {reason}. Repair or remove it, or leave such files out (they are counted "
@@ -102,10 +105,10 @@ def allocate(path: Path, size: int) -> None:
             file.truncate(size)
 
 
-def read_progress(plan: Plan, journal: Path, key: str) -> list[Record]:
-    """The records of finished chunks that stand under this key and whose bytes are intact."""
+def read_progress(plan: Plan, n: int, journal: Path, key: str) -> list[Record]:
+    """The records of finished chunks of n images that stand under this key and whose bytes are intact."""
     images, records = Path(plan.images), []
-    if not (journal.is_file() and images.is_file() and images.stat().st_size == len(plan.paths) * plan.image_bytes):
+    if not (journal.is_file() and images.is_file() and images.stat().st_size == n * plan.image_bytes):
         return []
     first, *lines = journal.read_text().split("\n")
     for line in lines if first == key else []:

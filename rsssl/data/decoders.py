@@ -50,15 +50,18 @@ class BadImage(Exception):
         return BadImage, (self.path, self.reason)
 
 
-def safe_suffix(path: str | Path) -> str:
+def safe_suffix(path: str | Path, here: bool = True) -> str:
     """The suffix of an image file, in small letters.
+
+    Args:
+        path: its name.
+        here: it is a file of this machine, and is looked at.
 
     Raises:
         BadImage: for what is no file, so that opening it might never end, and for one that names other files.
         OSError: where there is none.
     """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
+    if here and not stat.S_ISREG(mode := os.stat(path).st_mode):
         raise BadImage(path, f"not a file but a {'folder' if stat.S_ISDIR(mode) else 'pipe, socket or device'}")
     suffix = os.path.splitext(path)[1].lower()
     if suffix in POINTERS:

@@ -16,7 +16,7 @@ from rsssl.data.raster import BadImage, Raster
 from rsssl.data.scene_windows import SceneCatalog
 from rsssl.errors import UserError
 from rsssl.models.bands import COLOURS
-from rsssl.rng import permutation
+from rsssl.rng import Order
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +83,13 @@ def _sample(catalog: Catalog, bands: int | None) -> list[Raster]:
 
     When no kind makes up half of the sample, nobody can say which images are the exception.
     """
-    rasters, bad = [], []
-    for i in permutation(0, len(catalog))[:SAMPLE]:  # not the first files: those are one class
-        try:
-            rasters.append(catalog.read(i, bands))
-        except BadImage as error:
-            bad.append(str(error))
+    rasters, bad = list[Raster](), list[str]()
+    rows = Order(0, len(catalog))[:SAMPLE].tolist()  # not the first files: those are one class
+    for raster in catalog.rasters(rows, bands):
+        if isinstance(raster, BadImage):
+            bad.append(str(raster))
+        else:
+            rasters.append(raster)
         if sum(r.pixels.nbytes for r in rasters) > SAMPLE_BYTES:
             break
     if not rasters:

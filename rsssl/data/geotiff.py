@@ -158,25 +158,20 @@ def _directory(tags: dict[int, tuple[int, Any]], start: int) -> bytes:
     return head + struct.pack("<I", 0) + tail
 
 
-def read(path: str | Path, compressed: bool = True) -> GeoTiff:
+def read(path: str | Path, compressed: bool = True, content: bytes | None = None) -> GeoTiff:
     """Read the first image of a TIFF file.
 
     Args:
         path: the file.
         compressed: whether compressed files are read too.
+        content: all of the file, where it need not be opened.
 
     Raises:
         Unsupported: for what is left to GDAL.
         ValueError: for a damaged file.
         OSError: as `open` does.
     """
-    file = os.open(path, os.O_RDONLY)
-    try:
-        if (size := os.fstat(file).st_size) > 2 * MOST:
-            raise Unsupported("a large file")
-        data = os.read(file, size)
-    finally:
-        os.close(file)
+    data = _content(path) if content is None else content
     if data[:4] not in (b"II*\0", b"MM\0*"):
         raise Unsupported("not a classic TIFF")
     try:
@@ -185,6 +180,16 @@ def read(path: str | Path, compressed: bool = True) -> GeoTiff:
         return GeoTiff(pixels, nodata, names_of(tags.text(tag.GDAL_METADATA), len(pixels)))
     except (struct.error, zlib.error) as error:
         raise ValueError(f"damaged TIFF ({error})") from error
+
+
+def _content(path: str | Path) -> bytes:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        if (size := os.fstat(file).st_size) > 2 * MOST:
+            raise Unsupported("a large file")
+        return os.read(file, size)
+    finally:
+        os.close(file)
 
 
 def _pixels(tags: Tags, compressed: bool) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,12 @@ def ground_of(scenes: Sequence[SceneFile], labels: Sequence[Label], window: int)
     return Ground(lonlat, side, places, feature, own.astype(bool))
 
 
-def tile_ground(root: Path, paths: Sequence[str]) -> Ground:
+def tile_ground(root: str, paths: Sequence[str]) -> Ground:
     """Where tiles that are files of their own lie; NaN where a file does not say."""
     n = len(paths)
     lonlat, side = np.full((n, 2), np.nan), np.ones(n)
     for i, path in enumerate(followed(paths, "places of tiles", "tiles")):
-        grid, metres = located(str(root / path))
+        grid, metres = located(os.path.join(root, path))
         lonlat[i] = degrees(grid, np.array([grid.width / 2]), np.array([grid.height / 2]))[0]
         side[i] = metres or 1
     return Ground(lonlat, side, np.full((n, 3), -1), np.full(n, -1), np.zeros(n, bool))

@@ -1,9 +1,12 @@
-"""The names of a pack's images: looked up when they are asked for, and never all of them in memory."""
+"""The names of many images as one run of bytes: those of a pack are looked up when they are asked for, those of a catalog
+take their letters and eight bytes each.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
@@ -22,7 +25,37 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, n: int, content: Callable[[], np.ndarray], ids: Callable[[], np.ndarray]) -> None:
-        self.n, self._content, self.ids = n, content, ids
+        self.n, self.content, self.ids = n, content, ids
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Names:
+        """Names that come one by one, kept in memory."""
+        text, ends = bytearray(), array("q", [0])
+        for name in names:
+            text += os.fsencode(name)
+            ends.append(len(text))
+        content = np.concatenate([np.frombuffer(ends, np.uint8), np.frombuffer(text, np.uint8)])
+        return cls.held(content, len(ends) - 1)
+
+    @classmethod
+    def held(cls, content: np.ndarray, n: int) -> Names:
+        """n names whose array of bytes is there already."""
+        names = cls(n, lambda: content, lambda: name_ids(names.encoded(np.arange(n))))
+        return names
+
+    def part(self, start: int, stop: int) -> Names:
+        """Names start..stop, looked up in these."""
+        return PartOfNames(self, start, stop)
+
+    def in_order(self) -> np.ndarray | None:
+        """Their order by bytes, (N,) int64; None where they stand in it already."""
+        before = b""
+        for name in self.encoded(np.arange(self.n)):
+            if name < before:
+                every = list(self.encoded(np.arange(self.n)))
+                return np.array(sorted(range(self.n), key=every.__getitem__), np.int64)
+            before = name
+        return None
 
     def __len__(self) -> int:
         return self.n
@@ -51,12 +84,23 @@ class Names(Sequence[str]):
 
     def encoded(self, rows: np.ndarray) -> Iterator[bytes]:
         """The names of some rows as the file system has them."""
-        content = self._content()
+        content = self.content()
         ends, text = content[: 8 * (self.n + 1)].view("<i8"), content[8 * (self.n + 1) :]
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
             for a, b in zip(ends[some].tolist(), ends[some + 1].tolist(), strict=True):
                 yield text[a:b].tobytes()
+
+
+class PartOfNames(Names):
+    """Some names in a row, of others."""
+
+    def __init__(self, names: Names, start: int, stop: int) -> None:
+        super().__init__(stop - start, names.content, lambda: names.ids()[start:stop])
+        self._names, self._start = names, start
+
+    def encoded(self, rows: np.ndarray) -> Iterator[bytes]:
+        return self._names.encoded(rows + self._start)
 
 
 def content_of(names: Sequence[bytes]) -> np.ndarray:

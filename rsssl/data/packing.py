@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rsssl.data.catalog import Catalog
+from rsssl.data.catalog import Catalog, name_of
 from rsssl.data.chunks import CHUNK_BYTES, Plan, mean_std, moment_sums
+from rsssl.data.conform import Form
 from rsssl.data.dataset import Dataset
 from rsssl.data.decode import Record, decode, unusable
 from rsssl.data.find_form import find_form
@@ -43,6 +44,7 @@ def pack(
     progress: bool = True,
     chunk_bytes: int = CHUNK_BYTES,
     catalog: Catalog | None = None,
+    form: Form | None = None,
 ) -> Pack:
     """Decode a dataset into a folder, or open the pack that is there.
 
@@ -55,7 +57,8 @@ def pack(
         workers: processes that decode; None: as many as this process's share of the machine's cores.
         progress: show how far it is.
         chunk_bytes: of the pixels that a process decodes at a time.
-        catalog: the dataset's, where it is known.
+        catalog: the dataset's, or a part of it, where it is known.
+        form: of the images, where it is known.
 
     Raises:
         UserError: naming an unusable image (unless dataset.on_error is "skip"), a changed one, the folder or the disk.
@@ -64,9 +67,9 @@ def pack(
     source = _source(dataset, catalog)
     if (current := _current(dataset, catalog, folder, source)) is not None:
         return current
-    form = find_form(dataset, catalog)
+    form = find_form(dataset, catalog) if form is None else form
     files = str(folder / "images.part"), str(folder / "moments.part")
-    plan = Plan(str(catalog.root), catalog.paths, form, *files, getattr(catalog, "windows", None))
+    plan = Plan(catalog.reader, form, *files)
     key = sha256(json.dumps([PACK_VERSION, source, asdict(form), chunk_bytes]).encode())
     title = f"packing {dataset.name}" if progress else None
     shape, size = " x ".join(map(str, (*form.size, len(form.bands)))), len(catalog) * plan.image_bytes / 1e6
@@ -74,7 +77,8 @@ def pack(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CARD).unlink(missing_ok=True)
-        records, checksum = decode(plan, plan.chunks(chunk_bytes), key, dataset.on_error == "skip", workers, title)
+        chunks = plan.chunks(len(catalog), chunk_bytes)
+        records, checksum = decode(plan, catalog, chunks, key, dataset.on_error == "skip", workers, title)
         catalog.refuse_changed()
         return _finish(dataset, catalog, plan, source, records, checksum)
     except OSError as error:
@@ -104,7 +108,7 @@ def _current(dataset: Dataset, catalog: Catalog, folder: Path, source: str) -> P
         return None
     if packed.n_skipped and dataset.on_error == "raise":
         path, reason = next(iter(packed.skipped.items()))
-        raise unusable(catalog.root / path, reason)
+        raise unusable(name_of(catalog.root, path), reason)
     with suppress(OSError):  # a store may be for reading only
         _clean(folder)  # a run may have been killed just before it did
     return packed
@@ -120,19 +124,19 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
     form, pixels, moments = plan.form, Path(plan.images), Path(plan.moments)
     bad = dict(pair for record in records for pair in record["bad"])
     outside = {i for record in records for i in record["outside"]}
-    usable = [i for i in range(len(plan.paths)) if i not in bad and i not in outside]
+    usable = [i for i in range(len(catalog)) if i not in bad and i not in outside]
     if outside:
         report_outside(catalog, outside)
     if not usable:
-        raise unusable(Path(plan.root, plan.paths[min(bad)]), bad[min(bad)])
+        raise unusable(catalog.name(min(bad)), bad[min(bad)])
     if bad or outside:
-        shape, dtype = (len(plan.paths), *plan.shape), np.dtype(form.dtype)
+        shape, dtype = (len(catalog), *plan.shape), np.dtype(form.dtype)
         pixels = _compact(np.memmap(pixels, dtype, "r", shape=shape), usable, pixels.with_name("images.kept"))
         table = np.memmap(moments, np.float64, "r").reshape(-1, plan.shape[0], 3)
         moments = _compact(table, usable, moments.with_name("moments.kept"))
         checksum = sha256_of(pixels)
     done = sum((Counter(record["done"]) for record in records), Counter[str]())
-    _report(dataset.name, plan, bad, done)
+    _report(dataset.name, catalog, bad, done)
     sums = moment_sums(np.fromfile(moments).reshape(-1, plan.shape[0], 3))
     mean, std = (tuple(values.tolist()) for values in mean_std(sums))
     for band, value in zip(form.bands, std, strict=True):
@@ -145,23 +149,23 @@ def _finish(dataset: Dataset, catalog: Catalog, plan: Plan, source: str, records
         pixels,
         checksum,
         moments,
-        [plan.paths[i] for i in usable],
+        catalog.paths.select(np.array(usable)),
         catalog.labels[usable],
         ground and ground.rows(usable),
-        {plan.paths[i]: bad[i] for i in sorted(bad)},
+        {catalog.paths[i]: bad[i] for i in sorted(bad)},
     )
-    about = {"sums": sums.tolist(), "source": source, "root": plan.root, "done": dict(done)}
+    about = {"sums": sums.tolist(), "source": source, "root": catalog.root, "done": dict(done)}
     made = write_pack(pixels.parent, card, content, about)
     _clean(pixels.parent)
     return made
 
 
-def _report(name: str, plan: Plan, bad: dict[int, str], done: Counter[str]) -> None:
+def _report(name: str, catalog: Catalog, bad: dict[int, str], done: Counter[str]) -> None:
     """Says which images are left out, and how many were changed in which way."""
     if bad:
         first = min(bad)
         text = "%s: %d of %d images are left out, e.g. %s (%s)"
-        log.warning(text, name, len(bad), len(plan.paths), plan.paths[first], bad[first])
+        log.warning(text, name, len(bad), len(catalog), catalog.paths[first], bad[first])
     if done:
         log.warning("%s: %s", name, ", ".join(f"{n} images {_DONE.get(w, w)}" for w, n in sorted(done.items())))
 

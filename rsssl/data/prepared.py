@@ -177,7 +177,7 @@ def save_split(folder: Path, packed: Pack, division: Split) -> None:
         write_atomic(file, content)
 
 
-def log_data(data: Data, root: Path) -> None:
+def log_data(data: Data, root: str) -> None:
     """One line that says what the images are."""
     card, shape = data.pack.card, " x ".join(map(str, (*data.pack.card.size, data.pack.card.n_bands)))
     classes = f"{len(card.classes)} classes" if card.classes else "no classes"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,13 +67,14 @@ class Raster(NamedTuple):
     converted: str = ""
 
 
-def read(path: str | Path, bands: int | None = None) -> Raster:
+def read(path: str | Path, bands: int | None = None, content: bytes | None = None) -> Raster:
     """Read an image: Pillow for JPEG, PNG, BMP, WebP and GIF, `geotiff` for plain TIFFs, GDAL for everything else.
 
     Args:
-        path: the file.
+        path: the file, or the name of what is no file of this machine.
         bands: how many bands the caller expects; 3 turns 8-bit grey, palette, CMYK and RGBA pictures into RGB, 1 or
             None leaves grey pictures grey. Anything else is returned as it is: the caller compares.
+        content: all of the file, where it lies in an archive or elsewhere than on this machine; None to open `path`.
 
     Of several pictures in one file (an animated GIF, a TIFF of many pages) the first is read.
 
@@ -80,21 +83,28 @@ def read(path: str | Path, bands: int | None = None) -> Raster:
         UserError: when the file needs GDAL and GDAL is missing.
     """
     try:
-        suffix = safe_suffix(path)
+        suffix = safe_suffix(path, content is None)
         if suffix in PICTURES:
-            return _pillow(path, bands)
-        return _tiff(os.fspath(path)) if RASTERS.get(suffix) is TIFF else _gdal(path)
+            return _pillow(path, bands, content)
+        return _tiff(os.fspath(path), content) if RASTERS.get(suffix) is TIFF else _gdal(path, content=content)
     except (UserError, BadImage):
         raise
     except Exception as error:  # decoders raise whatever they like at a damaged, huge or hostile file
-        raise BadImage(path, _reason(path, error)) from error
+        raise BadImage(path, _reason(path, content, error)) from error
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def _head(path: str | Path, content: bytes | None, n: int) -> bytes:
+    """The first n bytes of a file."""
+    if content is not None:
+        return content[:n]
+    with open(path, "rb") as file:
+        return file.read(n)
+
+
+def _reason(path: str | Path, content: bytes | None, error: Exception) -> str:
     """Why a file could not be decoded, in a few words."""
     try:
-        with open(path, "rb") as file:
-            start = file.read(16)
+        start = _head(path, content, 16)
     except OSError as unreadable:
         return f"cannot be read ({unreadable.strerror})"
     if not start:
@@ -104,14 +114,16 @@ def _reason(path: str | Path, error: Exception) -> str:
     return f"damaged or cut short ({error})"
 
 
-def _pillow(path: str | Path, bands: int | None) -> Raster:
+def _pillow(path: str | Path, bands: int | None, content: bytes | None) -> Raster:
     from PIL import Image
 
-    with Image.open(path, formats=FORMATS) as image:
+    with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as image:
         refuse_large(path, (3, image.height, image.width), 1)
-        depth = _png_depth(path) if image.format == "PNG" else 8
+        depth = _png_depth(_head(path, content, 26)) if image.format == "PNG" else 8
         if depth == 16 and image.mode not in ("I", "I;16", "I;16B"):
-            return _gdal(path, ("PNG",))  # Pillow would cut 16-bit RGB down to 8 bits without a warning
+            return _gdal(
+                path, ("PNG",), content=content
+            )  # Pillow would cut 16-bit RGB down to 8 bits without a warning
         if depth == 16:
             return Raster(np.asarray(image)[None].astype(np.uint16))
         converted = _CONVERTED.get(image.mode, "")
@@ -121,10 +133,8 @@ def _pillow(path: str | Path, bands: int | None) -> Raster:
         return Raster(np.ascontiguousarray(pixels.transpose(2, 0, 1)), converted=converted)
 
 
-def _png_depth(path: str | Path) -> int:
+def _png_depth(head: bytes) -> int:
     """Bits of a sample, from the file's header."""
-    with open(path, "rb") as file:
-        head = file.read(26)
     return head[24] if len(head) > 24 and head[12:16] == b"IHDR" else 8
 
 
@@ -201,47 +211,54 @@ def open_gdal(path: str | os.PathLike[str], kinds: int, options: Sequence[str] =
     return dataset
 
 
-def _tiff(path: str) -> Raster:
+def _tiff(path: str, content: bytes | None) -> Raster:
     # GDAL prefers what these files say about nodata to what the TIFF itself says.
     sidecars = (path + ".aux.xml", path + ".aux", os.path.splitext(path)[0] + ".aux")
-    alone = not any(os.access(name, os.F_OK) for name in sidecars)
+    alone = content is not None or not any(os.access(name, os.F_OK) for name in sidecars)
     if not alone and has_gdal():
         for sidecar in filter(os.path.exists, sidecars):
             safe_suffix(sidecar)
         return _gdal(path)
     try:
         try:
-            image = geotiff.read(path, compressed=False)
+            image = geotiff.read(path, False, content)
         except geotiff.Unsupported:
             if has_gdal():  # looked for only now: it takes longer to import than hundreds of files to read
                 raise
-            image = geotiff.read(path)
+            image = geotiff.read(path, content=content)
     except geotiff.Unsupported:
-        if os.stat(path).st_size == 0:
+        if not _head(path, content, 1):
             raise ValueError("empty") from None
-        return _gdal(path, alone=alone)
+        return _gdal(path, alone=alone, content=content)
     except Exception:
         if has_gdal():  # it may read the file all the same; if not, people can look up its error message
-            return _gdal(path, alone=alone)
+            return _gdal(path, alone=alone, content=content)
         raise
     return Raster(image.pixels, image.nodata, image.names)
 
 
-def _gdal(path: str | Path, drivers: Sequence[str] = (), alone: bool = False) -> Raster:
+def _gdal(path: str | Path, drivers: Sequence[str] = (), alone: bool = False, content: bytes | None = None) -> Raster:
     """Read an image with GDAL.
 
     Args:
         path: the file.
         drivers: that may open it; none: those of its suffix.
         alone: no file beside it says anything of it, so that the folder need not be listed.
+        content: see `read`.
     """
-    gdal = import_gdal(path)
-    drivers = drivers or RASTERS.get(os.path.splitext(path)[1].lower(), ANY)
+    gdal, suffix = import_gdal(path), os.path.splitext(path)[1].lower()
+    drivers = drivers or RASTERS.get(suffix, ANY)
+    name = os.path.abspath(path) if content is None else f"/vsimem/{os.getpid()}-{threading.get_ident()}/image{suffix}"
+    alone = alone or content is not None
     gdal.SetThreadLocalConfigOption("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR" if alone else None)
     try:
+        if content is not None:
+            gdal.FileFromMemBuffer(name, content)
         with quiet(gdal):
-            return _whole(path, gdal, gdal.OpenEx(os.path.abspath(path), gdal.OF_RASTER, allowed_drivers=list(drivers)))
+            return _whole(path, gdal, gdal.OpenEx(name, gdal.OF_RASTER, allowed_drivers=list(drivers)))
     finally:
+        if content is not None:
+            gdal.Unlink(name)
         gdal.SetThreadLocalConfigOption("GDAL_DISABLE_READDIR_ON_OPEN", None)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -35,21 +35,26 @@ class Windows:
         scenes: as GDAL opens them.
         window: pixels of a side.
         nodata: a value that means "nothing here" beside what the files declare; None for none.
-        at: (N, 3) which scene, first row and first column; a tuple of tuples, so that JSON carries it.
     """
 
     scenes: tuple[str, ...]
     window: int
     nodata: float | None
-    at: tuple[tuple[int, int, int], ...]
 
-    def read(self, i: int) -> Raster:
-        """Window number i, with all bands but alpha.
+    def rasters(self, items: Sequence[Any], bands: int | None) -> Iterator[Raster | BadImage]:
+        """See `rsssl.data.readers.Reader`; an item is (which scene, first row, first column, path)."""
+        for number, row, col, _ in items:
+            try:
+                yield self.read(number, row, col)
+            except BadImage as error:
+                yield error
+
+    def read(self, number: int, row: int, col: int) -> Raster:
+        """A window, with all bands but alpha.
 
         Raises:
             Outside: where more than half of it is no part of the scene; or any of it, where no value says so.
         """
-        number, row, col = self.at[i]
         scene = opened(self.scenes[number], self.nodata)
         values, missing, outside = scene.part(col, row, self.window, self.window)
         nodata = next((v for v in [self.nodata, *(v for band in scene.nodata for v in band)] if v is not None), None)
@@ -101,17 +106,20 @@ class SceneCatalog(Catalog):
     """The windows of scenes that become a pack.
 
     Args:
-        windows: how they are read.
         ground: where they lie.
         fingerprints: of the scenes and of the files with labels, which change with them.
     """
 
-    windows: Windows
-    ground: Ground
-    fingerprints: tuple[Any, ...]
+    ground: Ground = field(kw_only=True)
+    fingerprints: tuple[Any, ...] = field(kw_only=True)
 
-    def read(self, i: int, bands: int | None = None) -> Raster:
-        return self.windows.read(i)
+    @property
+    def windows(self) -> Windows:
+        """How they are read."""
+        return cast(Windows, self.reader)
+
+    def part(self, start: int, stop: int) -> SceneCatalog:
+        return replace(super().part(start, stop), ground=self.ground.rows(np.arange(start, stop)))
 
     def changed(self) -> list[str]:
         now = [opened(path, self.windows.nodata).fingerprint() for path in self.windows.scenes]
@@ -120,9 +128,7 @@ class SceneCatalog(Catalog):
 
     def listing(self) -> str:
         drawn = np.stack([self.labels, self.ground.feature, self.ground.own_test], 1).astype(np.int64)
-        return sha256(
-            repr(self.fingerprints).encode() + np.array(self.windows.at, np.int64).tobytes() + drawn.tobytes()
-        )
+        return sha256(repr(self.fingerprints).encode() + np.ascontiguousarray(self.places).tobytes() + drawn.tobytes())
 
 
 def lattice(sizes: Sequence[tuple[int, int]], window: int, stride: int, most: int) -> list[tuple[int, int, int]]:

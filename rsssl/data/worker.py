@@ -1,5 +1,5 @@
-"""A decoding process: it reads the plan as a line of JSON, then lines "start stop", and answers each with a line of
-JSON.
+"""A decoding process: it reads the plan as a line of JSON, then lines [start, stop, items], and answers each with a
+line of JSON.
 
 Plain subprocesses instead of multiprocessing: the parent's main script is not imported again (it may hold torch),
 scripts need no `__main__` guard, and a worker whose parent was killed sees its input end and leaves.
@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rsssl.data.chunks import Plan, do_chunk
@@ -31,7 +32,7 @@ class Worker:
         self._process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._unsent = (plan.to_json() + "\n").encode()
 
-    def do(self, start: int, stop: int) -> dict[str, Any]:
+    def do(self, start: int, stop: int, items: Sequence[Any]) -> dict[str, Any]:
         """`do_chunk` in the worker.
 
         Raises:
@@ -40,7 +41,7 @@ class Worker:
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(self._unsent + f"{start} {stop}\n".encode())
+            self._process.stdin.write(self._unsent + json.dumps([start, stop, items]).encode() + b"\n")
             self._process.stdin.flush()
             self._unsent = b""
             record: dict[str, Any] = json.loads(self._process.stdout.readline())
@@ -68,10 +69,9 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints must not get among the answers
     plan = Plan.from_json(sys.stdin.buffer.readline().decode())
     for line in sys.stdin.buffer:
-        start, stop = map(int, line.split())
         record: dict[str, Any]
         try:
-            record = do_chunk(plan, start, stop)
+            record = do_chunk(plan, *json.loads(line))
         except OSError as error:
             record = {"errno": error.errno, "text": error.strerror}
         except UserError as error:

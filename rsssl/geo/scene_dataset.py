@@ -66,9 +66,13 @@ class SceneDataset(Dataset):
         """See `Dataset.given_nodata`; None for "none" too."""
         return as_number(self.nodata, "dataset.nodata")
 
-    def located(self) -> Path:
-        """The first scene; UserError for one that is not there."""
-        return Path(self.scene_files()[0])
+    def located(self) -> None:
+        """UserError for a scene that is not there."""
+        self.scene_files()
+
+    def source(self) -> SceneCatalog:
+        """See `Dataset.source`."""
+        return self.catalog()
 
     def catalog(self) -> SceneCatalog:
         """The windows of all scenes, in the order in which they are read.
@@ -77,13 +81,14 @@ class SceneDataset(Dataset):
             UserError: for scenes or labels that cannot be opened or do not fit together.
         """
         if not hasattr(self, "_catalog"):
-            self._catalog = self._listed()
+            self._catalog = self._windows()
         return self._catalog
 
-    def _listed(self) -> SceneCatalog:
+    def _windows(self) -> SceneCatalog:
         import numpy as np
 
         from rsssl.data.locate import ground_of
+        from rsssl.data.names import Names
         from rsssl.data.scene_windows import SceneCatalog, Windows, lattice, names_of
 
         paths = self.scene_files()
@@ -103,22 +108,23 @@ class SceneDataset(Dataset):
             at.setdefault(place, _unlabelled(place))
         found = sorted(at.values(), key=lambda label: label[:3])
         names = names_of(paths)
-        ids = tuple(f"{names[label.scene]}/r{label.row:06d}_c{label.col:06d}" for label in found)
-        places = tuple((label.scene, label.row, label.col) for label in found)
-        windows = Windows(tuple(paths), window, nodata, places)
+        ids = Names.of(f"{names[label.scene]}/r{label.row:06d}_c{label.col:06d}" for label in found)
+        places = np.array([label[:3] for label in found], np.int64)
+        windows = Windows(tuple(paths), window, nodata)
         prints = (*(scene.fingerprint() for scene in scenes), *files)
-        root = Path(os.path.commonpath([Path(p).parent for p in paths])) if all(map(os.path.exists, paths)) else Path()
+        here = all(map(os.path.exists, paths))
         if self.gsd is None:
             self.gsd = scenes[0].metres()
         log.info("%s", self._summary(scenes, window, stride, found))
         return SceneCatalog(
-            root,
+            os.path.commonpath([Path(p).parent for p in paths]) if here else ".",
             ids,
             np.array([label.label for label in found], np.int64),
             classes,
             windows,
-            ground_of(scenes, found, window),
-            prints,
+            places,
+            ground=ground_of(scenes, found, window),
+            fingerprints=prints,
         )
 
     def scene_files(self) -> list[str]:
@@ -127,7 +133,8 @@ class SceneDataset(Dataset):
         Raises:
             UserError: for a folder without rasters.
         """
-        from rsssl.data.catalog import EXTENSIONS, rasters_below
+        from rsssl.data.catalog import EXTENSIONS
+        from rsssl.data.scan import rasters_below
 
         if self.root:
             raise UserError(f"dataset=scene has no folder of tiles: type dataset.scenes={self.root}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rsssl.data.catalog import rasters_below
+from rsssl.data.scan import rasters_below
 from rsssl.data.scene_windows import names_of
 from rsssl.errors import UserError
 

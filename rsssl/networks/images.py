@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from rsssl.data.catalog import scan
 from rsssl.data.conform import Form, conform
 from rsssl.data.lists import listed_paths
 from rsssl.data.locate import degrees, located
 from rsssl.data.raster import PICTURES, BadImage, has_gdal, read
+from rsssl.data.scan import scan
 from rsssl.errors import UserError
 from rsssl.geo.bands import choose
 from rsssl.models.card import SensorCard
@@ -44,7 +44,7 @@ def listed(source: Path) -> tuple[Path, list[str]]:
     lists."""
     if source.is_dir():
         catalog = scan(source, [], hint="Type images=FOLDER or images=LIST.txt")
-        return catalog.root, list(catalog.paths)
+        return Path(catalog.root), list(catalog.paths)
     if not source.is_file():
         raise UserError(
             f"images={source} is neither a folder nor a list of images: type images=FOLDER or images=LIST.txt"

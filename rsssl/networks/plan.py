@@ -11,6 +11,7 @@ import numpy as np
 from hydra.utils import instantiate
 
 from rsssl import rng
+from rsssl.data.catalog import name_of
 from rsssl.data.dataset import Dataset
 from rsssl.data.places import class_folders, place_names
 from rsssl.data.pool import Pool, Source
@@ -87,7 +88,7 @@ class Plan:
         """The file of an image of the pool."""
         for data, rows in zip(self.parts, self.indices, strict=True):
             if number < len(rows):
-                return str(Path(data.dataset.root or "") / data.pack.paths[int(rows[number])])
+                return name_of(data.dataset.root or "", data.pack.paths[int(rows[number])])
             number -= len(rows)
         raise UserError("the failed step names an image that the pool does not have: type the command that failed")
 

@@ -182,7 +182,7 @@ class MapScene(Pipeline):
 
         folder = target.with_name(f"{target.stem}_classifier")
         keys = {k: v for k, v in run.config.items() if k not in NOT_IN_THE_CLASSIFIER}
-        key = digest({"version": VERSION, "config": keys, "data": self.dataset.catalog().listing()})
+        key = digest({"version": VERSION, "config": keys, "data": self.dataset.listing()})
         stands = broadcast(rank() == 0 and read_key(folder) == key and (folder / CLASSIFIER).is_file())
         if stands:
             log.info("%s stands already: made of the same data and configuration", folder)

@@ -186,9 +186,10 @@ class Suggest(Pretrain):
 
 def typed_paths(data: Data) -> list[str]:
     """Every tile's path relative to dataset.root as it was typed: folders may lie between it and the class folders."""
-    if not data.dataset.root:
+    root = Path(data.dataset.root or "").expanduser().resolve()
+    if not data.dataset.root or data.dataset.list or not root.is_dir():
         return list(data.pack.paths)
-    between = os.path.relpath(data.dataset.catalog().root, Path(data.dataset.root).expanduser().resolve())
+    between = os.path.relpath(data.dataset.source().root, root)
     return list(data.pack.paths) if between == "." else [f"{Path(between).as_posix()}/{p}" for p in data.pack.paths]
 
 

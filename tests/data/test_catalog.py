@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rsssl
-from rsssl.data.catalog import scan
+from rsssl.data.scan import scan
 from rsssl.errors import UserError
 
 

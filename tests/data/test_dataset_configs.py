@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import rsssl
-from rsssl.data.catalog import key
+from rsssl.data.class_names import key
 from rsssl.data.synthetic import CLASSES
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"

@@ -17,11 +17,11 @@ from PIL import EpsImagePlugin, Image
 
 import rsssl
 from rsssl.data import raster
-from rsssl.data.catalog import rasters_below
 from rsssl.data.decoders import BadImage
 from rsssl.data.locate import located
 from rsssl.data.packing import pack
 from rsssl.data.raster import read, write_geotiff
+from rsssl.data.scan import rasters_below
 from rsssl.data.scene_file import SceneFile
 from rsssl.errors import UserError
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 import rsssl
-from rsssl.data.catalog import scan
 from rsssl.data.pack import Pack
 from rsssl.data.packing import pack
+from rsssl.data.scan import scan
 from rsssl.data.split import labelled_subset, split
 from rsssl.errors import UserError
 from rsssl.evaluation.metrics import confusion, scores

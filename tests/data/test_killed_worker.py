@@ -13,7 +13,9 @@ from PIL import Image
 
 import rsssl
 from rsssl.data import chunks, parallel
+from rsssl.data.conform import Form
 from rsssl.data.packing import pack
+from rsssl.data.readers import Files
 from rsssl.data.worker import Worker
 
 
@@ -39,23 +41,23 @@ def test_a_worker_killed_with_a_chunk_in_hand(
     class Doomed(Worker):
         done = 0
 
-        def do(self, start: int, stop: int) -> dict:
+        def do(self, start: int, stop: int, items: list) -> dict:
             if self.done == after:
                 os.kill(self._process.pid, signal.SIGSTOP)
                 victims.append(self._process)
                 held.append((start, stop))
                 frozen.set()
             self.done += 1
-            return super().do(start, stop)
+            return super().do(start, stop, items)
 
     own, here = parallel.do_chunk, []
 
-    def main_process(plan: chunks.Plan, start: int, stop: int) -> dict:
+    def main_process(plan: chunks.Plan, start: int, stop: int, items: list) -> dict:
         assert frozen.wait(60)  # else this process might leave the worker nothing to do
         here.append((start, stop))
         if len(here) + after == 11:  # of twelve: from here on it waits for the worker
             threading.Timer(0.3, os.kill, (victims[0].pid, signal.SIGKILL)).start()
-        return own(plan, start, stop)
+        return own(plan, start, stop, items)
 
     monkeypatch.setattr(parallel, "Worker", Doomed)
     monkeypatch.setattr(parallel, "do_chunk", main_process)
@@ -80,7 +82,8 @@ def test_a_worker_ends_with_its_packing(tmp_path: Path, random: np.random.Genera
     Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(form_of / "a.png")
     whole = pack(rsssl.dataset("folder", str(tmp_path / "tiles")), tmp_path / "pack", workers=1, progress=False)
     assert len(whole) == 1
-    worker = Worker(chunks.Plan("", (), None, "", ""))  # type: ignore[arg-type]
+    form = Form(("a",), 1, (0,), "uint8", (16, 16), None, (0.0,), (255.0,))
+    worker = Worker(chunks.Plan(Files(""), form, "", ""))
     os.kill(worker._process.pid, signal.SIGSTOP)
     worker.close()
     assert worker._process.returncode == -signal.SIGKILL

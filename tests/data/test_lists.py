@@ -26,7 +26,7 @@ def test_paths_come_with_the_line_that_names_them(tmp_path: Path, mark: str, end
     [
         (b"path\na.tif\nb\0.tif\n", "line 3 holds a zero byte"),
         ("path\na.tif\n".encode("utf-16"), "line 1 holds a zero byte"),
-        (b"path\na.tif\n" + b"x" * 200_000, "line 2 is no row of a table"),
+        (b"path\na.tif\n" + b"x" * 200_000, "line 3 is no row of a table"),
         (b"file\na.tif\n", "no column path, but file"),
         (b"", "no column path, but nothing"),
     ],

@@ -25,6 +25,7 @@ from rsssl.data.conform import Form, resize
 from rsssl.data.decode import Digest
 from rsssl.data.pack import Pack
 from rsssl.data.packing import pack
+from rsssl.data.readers import Files
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
@@ -96,7 +97,7 @@ def test_the_digest_is_the_files_in_whatever_order_its_chunks_come(tmp_path: Pat
     content = np.random.default_rng(0).bytes(7 * 3 * 8 * 8)
     (tmp_path / "images").write_bytes(content)
     form = Form(("a", "b", "c"), 3, (0, 1, 2), "uint8", (8, 8), None, (0.0,) * 3, (255.0,) * 3)
-    digest = Digest(Plan("", ("x",) * 7, form, str(tmp_path / "images"), ""))
+    digest = Digest(Plan(Files(""), form, str(tmp_path / "images"), ""))
     for start, stop in ((4, 6), (0, 2), (6, 7), (2, 4)):
         digest.add(start, stop)
     assert digest.hexdigest() == hashlib.sha256(content).hexdigest()

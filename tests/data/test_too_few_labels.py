@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsssl.data.catalog import Catalog, scan
+from rsssl.data.catalog import Catalog
 from rsssl.data.pack import Pack
+from rsssl.data.scan import scan
 from rsssl.data.split import labelled_subset, split
 from rsssl.errors import UserError
 

@@ -1,0 +1,307 @@
+"""Tar archives in the layout of WebDataset as a source of images, read where they lie.
+
+    shards-000.tar    0001.png 0001.cls 0002.png 0002.cls ...
+
+Members of one stem belong together: an image, and its class in .cls (a number), .txt (a name) or .json ({"class": ..}).
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import itertools
+import json
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from rsssl.data import cloud, tar
+from rsssl.data.catalog import EXTENSIONS, Catalog
+from rsssl.data.class_names import ClassColumn
+from rsssl.data.decoders import POINTERS
+from rsssl.data.names import Names
+from rsssl.data.readers import Members
+from rsssl.data.remote import is_remote
+from rsssl.engine.files import sha256
+from rsssl.engine.progress import followed
+from rsssl.errors import UserError
+
+LABELS = (".cls", ".txt", ".json")  # which of an image's is taken, when it has several
+KEYS = ("class", "label", "cls")  # under which a .json has the class
+KNOWN = EXTENSIONS | POINTERS.keys() | set(LABELS)
+UNLABELLED = "for images without classes type 'dataset.classes=[]'"
+LABEL_BYTES = 1 << 16
+MOST = 100_000  # archives
+ARRAYS = ("names", "labels", "places")  # files of an index
+AT_ONCE = 16  # archives whose state is asked for at the same time
+State = tuple[int, str]  # bytes, and what changes with the content
+
+
+def named(root: str) -> list[str]:
+    """The archives that a root names, sorted; none where it names something else.
+
+    Args:
+        root: a folder that holds nothing but archives, an archive, or a pattern with {000..099}, {a,b}, * or ?.
+
+    Raises:
+        UserError: for a pattern that nothing fits.
+    """
+    if not root.endswith(".tar"):
+        return in_folder(root)
+    names = list(itertools.islice(expanded(root), MOST + 1))
+    if len(names) > MOST:
+        raise UserError(f"dataset.root={root} names more than {MOST:,} archives: type a pattern for fewer")
+    found = sorted({name for pattern in names for name in matching(pattern)}, key=os.fsencode)
+    if not found:
+        raise UserError(f"dataset.root={root}: no file has such a name; type dataset.root=FOLDER/NAME-{{000..099}}.tar")
+    return found
+
+
+def expanded(pattern: str) -> Iterator[str]:
+    """The names that braces stand for, as in a shell: {000..099} counts, {a,b} lists."""
+    if (braces := re.search(r"\{([^{}]*)\}", pattern)) is None:
+        yield pattern
+        return
+    if counted := re.fullmatch(r"(\d+)\.\.(\d+)", braces[1]):
+        first, last = counted.groups()
+        width = len(first) if first.startswith("0") else 0
+        words: Any = (f"{n:0{width}d}" for n in range(int(first), int(last) + 1))
+    else:
+        words = braces[1].split(",")
+    for word in words:
+        yield from expanded(pattern[: braces.start()] + word + pattern[braces.end() :])
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that a name with * or ? fits; the name itself where it has none."""
+    if not any(c in pattern for c in "*?"):
+        return [pattern]
+    if not is_remote(pattern):
+        return glob.glob(os.path.expanduser(pattern))
+    if pattern.startswith("http"):
+        raise UserError(
+            f"dataset.root={pattern}: a web server does not list its files: type braces, {{000..099}}, for *"
+        )
+    folder = posixpath.dirname(pattern)
+    return [cloud.join(folder, posixpath.basename(name)) for name in cloud.asked(pattern, "glob")]
+
+
+def in_folder(root: str) -> list[str]:
+    """The archives in a folder that holds nothing else that could be meant; a web server's is not looked into."""
+    if is_remote(root):
+        if root.startswith("http"):
+            return []
+        entries = [(e["name"], e["type"] == "directory") for e in cloud.asked(cloud.address(root), "listing")]
+    elif os.path.isdir(root := os.path.expanduser(root)):
+        entries = [(e.name, e.is_dir()) for e in os.scandir(root)]
+    else:
+        return []
+    entries = [(posixpath.basename(name), folder) for name, folder in entries]
+    entries = [(name, folder) for name, folder in entries if name and not name.startswith(".")]
+    if any(folder or posixpath.splitext(name)[1].lower() in EXTENSIONS for name, folder in entries):
+        return []
+    return sorted((cloud.join(root, name) for name, _ in entries if name.endswith(".tar")), key=os.fsencode)
+
+
+@dataclass(frozen=True)
+class ShardCatalog(Catalog):
+    """Members of archives that are images.
+
+    Args:
+        archives: those that hold them, and others of the same source.
+        archive_states: what they were when they were first looked at.
+    """
+
+    archives: tuple[str, ...] = ()
+    archive_states: tuple[State, ...] = ()
+
+    def changed(self) -> list[str]:
+        assert self.places is not None
+        used = np.unique(self.places[:, 0]).tolist()
+        now = states_of([self.archives[i] for i in used])
+        return [self.archives[i] for i, state in zip(used, now, strict=True) if state != self.archive_states[i]]
+
+    def listing(self) -> str:
+        assert self.places is not None
+        return sha256(self.origin.encode() + self.places[:1].tobytes() + self.places[-1:].tobytes())
+
+
+class Shards:
+    """Archives whose members are not known yet.
+
+    Args:
+        archives: files, or addresses.
+        classes: see `rsssl.data.dataset.Dataset`.
+
+    Raises:
+        UserError: for one that is not there.
+    """
+
+    def __init__(self, archives: Sequence[str], classes: Sequence[str] | None) -> None:
+        self.archives = [a if is_remote(a) else os.path.abspath(os.path.expanduser(a)) for a in archives]
+        self.classes = classes
+        self.root = posixpath.dirname(os.path.commonprefix(self.archives))  # noqa: RUF071, addresses have empty parts
+        self.states = states_of(self.archives)
+
+    def listing(self) -> str:
+        """sha256 over the archives' names, sizes and times of change, and what decides on the classes."""
+        names = [os.path.relpath(a, self.root) if not is_remote(a) else a[len(self.root) :] for a in self.archives]
+        return sha256(json.dumps([names, self.states, self.classes]).encode())
+
+    def index(self, folder: Path) -> None:
+        """Reads the headers of all archives, and leaves in a folder what they say.
+
+        Raises:
+            UserError: for an archive or a label that cannot be read, and for a member whose name leads out of it.
+        """
+        column, places = ClassColumn(self.root, self.classes), []
+
+        def paths() -> Iterator[str]:
+            for number, archive in enumerate(followed(self.archives, "reading the headers of archives", "archives")):
+                prefix = (
+                    os.path.relpath(archive, self.root) if not is_remote(archive) else archive[len(self.root) + 1 :]
+                )
+                images = list(images_of(archive, self.states[number][0], self.classes != []))
+                places.append(
+                    np.array([(number, offset, size) for _, offset, size, _ in images], np.int64).reshape(-1, 3)
+                )
+                for name, _, _, label in images:
+                    column.add(label)
+                    yield f"{prefix}/{name}"
+
+        names = Names.of(paths())
+        if not len(names):
+            raise UserError(f"the archives of {self.root} hold no image: type dataset.root= with others")
+        labels, classes = column.labels()
+        arrays = {"names": names.content(), "labels": labels, "places": np.concatenate(places)}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        (folder / "classes.json").write_text(json.dumps(classes))
+
+    def catalog(self, folder: Path) -> Catalog:
+        """The images, from what `index` left in a folder."""
+        names, labels, places = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
+        classes = tuple(json.loads((folder / "classes.json").read_text()))
+        archives = tuple(self.archives)
+        return ShardCatalog(
+            self.root,
+            Names.held(names, len(labels)),
+            labels,
+            classes,
+            Members(archives),
+            places,
+            self.listing(),
+            archives=archives,
+            archive_states=tuple(self.states),
+        )
+
+
+def states_of(archives: Sequence[str]) -> list[State]:
+    """Size and mark of each.
+
+    Raises:
+        UserError: for one that is not there.
+    """
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(state_of, archives))
+
+
+def state_of(archive: str) -> State:
+    """Size and mark of an archive."""
+    if is_remote(archive):
+        return cloud.state(cloud.asked(archive, "info"))
+    try:
+        status = os.stat(archive)
+    except OSError as error:
+        raise UserError(
+            f"{archive} cannot be read ({error.strerror}): type dataset.root= with archives that can"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{archive} is no file: type dataset.root= with archives that are")
+    return status.st_size, str(status.st_mtime_ns)
+
+
+def images_of(archive: str, size: int, labelled: bool) -> list[tuple[str, int, int, str | None]]:
+    """The images of an archive: name, first byte, bytes, and the class as it stands beside them.
+
+    Args:
+        archive: a file, or an address.
+        size: bytes of it.
+        labelled: whether classes are looked for.
+
+    Raises:
+        UserError: as `tar.members` does; for an unsafe name, an image that is no plain file, one that comes twice, and
+            a class that cannot be read.
+    """
+    images, labels = dict[str, tuple[int, int]](), dict[str, tuple[int, str]]()
+    with opened(archive, size) as file:
+        for name, kind, offset, length in tar.members(file, archive, size):
+            stem, suffix = os.path.splitext(name)
+            suffix = suffix.lower()
+            if os.path.basename(name).startswith(".") or suffix not in KNOWN:
+                continue
+            refuse_unsafe(archive, name, kind)
+            if suffix not in LABELS:
+                if name in images:
+                    raise UserError(f"{archive} holds {name} twice: make it again with each image once")
+                images[name] = offset, length
+            elif labelled and LABELS.index(suffix) < labels.get(stem, (len(LABELS), ""))[0]:
+                if length > LABEL_BYTES:
+                    raise UserError(f"{archive}: {name} has {length} bytes, too many for a class: {UNLABELLED}")
+                file.seek(offset)
+                labels[stem] = LABELS.index(suffix), class_in(file.read(length), suffix, f"{archive}: {name}")
+    return [(name, *where, label_of(name, labels)) for name, where in images.items()]
+
+
+def opened(archive: str, size: int) -> BinaryIO:
+    """An archive, for reading its headers."""
+    if is_remote(archive):
+        return io.BufferedReader(cloud.Stream(archive, size), cloud.READ)
+    return open(archive, "rb", buffering=1 << 16)
+
+
+def label_of(name: str, labels: Mapping[str, tuple[int, str]]) -> str | None:
+    """The class beside an image: that of its stem, or of what stands before the first dot of its name."""
+    stem = os.path.splitext(name)[0]
+    first = posixpath.join(posixpath.dirname(name), posixpath.basename(name).split(".")[0])
+    return labels.get(stem, labels.get(first, (0, None)))[1]
+
+
+def refuse_unsafe(archive: str, name: str, kind: bytes) -> None:
+    """Raises UserError for a member that could be meant to reach out of the archive."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise UserError(f"{archive} holds {name!r}, whose name leads out of it: make it again, or leave it out")
+    if kind not in tar.REGULAR:
+        raise UserError(
+            f"{archive}: {name} is a link or no plain file: make it again, tar -h puts in what links lead to"
+        )
+
+
+def class_in(data: bytes, suffix: str, origin: str) -> str:
+    """The class that a member holds, as text.
+
+    Raises:
+        UserError: when it holds none.
+    """
+    try:
+        text = data.decode().strip()
+        if suffix == ".json":
+            content = json.loads(text)
+            value = next(content[key] for key in KEYS if key in content) if isinstance(content, dict) else content
+            text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        if suffix == ".cls":
+            text = str(int(text))
+    except (ValueError, RecursionError, StopIteration) as error:
+        kind = {".cls": "a number", ".json": "a class, under class, label or cls"}.get(suffix, "a text")
+        raise UserError(f"{origin} holds {data[:40]!r}, not {kind}: correct it, or {UNLABELLED}") from error
+    if not text or text.startswith("-"):
+        raise UserError(f"{origin} holds {data[:40]!r}, which is no class: correct it, or {UNLABELLED}")
+    return text
