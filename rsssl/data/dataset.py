@@ -21,6 +21,25 @@ Texts = list[str]  # within the class below `list` is the name of a key
 
 
 @dataclass
+class PackKeys:
+    """The keys `pack.*`.
+
+    Args:
+        tiles: images of a pack, at most: a larger dataset becomes several. None: one pack, however large.
+    """
+
+    tiles: int | None
+
+    def check(self) -> None:
+        """Refuses impossible values.
+
+        Raises:
+            UserError: naming the key and what to type.
+        """
+        positive(pack__tiles=self.tiles)
+
+
+@dataclass
 class Dataset:
     """One folder of images, a class per folder. The values not given in `conf/dataset` stand in `conf/task/pack.yaml`.
 

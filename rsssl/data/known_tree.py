@@ -32,13 +32,13 @@ class KnownTree:
     """
 
     def __init__(self, dataset: Dataset, record: Mapping[str, Any]) -> None:
-        self.root, self._dataset, self._listing = Path(record["root"]), dataset, str(record["listing"])
+        self.root, self._dataset, self._listing = str(record["root"]), dataset, str(record["listing"])
 
     def listing(self) -> str:
         """As `Catalog.listing` was when it was packed."""
         return self._listing
 
-    def catalog(self) -> Catalog:
+    def catalog(self, index: Path | None = None) -> Catalog:
         """The images, listed; UserError when they are others, or were written over."""
         catalog = self._dataset.catalog()
         if catalog.listing() != self._listing:
@@ -54,7 +54,8 @@ def known_tree(dataset: Dataset, store: Store, settings: Mapping[str, Any]) -> K
         store: of the packs.
         settings: what else their pack follows from.
     """
-    file = record_file(dataset, store, settings)
+    if (file := record_file(dataset, store, settings)) is None:
+        return None
     try:
         record = read_sealed(file, "")
     except Damaged:
@@ -76,22 +77,25 @@ def remember(
         pack: its folder.
         since: before the images were listed, in ns: when a folder has changed after that, nothing is recorded.
     """
-    if len(catalog) <= LARGE or rank() > 0 or type(catalog) is not Catalog:
+    file, root = record_file(dataset, store, settings), dataset.located()
+    if len(catalog) <= LARGE or rank() > 0 or type(catalog) is not Catalog or file is None or root is None:
         return
     folders = {Path(folder) for folder, *_ in os.walk(catalog.root)}
-    folders |= {catalog.root.joinpath(folder) for folder in map(os.path.dirname, catalog.paths)}
-    folders.add(dataset.located().resolve())
+    folders |= {Path(catalog.root, folder) for folder in map(os.path.dirname, catalog.paths)}
+    folders.add(root.resolve())
     if max(os.stat(folder).st_mtime_ns for folder in folders) >= since:
         return
     listed = sorted(map(str, folders))
-    record = {"root": str(catalog.root), "listing": catalog.listing(), "pack": str(pack), "folders": listed}
+    record = {"root": catalog.root, "listing": catalog.listing(), "pack": str(pack), "folders": listed}
     record["times"] = times([Path(folder) for folder in listed])
-    write_sealed(record_file(dataset, store, settings), record)
+    write_sealed(file, record)
 
 
-def record_file(dataset: Dataset, store: Store, settings: Mapping[str, Any]) -> Path:
-    """Where the record lies."""
-    root = str(dataset.located().resolve())
+def record_file(dataset: Dataset, store: Store, settings: Mapping[str, Any]) -> Path | None:
+    """Where the record lies; None where the images are in no folder of this machine."""
+    if (folder := dataset.located()) is None:
+        return None
+    root = str(folder.resolve())
     return store.root / "pack" / f".{digest({'settings': settings, 'root': root})}.tree.json"
 
 

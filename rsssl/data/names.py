@@ -1,5 +1,5 @@
-"""The names of many images as one run of bytes: those of a pack are looked up when they are asked for, those of a catalog
-take their letters and eight bytes each.
+"""The names of many images as one run of bytes: those of a pack are looked up when they are asked for, and those of a
+catalog take their letters and eight bytes each.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def pack(
     dataset: Dataset,
     folder: str | Path,
     workers: int | None = None,
-    progress: bool = True,
+    progress: bool | str = True,
     chunk_bytes: int = CHUNK_BYTES,
     catalog: Catalog | None = None,
     form: Form | None = None,
@@ -55,7 +55,7 @@ def pack(
         dataset: the images.
         folder: for the pack.
         workers: processes that decode; None: as many as this process's share of the machine's cores.
-        progress: show how far it is.
+        progress: show how far it is, under that title where it is text.
         chunk_bytes: of the pixels that a process decodes at a time.
         catalog: the dataset's, or a part of it, where it is known.
         form: of the images, where it is known.
@@ -64,14 +64,14 @@ def pack(
         UserError: naming an unusable image (unless dataset.on_error is "skip"), a changed one, the folder or the disk.
     """
     folder, catalog = Path(folder), dataset.catalog() if catalog is None else catalog
-    source = _source(dataset, catalog)
+    source = source_of(dataset, catalog)
     if (current := _current(dataset, catalog, folder, source)) is not None:
         return current
     form = find_form(dataset, catalog) if form is None else form
     files = str(folder / "images.part"), str(folder / "moments.part")
     plan = Plan(catalog.reader, form, *files)
     key = sha256(json.dumps([PACK_VERSION, source, asdict(form), chunk_bytes]).encode())
-    title = f"packing {dataset.name}" if progress else None
+    title = progress if isinstance(progress, str) else f"packing {dataset.name}" if progress else None
     shape, size = " x ".join(map(str, (*form.size, len(form.bands)))), len(catalog) * plan.image_bytes / 1e6
     log.info(f"packing {len(catalog):,} images of {catalog.root}: {shape} {form.dtype}, {size:,.0f} MB in {folder}")
     try:
@@ -87,7 +87,7 @@ def pack(
         raise write_error(error, folder, "paths.store=DIR", len(catalog) * plan.image_bytes) from error
 
 
-def _source(dataset: Dataset, catalog: Catalog) -> str:
+def source_of(dataset: Dataset, catalog: Catalog) -> str:
     """A hash of what the pack's content follows from: the files, and the fields of the config that shape it."""
     fields = ("name", "classes", "bands", "select", "valid_range", "nodata", "native_size", "size", "gsd")
     shape = {f: getattr(dataset, f) for f in fields}

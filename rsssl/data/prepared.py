@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rsssl.data.catalog import Catalog
+from rsssl.data.catalog import Catalog, Source
 from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
@@ -19,11 +21,12 @@ from rsssl.data.locate import tile_ground
 from rsssl.data.pack import PACK_VERSION, Pack
 from rsssl.data.packing import pack
 from rsssl.data.packs import open_packed
+from rsssl.data.parts import pack_parts
 from rsssl.data.rows import Indices, Rows
 from rsssl.data.split import Split, split
 from rsssl.engine.files import json_bytes, write_atomic
 from rsssl.engine.ranks import rank
-from rsssl.engine.store import Store, digest, is_finished
+from rsssl.engine.store import Artifact, Store, digest, is_finished
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -63,10 +66,16 @@ class Data:
 
 
 # Keys of a dataset that cannot change the packed pixels.
-NOT_IN_THE_PACK = ("split_seed", "test_fraction", "block", "colours", "url", "md5", "homepage", "download", "generate")
+NOT_IN_THE_PACK = (
+    *("split_seed", "test_fraction", "block", "colours", "url", "md5", "homepage", "download", "generate"),
+    "list",  # what stands in it is in the listing
+)
+INDEX = ".index"  # what the headers of archives say, in the folder of an unfinished pack
 
 
-def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "clean") -> Data:
+def load(
+    dataset: Dataset, store: Store, workers: int | None, protocol: str = "clean", tiles: int | None = None
+) -> Data:
     """Packs the dataset unless the store has it, and draws its test set.
 
     Args:
@@ -75,17 +84,18 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
         workers: processes that decode images; None for as many as there are cores.
         protocol: with "validation" the test set stays closed: the pool is divided once more, and a part of it plays the
             test set.
+        tiles: images of a pack, at most; a larger dataset becomes several. None: one pack.
 
     Raises:
         UserError: when the imagery is missing or unusable, naming what to type.
     """
     begun, settings = time.time_ns(), {k: v for k, v in asdict(dataset).items() if k not in NOT_IN_THE_PACK}
-    source = (dataset.generate is None and known_tree(dataset, store, settings)) or dataset.catalog()
-    inputs = {"settings": settings | {"root": str(source.root)}, "listing": source.listing(), "version": PACK_VERSION}
+    source: Source = (dataset.generate is None and known_tree(dataset, store, settings)) or dataset.source()
+    inputs = {"settings": settings | {"root": source.root}, "listing": source.listing(), "version": PACK_VERSION}
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
     key = digest({"pack": inputs, "split": division})
     if key not in store.opened or not is_finished(store.opened[key].pack.folder):
-        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers, catalog=listed(source)))
+        artifact = packed_in(store, inputs, dataset, source, workers, tiles)
         if isinstance(source, Catalog):
             remember(source, dataset, store, settings, artifact.folder, begun)
         packed = open_packed(artifact.folder)
@@ -100,9 +110,26 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     return data
 
 
-def listed(source: Catalog | KnownTree) -> Catalog:
-    """The images of a source."""
-    return source.catalog() if isinstance(source, KnownTree) else source
+def packed_in(
+    store: Store, inputs: dict[str, Any], dataset: Dataset, source: Source, workers: int | None, tiles: int | None
+) -> Artifact:
+    """The pack of a dataset in the store, made where it is not there: a large one together with all other processes
+    that want it now, a small one by one of them."""
+
+    def build(folder: Path) -> Pack:
+        catalog = source.catalog(folder / INDEX)
+        if tiles is None or len(catalog) <= tiles:
+            return pack(dataset, folder, workers, catalog=catalog)
+        return pack_parts(dataset, folder, tiles, workers, catalog=catalog)
+
+    if not is_finished(store.folder("pack", inputs)):
+        folder = store.begin("pack", inputs)
+        catalog = source.catalog(folder / INDEX)
+        if tiles is not None and len(catalog) > tiles:
+            pack_parts(dataset, folder, tiles, workers, catalog=catalog)
+    artifact = store.get("pack", inputs, build)
+    shutil.rmtree(artifact.folder / INDEX, ignore_errors=True)
+    return artifact
 
 
 def divide(dataset: Dataset, packed: Pack, ground: Ground | None, block: float | None, validation: bool) -> Split:
@@ -139,22 +166,24 @@ def block_of(dataset: Dataset, packed: Pack, ground: Ground | None) -> float | N
     return block
 
 
-def tiles_on_the_ground(dataset: Dataset, catalog: Catalog | KnownTree, packed: Pack, store: Store) -> Ground:
+def tiles_on_the_ground(dataset: Dataset, source: Source, packed: Pack, store: Store) -> Ground:
     """Where the tiles of a folder lie.
 
     Raises:
         UserError: when some of them do not say it.
     """
-    inputs = {"listing": catalog.listing(), "skipped": sorted(packed.skipped)}
+    if dataset.located() is None:
+        raise UserError("dataset.block= needs tiles that are files in a folder of this machine: leave it out")
+    inputs = {"listing": source.listing(), "skipped": sorted(packed.skipped)}
 
     def locate(folder: Path) -> None:
-        tile_ground(catalog.root, packed.paths).save(folder / "ground.npz")
+        tile_ground(source.root, packed.paths).save(folder / "ground.npz")
 
     ground = Ground.load(store.get("ground", inputs, locate).folder / "ground.npz")
     if lost := int(np.isnan(ground.lonlat).any(1).sum()):
         raise UserError(
             f"dataset.block={dataset.block:g} needs to know where the tiles lie, and {lost} of {len(packed)} in "
-            f"{catalog.root} do not say: leave dataset.block out"
+            f"{source.root} do not say: leave dataset.block out"
         )
     return ground
 

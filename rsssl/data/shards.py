@@ -30,7 +30,7 @@ from rsssl.data.decoders import POINTERS
 from rsssl.data.names import Names
 from rsssl.data.readers import Members
 from rsssl.data.remote import is_remote
-from rsssl.engine.files import sha256
+from rsssl.engine.files import locked, sha256, write_atomic
 from rsssl.engine.progress import followed
 from rsssl.errors import UserError
 
@@ -40,7 +40,7 @@ KNOWN = EXTENSIONS | POINTERS.keys() | set(LABELS)
 UNLABELLED = "for images without classes type 'dataset.classes=[]'"
 LABEL_BYTES = 1 << 16
 MOST = 100_000  # archives
-ARRAYS = ("names", "labels", "places")  # files of an index
+ARRAYS, NAMES = ("names.npy", "labels.npy", "places.npy"), "classes.json"  # what headers say; the last one written
 AT_ONCE = 16  # archives whose state is asked for at the same time
 State = tuple[int, str]  # bytes, and what changes with the content
 
@@ -153,47 +153,36 @@ class Shards:
 
     def listing(self) -> str:
         """sha256 over the archives' names, sizes and times of change, and what decides on the classes."""
-        names = [os.path.relpath(a, self.root) if not is_remote(a) else a[len(self.root) :] for a in self.archives]
-        return sha256(json.dumps([names, self.states, self.classes]).encode())
+        return sha256(json.dumps([[a[len(self.root) :] for a in self.archives], self.states, self.classes]).encode())
 
-    def index(self, folder: Path) -> None:
-        """Reads the headers of all archives, and leaves in a folder what they say.
+    def catalog(self, folder: Path | None = None) -> Catalog:
+        """The images.
+
+        Args:
+            folder: where what the headers say is kept for other processes, which read it there; None to keep nothing.
 
         Raises:
             UserError: for an archive or a label that cannot be read, and for a member whose name leads out of it.
         """
-        column, places = ClassColumn(self.root, self.classes), []
+        if folder is None:
+            arrays, classes = self._index()
+            return self._catalog(arrays, classes)
+        with locked(folder.with_name(f"{folder.name}.lock"), waiting="another process reads the headers; waiting"):
+            if not (folder / NAMES).is_file():
+                arrays, classes = self._index()
+                folder.mkdir(parents=True, exist_ok=True)
+                for name, array in zip(ARRAYS, arrays, strict=True):
+                    np.save(folder / name, array)
+                write_atomic(folder / NAMES, json.dumps(classes).encode())
+        mapped = [np.load(folder / name, mmap_mode="r").view(np.ndarray) for name in ARRAYS]
+        return self._catalog(mapped, tuple(json.loads((folder / NAMES).read_text())))
 
-        def paths() -> Iterator[str]:
-            for number, archive in enumerate(followed(self.archives, "reading the headers of archives", "archives")):
-                prefix = (
-                    os.path.relpath(archive, self.root) if not is_remote(archive) else archive[len(self.root) + 1 :]
-                )
-                images = list(images_of(archive, self.states[number][0], self.classes != []))
-                places.append(
-                    np.array([(number, offset, size) for _, offset, size, _ in images], np.int64).reshape(-1, 3)
-                )
-                for name, _, _, label in images:
-                    column.add(label)
-                    yield f"{prefix}/{name}"
-
-        names = Names.of(paths())
-        if not len(names):
-            raise UserError(f"the archives of {self.root} hold no image: type dataset.root= with others")
-        labels, classes = column.labels()
-        arrays = {"names": names.content(), "labels": labels, "places": np.concatenate(places)}
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array)
-        (folder / "classes.json").write_text(json.dumps(classes))
-
-    def catalog(self, folder: Path) -> Catalog:
-        """The images, from what `index` left in a folder."""
-        names, labels, places = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
-        classes = tuple(json.loads((folder / "classes.json").read_text()))
-        archives = tuple(self.archives)
+    def _catalog(self, arrays: Sequence[np.ndarray], classes: tuple[str, ...]) -> Catalog:
+        names, labels, places = arrays
+        archives, n = tuple(self.archives), len(labels)
         return ShardCatalog(
             self.root,
-            Names.held(names, len(labels)),
+            Names.held(names, n),
             labels,
             classes,
             Members(archives),
@@ -202,6 +191,26 @@ class Shards:
             archives=archives,
             archive_states=tuple(self.states),
         )
+
+    def _index(self) -> tuple[list[np.ndarray], tuple[str, ...]]:
+        """The images' names as `Names` has them, labels and places; and the names of the classes."""
+        column, places = ClassColumn(self.root, self.classes), list[np.ndarray]()
+
+        def paths() -> Iterator[str]:
+            for number, archive in enumerate(followed(self.archives, "reading the headers of archives", "archives")):
+                images = images_of(archive, self.states[number][0], self.classes != [])
+                places.append(
+                    np.array([(number, offset, size) for _, offset, size, _ in images], np.int64).reshape(-1, 3)
+                )
+                for name, _, _, label in images:
+                    column.add(label)
+                    yield f"{archive[len(self.root) + 1 :]}/{name}"
+
+        names = Names.of(paths())
+        if not len(names):
+            raise UserError(f"the archives of {self.root} hold no image: type dataset.root= with others")
+        labels, classes = column.labels()
+        return [names.content(), labels, np.concatenate(places)], classes
 
 
 def states_of(archives: Sequence[str]) -> list[State]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 # What cannot change a result is not part of the configuration's hash.
-NOT_IN_THE_HASH = ("paths", "tracker", "device", "compile", "distributed", "workers", "processes", "timeout")
+NOT_IN_THE_HASH = ("paths", "tracker", "pack", "device", "compile", "distributed", "workers", "processes", "timeout")
 
 
 @dataclass(frozen=True)

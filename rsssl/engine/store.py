@@ -66,6 +66,17 @@ class Store:
             raise ValueError(f"{stage} is not among STAGES, which task=store lists")
         return self.root / stage / digest(inputs)
 
+    def begin(self, stage: str, inputs: Mapping[str, Any]) -> Path:
+        """The folder of an artefact that several processes work on at the same time, before each calls `get`."""
+        folder = self.folder(stage, inputs)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, folder) from error
+        if not (folder / INPUTS).is_file():
+            write_sealed(folder / INPUTS, {"stage": stage, "inputs": inputs})
+        return folder
+
     def get(
         self, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], object], together: bool = False
     ) -> Artifact:

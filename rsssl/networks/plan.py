@@ -97,7 +97,8 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
     """Prepares the data and works out what the configuration leaves open (image size, learning rate, which images)."""
     instantiate(recipe.augment, _convert_="all")  # an impossible augmentation is refused before any data is read
     keys = recipe.pretrain
-    parts = [load(d, run.store, run.workers, recipe.protocol) for d in datasets(recipe, dataset, run)]
+    tiles = recipe.pack.tiles
+    parts = [load(d, run.store, run.workers, recipe.protocol, tiles) for d in datasets(recipe, dataset, run)]
     indices = draw(parts, keys.images, keys.seed)
     start: Start = instantiate(recipe.start, _convert_="all")
     card = replace(parts[0].pack.card, classes=())

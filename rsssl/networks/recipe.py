@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsssl.checks import one_of, positive
+from rsssl.data.dataset import PackKeys
 from rsssl.engine.tracking import Tracker
 from rsssl.errors import UserError
 
@@ -135,6 +136,7 @@ class Recipe:
         schedule: of the learning rate.
         tracker: where metrics go.
         pretrain: see `PretrainKeys`.
+        pack: see `rsssl.data.dataset.PackKeys`.
         distributed: how the gradients of several processes become one; "auto" is ddp on accelerators, flat on CPUs.
         compile: the mode of torch.compile; None: not compiled.
         protocol: "clean", "validation" (a part of the pool plays the test set) or "paper".
@@ -148,6 +150,7 @@ class Recipe:
     schedule: dict[str, Any]
     tracker: dict[str, Any]
     pretrain: PretrainKeys
+    pack: PackKeys
     distributed: str
     compile: str | None
     protocol: str

@@ -116,7 +116,7 @@ class Evaluate(Pretrain):
         device, store = run.device, run.store
         if self.checkpoint:
             find_checkpoint(self.checkpoint, store)  # a wrong path is told before any data is read
-        data = load(self.dataset, store, run.workers, self.protocol)
+        data = load(self.dataset, store, run.workers, self.protocol, self.pack.tiles)
         need_labels(data)
         self._check_size(data.pack.card.n_bands)
         # Drawn before any training, so that too few labels are found out first.

@@ -141,7 +141,7 @@ class MapScene(Pipeline):
         from rsssl.tasks.accuracy import AssessAccuracy
 
         assert isinstance(self.dataset, SceneDataset)
-        data = load(self.dataset, run.store, run.workers, self.protocol)
+        data = load(self.dataset, run.store, run.workers, self.protocol, self.pack.tiles)
         for number, (scene, target) in enumerate(zip(scenes, maps, strict=True)):
             tested = self.dataset.tested(data, number) if rank() == 0 else []
             if tested:

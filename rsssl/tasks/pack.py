@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rsssl.data.dataset import Dataset
+from rsssl.data.dataset import Dataset, PackKeys
 from rsssl.engine.run import Run
 
 
@@ -15,13 +15,16 @@ class PackImages:
 
     Args:
         dataset: the images.
+        pack: see `PackKeys`.
     """
 
     dataset: Dataset
+    pack: PackKeys
 
     def check(self) -> None:
         """Refuses impossible values, before any data is read."""
         self.dataset.check()
+        self.pack.check()
 
     def run(self, run: Run) -> dict[str, Any]:
         """Packs, or finds the pack that is there.
@@ -32,7 +35,7 @@ class PackImages:
         """
         from rsssl.data.prepared import load
 
-        data = load(self.dataset, run.store, run.workers)
+        data = load(self.dataset, run.store, run.workers, tiles=self.pack.tiles)
         pack, card = data.pack, data.pack.card
         print(f"\n{card.name}: {card.dtype}, split {data.split.hash[:16]}, in {pack.folder}")
         print(f"  {'band':<12} {'low':>9} {'high':>9} {'mean':>7} {'std':>7}   (mean and std of the pool, 0 to 1)")

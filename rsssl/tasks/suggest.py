@@ -93,7 +93,7 @@ class Suggest(Pretrain):
         classifier = find_classifier(self.checkpoint) if self.by == "margin" and self.checkpoint else None
         if self.checkpoint and classifier is None:
             find_checkpoint(self.checkpoint, run.store)  # a wrong path is told before any data is read
-        data = load(self.dataset, run.store, run.workers, self.protocol)
+        data = load(self.dataset, run.store, run.workers, self.protocol, self.pack.tiles)
         names = list(data.pack.paths) if self.on_scenes else typed_paths(data)
         known = data.pack.labels >= 0 if self.on_scenes else np.zeros(len(data.pack), bool)
         if self.labelled:
