@@ -154,26 +154,29 @@ class Dataset:
         if not elsewhere and not root.exists():
             raise UserError(f"The image folder {root} does not exist. {self.hint()}")
 
+    def catalog(self) -> Catalog:
+        """The images. Raises what `source` does, and for archives what reading their headers does."""
+        from rsssl.data.shards import Shards
+
+        source = self.source()
+        return source.catalog() if isinstance(source, Shards) else source
+
     def source(self) -> Catalog | Shards:
-        """What can be said of the images before the headers of archives are read; see `catalog`."""
+        """The images of the list, or found under the root; of archives what can be said without reading their headers.
+
+        Makes the synthetic dataset, or downloads, when that is asked for. Raises UserError when there is no root,
+        naming where to put the data and what to type.
+        """
         from rsssl.data import shards
 
-        if self.root and not self.list and (archives := shards.named(self.root)):
-            return shards.Shards(archives, self.classes)
-        return self.catalog()
-
-    def catalog(self) -> Catalog:
-        """The images of the list, or found under the root; makes the synthetic dataset, or downloads, when that is
-        asked for.
-
-        Raises UserError when there is no root, naming where to put the data and what to type.
-        """
         if self.list:
             if not hasattr(self, "_listed"):  # the standard input can be read once
                 from rsssl.data.lists import catalog_of
 
                 self._listed = catalog_of(self.list, self.root, self.classes)
             return self._listed
+        if self.root and (archives := shards.named(self.root)):
+            return shards.Shards(archives, self.classes)
         self.located()
         if is_remote(self.root):
             from rsssl.data.scan import scan

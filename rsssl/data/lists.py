@@ -205,10 +205,9 @@ def _below(root: str, row: Row, origin: str) -> str:
     """A path as the catalog has it, relative to its root where it lies below it."""
     if not is_remote(root):
         if is_remote(row.path):
-            host = "/".join(row.path.split("/")[:3])
             raise UserError(
                 f"{origin} line {row.line} names {row.path}, and an address is only opened where one that it lies "
-                f"below was typed: if you trust the list, type dataset.root={host}"
+                "below was typed: if you trust the list, type dataset.root= with that"
             )
         full = os.path.normpath(os.path.join(root, row.path))
         return os.path.relpath(full, root).replace(os.sep, "/") if full.startswith(root + os.sep) else full

@@ -6,23 +6,26 @@ hundred images knows the names of these hundred only. Readers and items travel a
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from rsssl.data import cloud
 from rsssl.data.decoders import BadImage
 from rsssl.data.geotiff import MOST
+from rsssl.data.handles import Descriptor, Handle
 from rsssl.data.raster import Raster, read
 from rsssl.data.remote import is_remote
 from rsssl.errors import UserError
 
 TOGETHER = 64  # files that are asked for at the same time
 RUN = 16 << 20  # bytes of neighbours in an archive that are read at once
-OPEN = 16  # archives that a process keeps open
+OPEN = 1024  # archives that a process remembers
 
 
 class Reader(Protocol):
@@ -108,27 +111,19 @@ def part_of(shard: str, start: int, stop: int) -> bytes:
     """
     if is_remote(shard):
         return cloud.whole(shard, start, stop)
-    content, at = bytearray(), start
+    file, content, at = archive(shard)(), bytearray(), start
     while at < stop:
-        if not (data := os.pread(handle(shard).fileno, stop - at, at)):
+        if not (data := os.pread(file.number, stop - at, at)):
             raise UserError(f"{shard} ends after {at} of {stop} bytes, and was longer: type the same command again")
         content += data
         at += len(data)
     return bytes(content)
 
 
-class Handle:
-    """A file that is open until nobody has it any more."""
-
-    def __init__(self, path: str) -> None:
-        self.fileno = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        with suppress(AttributeError, OSError):
-            os.close(self.fileno)
-
-
 @functools.lru_cache(maxsize=OPEN)
-def handle(path: str) -> Handle:
-    """A file, which stays open."""
-    return Handle(path)
+def archive(path: str) -> Handle[Descriptor]:
+    """An archive, which stays open as long as few others are read."""
+    return Handle(partial(Descriptor, Path(path)))
+
+
+atexit.register(archive.cache_clear)  # while there still is something to close files with

@@ -83,7 +83,7 @@ def _header(head: bytes, archive: str, at: int) -> tuple[str, bytes, int]:
             if at == 0 and head.startswith(start):
                 raise UserError(
                     f"{archive} is compressed, so that its members cannot be read where they lie: type {program} "
-                    f"'{archive}'"
+                    f"< '{archive}' > NAME.tar"
                 )
         raise damaged(archive, at, "there is no header of a member")
     name = _text(head[:100])
