@@ -10,7 +10,8 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,27 @@ from rsssl.errors import UserError
 Kind = TypeVar("Kind", bound="Catalog")
 EXTENSIONS = PICTURES | RASTERS.keys()
 MISSING = -1  # in place of the size of a file that is not there
+
+
+class Source(Protocol):
+    """Where images come from, of which little is known at first: listing all of them may take long."""
+
+    @property
+    def root(self) -> str:
+        """The folder or address that names of images are below."""
+
+    def listing(self) -> str:
+        """A hash that changes with the images; see `Catalog.listing`."""
+
+    def catalog(self, index: Path | None = None) -> Catalog:
+        """The images.
+
+        Args:
+            index: a folder for what it takes long to find out, where other processes find it; None to keep nothing.
+
+        Raises:
+            UserError: naming what cannot be read.
+        """
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,10 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def catalog(self, index: Path | None = None) -> Catalog:
+        """This one: a catalog is its own source."""
+        return self
 
     def name(self, i: int) -> str:
         """Image number i, for messages."""

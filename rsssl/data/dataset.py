@@ -14,8 +14,7 @@ from rsssl.data.remote import is_remote
 from rsssl.errors import UserError
 
 if TYPE_CHECKING:
-    from rsssl.data.catalog import Catalog
-    from rsssl.data.shards import Shards
+    from rsssl.data.catalog import Catalog, Source
 
 Texts = list[str]  # within the class below `list` is the name of a key
 
@@ -143,25 +142,27 @@ class Dataset:
             text += "; to fetch them from their publisher, type dataset.download=true"
         return text
 
-    def located(self) -> None:
-        """Raises UserError where there are no images and none will be made, naming where to put the data."""
+    def located(self) -> Path | None:
+        """The folder of the images; None where they are listed, in archives, or elsewhere than on this machine.
+
+        Raises UserError where there is none and none will be made, naming where to put the data.
+        """
         if self.list:
-            return
+            return None
         if not self.root:
             raise UserError(f"dataset={self.name} needs the folder of the images: type dataset.root=/path/to/images")
         root = Path(self.root).expanduser()
-        elsewhere = is_remote(self.root) or root.suffix == ".tar" or self.generate is not None or self.download
-        if not elsewhere and not root.exists():
+        if is_remote(self.root) or root.suffix == ".tar":
+            return None
+        if not root.exists() and self.generate is None and not self.download:
             raise UserError(f"The image folder {root} does not exist. {self.hint()}")
+        return root
 
     def catalog(self) -> Catalog:
         """The images. Raises what `source` does, and for archives what reading their headers does."""
-        from rsssl.data.shards import Shards
+        return self.source().catalog()
 
-        source = self.source()
-        return source.catalog() if isinstance(source, Shards) else source
-
-    def source(self) -> Catalog | Shards:
+    def source(self) -> Source:
         """The images of the list, or found under the root; of archives what can be said without reading their headers.
 
         Makes the synthetic dataset, or downloads, when that is asked for. Raises UserError when there is no root,
@@ -177,12 +178,10 @@ class Dataset:
             return self._listed
         if self.root and (archives := shards.named(self.root)):
             return shards.Shards(archives, self.classes)
-        self.located()
-        if is_remote(self.root):
-            from rsssl.data.scan import scan
+        from rsssl.data.scan import scan
 
+        if (root := self.located()) is None:
             return scan(str(self.root), self.classes, hint=self.hint())
-        root = Path(str(self.root)).expanduser()
         if self.generate is not None:
             from rsssl.data.synthetic import ensure
 
@@ -196,8 +195,6 @@ class Dataset:
             from rsssl.data.download import fetch_and_extract
 
             fetch_and_extract(self.url, self.md5, root)
-        from rsssl.data.scan import scan
-
         return scan(root, self.classes, hint=self.hint())
 
     def class_colours(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.hashed_split import hashed_split
-from rsssl.data.known_tree import KnownTree, known_tree, remember
+from rsssl.data.known_tree import known_tree, remember
 from rsssl.data.locate import tile_ground
 from rsssl.data.pack import PACK_VERSION, Pack
 from rsssl.data.packing import pack

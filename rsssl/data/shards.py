@@ -8,25 +8,24 @@ Members of one stem belong together: an image, and its class in .cls (a number),
 from __future__ import annotations
 
 import glob
-import io
 import itertools
 import json
 import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from rsssl.data import cloud, tar
+from rsssl.data import cloud
 from rsssl.data.catalog import EXTENSIONS, Catalog
 from rsssl.data.class_names import ClassColumn
-from rsssl.data.decoders import POINTERS
+from rsssl.data.members import images_of
 from rsssl.data.names import Names
 from rsssl.data.readers import Members
 from rsssl.data.remote import is_remote
@@ -34,11 +33,6 @@ from rsssl.engine.files import locked, sha256, write_atomic
 from rsssl.engine.progress import followed
 from rsssl.errors import UserError
 
-LABELS = (".cls", ".txt", ".json")  # which of an image's is taken, when it has several
-KEYS = ("class", "label", "cls")  # under which a .json has the class
-KNOWN = EXTENSIONS | POINTERS.keys() | set(LABELS)
-UNLABELLED = "for images without classes type 'dataset.classes=[]'"
-LABEL_BYTES = 1 << 16
 MOST = 100_000  # archives
 ARRAYS, NAMES = ("names.npy", "labels.npy", "places.npy"), "classes.json"  # what headers say; the last one written
 AT_ONCE = 16  # archives whose state is asked for at the same time
@@ -155,27 +149,24 @@ class Shards:
         """sha256 over the archives' names, sizes and times of change, and what decides on the classes."""
         return sha256(json.dumps([[a[len(self.root) :] for a in self.archives], self.states, self.classes]).encode())
 
-    def catalog(self, folder: Path | None = None) -> Catalog:
-        """The images.
-
-        Args:
-            folder: where what the headers say is kept for other processes, which read it there; None to keep nothing.
+    def catalog(self, index: Path | None = None) -> Catalog:
+        """The images; see `Source`. What the headers say is kept.
 
         Raises:
             UserError: for an archive or a label that cannot be read, and for a member whose name leads out of it.
         """
-        if folder is None:
+        if index is None:
             arrays, classes = self._index()
             return self._catalog(arrays, classes)
-        with locked(folder.with_name(f"{folder.name}.lock"), waiting="another process reads the headers; waiting"):
-            if not (folder / NAMES).is_file():
+        with locked(index.with_name(f"{index.name}.lock"), waiting="another process reads the headers; waiting"):
+            if not (index / NAMES).is_file():
                 arrays, classes = self._index()
-                folder.mkdir(parents=True, exist_ok=True)
+                index.mkdir(parents=True, exist_ok=True)
                 for name, array in zip(ARRAYS, arrays, strict=True):
-                    np.save(folder / name, array)
-                write_atomic(folder / NAMES, json.dumps(classes).encode())
-        mapped = [np.load(folder / name, mmap_mode="r").view(np.ndarray) for name in ARRAYS]
-        return self._catalog(mapped, tuple(json.loads((folder / NAMES).read_text())))
+                    np.save(index / name, array)
+                write_atomic(index / NAMES, json.dumps(classes).encode())
+        mapped = [np.load(index / name, mmap_mode="r").view(np.ndarray) for name in ARRAYS]
+        return self._catalog(mapped, tuple(json.loads((index / NAMES).read_text())))
 
     def _catalog(self, arrays: Sequence[np.ndarray], classes: tuple[str, ...]) -> Catalog:
         names, labels, places = arrays
@@ -236,81 +227,3 @@ def state_of(archive: str) -> State:
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{archive} is no file: type dataset.root= with archives that are")
     return status.st_size, str(status.st_mtime_ns)
-
-
-def images_of(archive: str, size: int, labelled: bool) -> list[tuple[str, int, int, str | None]]:
-    """The images of an archive: name, first byte, bytes, and the class as it stands beside them.
-
-    Args:
-        archive: a file, or an address.
-        size: bytes of it.
-        labelled: whether classes are looked for.
-
-    Raises:
-        UserError: as `tar.members` does; for an unsafe name, an image that is no plain file, one that comes twice, and
-            a class that cannot be read.
-    """
-    images, labels = dict[str, tuple[int, int]](), dict[str, tuple[int, str]]()
-    with opened(archive, size) as file:
-        for name, kind, offset, length in tar.members(file, archive, size):
-            stem, suffix = os.path.splitext(name)
-            suffix = suffix.lower()
-            if os.path.basename(name).startswith(".") or suffix not in KNOWN:
-                continue
-            refuse_unsafe(archive, name, kind)
-            if suffix not in LABELS:
-                if name in images:
-                    raise UserError(f"{archive} holds {name} twice: make it again with each image once")
-                images[name] = offset, length
-            elif labelled and LABELS.index(suffix) < labels.get(stem, (len(LABELS), ""))[0]:
-                if length > LABEL_BYTES:
-                    raise UserError(f"{archive}: {name} has {length} bytes, too many for a class: {UNLABELLED}")
-                file.seek(offset)
-                labels[stem] = LABELS.index(suffix), class_in(file.read(length), suffix, f"{archive}: {name}")
-    return [(name, *where, label_of(name, labels)) for name, where in images.items()]
-
-
-def opened(archive: str, size: int) -> BinaryIO:
-    """An archive, for reading its headers."""
-    if is_remote(archive):
-        return io.BufferedReader(cloud.Stream(archive, size), cloud.READ)
-    return open(archive, "rb", buffering=1 << 16)
-
-
-def label_of(name: str, labels: Mapping[str, tuple[int, str]]) -> str | None:
-    """The class beside an image: that of its stem, or of what stands before the first dot of its name."""
-    stem = os.path.splitext(name)[0]
-    first = posixpath.join(posixpath.dirname(name), posixpath.basename(name).split(".")[0])
-    return labels.get(stem, labels.get(first, (0, None)))[1]
-
-
-def refuse_unsafe(archive: str, name: str, kind: bytes) -> None:
-    """Raises UserError for a member that could be meant to reach out of the archive."""
-    if name.startswith("/") or ".." in name.split("/"):
-        raise UserError(f"{archive} holds {name!r}, whose name leads out of it: make it again, or leave it out")
-    if kind not in tar.REGULAR:
-        raise UserError(
-            f"{archive}: {name} is a link or no plain file: make it again, tar -h puts in what links lead to"
-        )
-
-
-def class_in(data: bytes, suffix: str, origin: str) -> str:
-    """The class that a member holds, as text.
-
-    Raises:
-        UserError: when it holds none.
-    """
-    try:
-        text = data.decode().strip()
-        if suffix == ".json":
-            content = json.loads(text)
-            value = next(content[key] for key in KEYS if key in content) if isinstance(content, dict) else content
-            text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        if suffix == ".cls":
-            text = str(int(text))
-    except (ValueError, RecursionError, StopIteration) as error:
-        kind = {".cls": "a number", ".json": "a class, under class, label or cls"}.get(suffix, "a text")
-        raise UserError(f"{origin} holds {data[:40]!r}, not {kind}: correct it, or {UNLABELLED}") from error
-    if not text or text.startswith("-"):
-        raise UserError(f"{origin} holds {data[:40]!r}, which is no class: correct it, or {UNLABELLED}")
-    return text

@@ -66,9 +66,9 @@ class SceneDataset(Dataset):
         """See `Dataset.given_nodata`; None for "none" too."""
         return as_number(self.nodata, "dataset.nodata")
 
-    def located(self) -> None:
-        """UserError for a scene that is not there."""
-        self.scene_files()
+    def located(self) -> Path:
+        """The first scene; UserError for one that is not there."""
+        return Path(self.scene_files()[0])
 
     def source(self) -> SceneCatalog:
         """See `Dataset.source`."""

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import rsssl
-from rsssl.data.catalog import Catalog
+from rsssl.data.catalog import Source
 from rsssl.data.dataset import Dataset
 from rsssl.data.prepared import Data, load
 from rsssl.engine.store import Store
@@ -21,15 +21,15 @@ from rsssl.errors import UserError
 
 
 @pytest.fixture
-def listings(monkeypatch: pytest.MonkeyPatch) -> list[Catalog]:
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
     """Every listing of a dataset that is made; those of more than 11 images are large."""
-    made, catalog = list[Catalog](), Dataset.catalog
+    made, source = list[Source](), Dataset.source
 
-    def counted(self: Dataset) -> Catalog:
-        made.append(catalog(self))
+    def counted(self: Dataset) -> Source:
+        made.append(source(self))
         return made[-1]
 
-    monkeypatch.setattr(Dataset, "catalog", counted)
+    monkeypatch.setattr(Dataset, "source", counted)
     monkeypatch.setattr("rsssl.data.known_tree.LARGE", 11)
     return made
 
@@ -45,7 +45,7 @@ def settle(root: Path) -> None:
         os.utime(folder, ns=(time.time_ns() - 10**10,) * 2)
 
 
-def test_a_large_tree_is_listed_once(root: Path, listings: list[Catalog]) -> None:
+def test_a_large_tree_is_listed_once(root: Path, listings: list[Source]) -> None:
     settle(root)
     first = loaded(root)
     again = loaded(root)
@@ -55,7 +55,7 @@ def test_a_large_tree_is_listed_once(root: Path, listings: list[Catalog]) -> Non
     assert len(listings) == 2, "another pack is asked for"
 
 
-def test_a_small_tree_is_listed_each_time(root: Path, listings: list[Catalog], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_tree_is_listed_each_time(root: Path, listings: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rsssl.data.known_tree.LARGE", 12)
     settle(root)
     loaded(root)
@@ -66,7 +66,7 @@ def test_a_small_tree_is_listed_each_time(root: Path, listings: list[Catalog], m
 @pytest.mark.parametrize(
     "change", ["added", "removed", "renamed", "replaced", "a folder", "lost", "unpacked", "record"]
 )
-def test_a_large_tree_that_changed_is_listed_again(root: Path, listings: list[Catalog], change: str) -> None:
+def test_a_large_tree_that_changed_is_listed_again(root: Path, listings: list[Source], change: str) -> None:
     settle(root)
     first = loaded(root)
     victim = root / "field" / "3.jpg"
@@ -96,7 +96,7 @@ def test_a_large_tree_that_changed_is_listed_again(root: Path, listings: list[Ca
     assert (again.pack.fingerprint == first.pack.fingerprint) == (change in ("lost", "unpacked", "record"))
 
 
-def test_what_changed_while_it_was_listed_is_not_remembered(root: Path, listings: list[Catalog]) -> None:
+def test_what_changed_while_it_was_listed_is_not_remembered(root: Path, listings: list[Source]) -> None:
     for folder, *_ in os.walk(root):
         os.utime(folder, ns=(time.time_ns() + 10**10,) * 2)
     loaded(root)
@@ -105,7 +105,7 @@ def test_what_changed_while_it_was_listed_is_not_remembered(root: Path, listings
 
 
 def test_a_damaged_pack_of_images_written_over_in_place_is_not_made_under_its_old_name(
-    root: Path, listings: list[Catalog]
+    root: Path, listings: list[Source]
 ) -> None:
     settle(root)
     first = loaded(root)
