@@ -110,7 +110,7 @@ class Catalog:
         When it changes, the source was changed. Other content of the same size and time is not noticed: that would take
         reading all files, nearly as long as packing them.
         """
-        return _digest(self.paths, self.states, self.origin)
+        return self._listing
 
     def changed(self) -> list[str]:
         """The paths of files that are not what they were when `listing` was first asked for."""
@@ -125,6 +125,10 @@ class Catalog:
             first = name_of(self.root, changed[0])
             more = f" and {len(changed) - 1} more" if changed[1:] else ""
             raise UserError(f"{first}{more} changed while the images were packed: type the same command again")
+
+    @functools.cached_property
+    def _listing(self) -> str:
+        return _digest(self.paths, self.states, self.origin)
 
     @functools.cached_property
     def states(self) -> np.ndarray:

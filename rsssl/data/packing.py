@@ -26,7 +26,8 @@ from rsssl.models.card import SensorCard
 
 log = logging.getLogger(__name__)
 
-_TEMPORARY = ("images.part", "moments.part", "progress.jsonl", "images.kept", "moments.kept")
+PIXELS = "images.part"  # of a pack that is being made
+_TEMPORARY = (PIXELS, "moments.part", "progress.jsonl", "images.kept", "moments.kept")
 _DONE = {
     "grey": "were grey and became RGB",
     "palette": "had a palette and became RGB",
@@ -68,7 +69,7 @@ def pack(
     if (current := _current(dataset, catalog, folder, source)) is not None:
         return current
     form = find_form(dataset, catalog) if form is None else form
-    files = str(folder / "images.part"), str(folder / "moments.part")
+    files = str(folder / PIXELS), str(folder / "moments.part")
     plan = Plan(catalog.reader, form, *files)
     key = sha256(json.dumps([PACK_VERSION, source, asdict(form), chunk_bytes]).encode())
     title = progress if isinstance(progress, str) else f"packing {dataset.name}" if progress else None

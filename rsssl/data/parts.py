@@ -23,7 +23,7 @@ from rsssl.data.conform import Form
 from rsssl.data.dataset import Dataset
 from rsssl.data.find_form import find_form
 from rsssl.data.pack import Pack
-from rsssl.data.packing import pack, source_of
+from rsssl.data.packing import PIXELS, pack, source_of
 from rsssl.data.packs import Packs, join, open_packed
 from rsssl.engine.files import locked, write_sealed
 from rsssl.engine.ranks import alone
@@ -53,7 +53,7 @@ class Begun:
 def pack_parts(
     dataset: Dataset,
     folder: Path,
-    tiles: int,
+    tiles: int | None,
     workers: int | None = None,
     progress: bool = True,
     chunk_bytes: int = CHUNK_BYTES,
@@ -67,6 +67,7 @@ def pack_parts(
         dataset: the images.
         folder: for the parts.
         tiles: images of a part; where the packing has begun already, it goes on with the number that it began with.
+            None: all.
         workers: see `rsssl.data.packing.pack`, as for those that follow.
         progress: show how far it is.
         chunk_bytes: of the pixels that a process decodes at a time.
@@ -85,7 +86,7 @@ def pack_parts(
         pack(dataset, folder / name_of(number), workers, progress and title, chunk_bytes, part, begun.form)
 
     left, said = list(enumerate(starts)), False
-    if not is_packed(folder / name_of(left[-1][0])):
+    if not all(is_packed(folder / name_of(number)) for number, _ in left):
         log.info(f"packing {len(catalog):,} images of {catalog.root} in {len(left)} parts of {begun.tiles:,}: {folder}")
     with alone():  # under torchrun each rank takes parts of its own
         while left := [(number, start) for number, start in left if not is_packed(folder / name_of(number))]:
@@ -98,7 +99,7 @@ def pack_parts(
     return joined(folder, len(starts), begun, catalog.root)
 
 
-def begin(dataset: Dataset, folder: Path, tiles: int, catalog: Catalog) -> Begun:
+def begin(dataset: Dataset, folder: Path, tiles: int | None, catalog: Catalog) -> Begun:
     """What the packing in a folder has begun with: decided now by the first process, and written down for all.
 
     Raises:
@@ -109,7 +110,7 @@ def begin(dataset: Dataset, folder: Path, tiles: int, catalog: Catalog) -> Begun
     with locked(folder / BEGUN_LOCK, waiting=f"{dataset.name}: another process looks at the images first; waiting"):
         if not file.is_file():
             form = find_form(dataset, catalog)
-            write_sealed(file, {"source": source, "tiles": tiles, "form": asdict(form)})
+            write_sealed(file, {"source": source, "tiles": tiles or len(catalog), "form": asdict(form)})
         known = read_sealed(file, again)
     if known["source"] != source:
         raise UserError(f"{folder} holds parts of other images, or of these before they changed: {again}")
@@ -135,6 +136,13 @@ def taken(folder: Path, number: int, start: int, pack_one: Callable[[int, int], 
 def name_of(number: int) -> str:
     """The name of a part."""
     return f"part-{number:05d}"
+
+
+def is_parted(folder: Path, n: int, tiles: int | None) -> bool:
+    """Whether n images become parts of so many: as they were begun with, else by their number."""
+    if (folder / BEGUN).is_file() or (folder / PIXELS).is_file():
+        return (folder / BEGUN).is_file()
+    return tiles is not None and n > tiles
 
 
 def is_packed(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from rsssl.data.locate import tile_ground
 from rsssl.data.pack import PACK_VERSION, Pack
 from rsssl.data.packing import pack
 from rsssl.data.packs import open_packed
-from rsssl.data.parts import pack_parts
+from rsssl.data.parts import is_parted, pack_parts
 from rsssl.data.rows import Indices, Rows
 from rsssl.data.split import Split, split
 from rsssl.engine.files import json_bytes, write_atomic
@@ -118,14 +118,14 @@ def packed_in(
 
     def build(folder: Path) -> Pack:
         catalog = source.catalog(folder / INDEX)
-        if tiles is None or len(catalog) <= tiles:
-            return pack(dataset, folder, workers, catalog=catalog)
-        return pack_parts(dataset, folder, tiles, workers, catalog=catalog)
+        if is_parted(folder, len(catalog), tiles):
+            return pack_parts(dataset, folder, tiles, workers, catalog=catalog)
+        return pack(dataset, folder, workers, catalog=catalog)
 
     if not is_finished(store.folder("pack", inputs)):
         folder = store.begin("pack", inputs)
         catalog = source.catalog(folder / INDEX)
-        if tiles is not None and len(catalog) > tiles:
+        if is_parted(folder, len(catalog), tiles):
             pack_parts(dataset, folder, tiles, workers, catalog=catalog)
     artifact = store.get("pack", inputs, build)
     shutil.rmtree(artifact.folder / INDEX, ignore_errors=True)

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 
 from rsssl.data import cloud
-from rsssl.data.catalog import EXTENSIONS, Catalog
+from rsssl.data.catalog import Catalog
 from rsssl.data.class_names import ClassColumn
 from rsssl.data.members import images_of
 from rsssl.data.names import Names
 from rsssl.data.readers import Members
 from rsssl.data.remote import is_remote
+from rsssl.data.tree import image_name, is_folder
 from rsssl.engine.files import locked, sha256, write_atomic
 from rsssl.engine.progress import followed
 from rsssl.errors import UserError
@@ -90,19 +91,21 @@ def matching(pattern: str) -> list[str]:
 
 def in_folder(root: str) -> list[str]:
     """The archives in a folder that holds nothing else that could be meant; a web server's is not looked into."""
+    if root.startswith("http"):
+        return []
     if is_remote(root):
-        if root.startswith("http"):
-            return []
-        entries = [(e["name"], e["type"] == "directory") for e in cloud.asked(cloud.address(root), "listing")]
+        listed = cloud.asked(cloud.address(root), "listing")
+        entries = ((posixpath.basename(e["name"].rstrip("/")), e["type"] == "directory") for e in listed)
     elif os.path.isdir(root := os.path.expanduser(root)):
-        entries = [(e.name, e.is_dir()) for e in os.scandir(root)]
+        entries = ((e.name, is_folder(e)) for e in os.scandir(root))
     else:
         return []
-    entries = [(posixpath.basename(name), folder) for name, folder in entries]
-    entries = [(name, folder) for name, folder in entries if name and not name.startswith(".")]
-    if any(folder or posixpath.splitext(name)[1].lower() in EXTENSIONS for name, folder in entries):
-        return []
-    return sorted((cloud.join(root, name) for name, _ in entries if name.endswith(".tar")), key=os.fsencode)
+    archives = []
+    for name, folder in entries:
+        if folder or image_name(name):
+            return []  # tiles, beside which archives happen to lie
+        archives += [name] if name.endswith(".tar") and not name.startswith(".") else []
+    return sorted((cloud.join(root, name) for name in archives), key=os.fsencode)
 
 
 @dataclass(frozen=True)

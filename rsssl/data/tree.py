@@ -34,7 +34,7 @@ class Here:
     """The folders of this machine."""
 
     def folders(self, folder: str) -> list[str]:
-        return sorted((e.name for e in os.scandir(folder) if _is_folder(e)), key=os.fsencode)
+        return sorted((e.name for e in os.scandir(folder) if is_folder(e)), key=os.fsencode)
 
     def loose(self, folder: str) -> int:
         return sum(map(_is_image, os.scandir(folder)))
@@ -49,7 +49,7 @@ def _images(folder: str, above: frozenset[Path]) -> Iterator[str]:
         return
     above |= _lineage(folder)
     inside = [
-        (os.fsencode(e.name) + b"/" * _is_folder(e), e) for e in os.scandir(folder) if _is_image(e) or _is_folder(e)
+        (os.fsencode(e.name) + b"/" * is_folder(e), e) for e in os.scandir(folder) if _is_image(e) or is_folder(e)
     ]
     for _, entry in sorted(inside, key=lambda pair: pair[0]):
         if _is_image(entry):
@@ -58,7 +58,8 @@ def _images(folder: str, above: frozenset[Path]) -> Iterator[str]:
             yield from (f"{entry.name}/{path}" for path in _images(entry.path, above))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder in which images are looked for."""
     try:
         return entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
     except OSError:  # a link to itself

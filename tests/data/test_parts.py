@@ -17,10 +17,12 @@ from filelock import FileLock
 from PIL import Image
 
 import rsssl
-from rsssl.data import parts
+from rsssl.data import chunks, parts
 from rsssl.data.packing import pack
 from rsssl.data.packs import Packs, open_packed
 from rsssl.data.parts import pack_parts
+from rsssl.data.prepared import load
+from rsssl.engine.store import Store
 from rsssl.errors import UserError
 
 N, TILES, CHUNK = 60, 9, 4 * 16 * 16 * 3
@@ -30,6 +32,8 @@ from pathlib import Path
 import rsssl.data.chunks as chunks
 import rsssl
 from rsssl.data.parts import pack_parts
+from rsssl.data.prepared import load
+from rsssl.engine.store import Store
 
 folder, out, dies = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 conform, count = chunks.conform, [0]
@@ -196,3 +200,25 @@ def test_the_ranks_of_torchrun_share_the_parts(tiles: Path, tmp_path: Path, work
     assert {k: v for k, v in content(ranks.parent).items() if not k.endswith(("done.json", "inputs.json"))} == {
         k: v for k, v in content(one.parent).items() if not k.endswith(("done.json", "inputs.json"))
     }
+
+
+@pytest.mark.parametrize("begun", ["in parts", "as one"])
+def test_a_packing_goes_on_as_it_was_begun(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    """Whatever pack.tiles the second command has: a process that is still at work would make something else."""
+    dataset, store = rsssl.dataset("folder", str(tiles), on_error="skip"), Store(tmp_path / "store")
+    conform, count = chunks.conform, [0]
+
+    def interrupted(*image: Any) -> Any:
+        count[0] += 1
+        if count[0] == 25:
+            raise KeyboardInterrupt
+        return conform(*image)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(chunks, "conform", interrupted)
+        load(dataset, store, 1, tiles=9 if begun == "in parts" else None)
+    data = load(dataset, store, 1, tiles=None if begun == "in parts" else 9)
+    assert len(data.pack) == N - 1 and len(data.pack.parts) == (7 if begun == "in parts" else 1)
+    assert load(dataset, Store(tmp_path / "store"), 1, tiles=5).pack.fingerprint == data.pack.fingerprint
