@@ -14,6 +14,7 @@ from rsssl.errors import UserError
 BLOCK = 512
 LONGEST = 1 << 16  # bytes of a record that names a member
 REGULAR = (b"0", b"\0")
+EMPTY = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes: nothing follows, whatever their size
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 
 
@@ -56,6 +57,7 @@ def members(file: BinaryIO, archive: str, whole: int) -> Iterator[Member]:
         record = kind in (b"x", b"g", b"L", b"K")
         if not record:
             name, size = given.get("path", name), _number(given.get("size", str(size)), archive, at)
+        size = 0 if kind in EMPTY else size
         if at + BLOCK + size > whole:
             raise cut_short(archive, at, name)
         if not record:

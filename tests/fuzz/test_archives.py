@@ -11,7 +11,9 @@ from random import Random
 
 import pytest
 
+from rsssl.data.decoders import BadImage
 from rsssl.data.download import extract
+from rsssl.data.shards import Shards
 from rsssl.errors import UserError
 
 GOOD = ["a.jpg", "a/b.jpg", "a/b/c.jpg", "b/é.jpg", "b/漢.jpg", "c//d.jpg", "./e.jpg", "f/"]
@@ -73,3 +75,31 @@ def test_any_archive_unpacks_inside_its_folder_or_is_refused(
         assert not into.exists() or into.is_dir(), f"case {number}"
         assert not any(p.is_symlink() or not (p.is_file() or p.is_dir()) for p in into.rglob("*")), f"case {number}"
     assert not list(Path("/tmp").glob("evil*"))
+
+
+def test_any_archive_is_read_where_it_lies_as_tarfile_does_or_is_refused(
+    cases: Callable[[int], Iterator[Random]], tmp_path: Path
+) -> None:
+    read = 0
+    for number, random in enumerate(cases(600)):
+        whole, archive = an_archive(random), tmp_path / "archive.tar"
+        content = random.choice([whole, damaged(random, whole)])
+        archive.write_bytes(content)
+        try:
+            catalog = Shards([str(archive)], []).catalog()
+        except UserError as error:
+            assert "make it again" in str(error) or "type" in str(error), f"case {number}"
+            continue
+        except BaseException as error:
+            raise AssertionError(f"case {number}") from error
+        rasters = list(catalog.rasters(range(len(catalog))))
+        assert all(isinstance(raster, BadImage) for raster in rasters), f"case {number}"  # of random bytes
+        if content is whole:
+            with tarfile.open(archive) as tar:
+                members = [m for m in tar.getmembers() if Path(m.name).suffix == ".jpg"]
+            found = [
+                (path.split("/", 1)[1], *place[1:]) for path, place in zip(catalog.paths, catalog.places, strict=True)
+            ]
+            assert found == [(m.name, m.offset_data, m.size) for m in members], f"case {number}"
+            read += 1
+    assert read > 10
