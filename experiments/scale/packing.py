@@ -1,12 +1,12 @@
 """Packing: before and after on real imagery, and a million tiles from tar archives by processes that share the parts.
 
-    python experiments/scale/packing.py small --data DATA --before CHECKOUT [--folder DIR]
+    python experiments/scale/packing.py small --data DATA --before PYTHON [--folder DIR]
     python experiments/scale/packing.py make --folder DIR [--tiles 1000000]
     python experiments/scale/packing.py large --folder DIR [--tiles 1000000] [--processes 2] [--part 250000]
 
-`small` packs EuroSAT below DATA with this checkout and with another one in turn. `make` writes archives of so many
-tiles, and `large` packs them: DIR then holds 18 kB a tile. Everything is a command as a user types it; its memory is
-the largest that the system saw of it.
+`small` packs EuroSAT below DATA with this installation and, in turn, with the one that another PYTHON has. `make`
+writes archives of so many tiles, and `large` packs them: DIR then holds 20 kB a tile. Everything is a command as a user
+types it; its memory is the largest that the system saw of it.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-HERE = Path(__file__).resolve().parents[2]
+HERE = sys.executable
 SIDE, DISTINCT, PER = 64, 5000, 10_000  # pixels of a side; tiles that are drawn; tiles of an archive
 NAMES = {"eurosat_rgb": "EuroSAT_RGB", "eurosat_ms": "EuroSAT_MS"}
 
 
-def command(checkout: Path, folder: Path, store: str, *keys: str) -> tuple[float, float]:
+def command(python: str, folder: Path, store: str, *keys: str) -> tuple[float, float]:
     """Seconds and peak MB of a packing with a new store."""
-    (process,) = begin(checkout, folder, store, 1, *keys)
+    (process,) = begin(python, folder, store, 1, *keys)
     return wait(process)
 
 
-def begin(checkout: Path, folder: Path, store: str, n: int, *keys: str) -> list[tuple[subprocess.Popen[bytes], float]]:
+def begin(python: str, folder: Path, store: str, n: int, *keys: str) -> list[tuple[subprocess.Popen[bytes], float]]:
     """Starts the same packing n times."""
-    environment = os.environ | {"PYTHONPATH": str(checkout), "RSSSL_STORE": str(folder / store)}
-    argv = [sys.executable, "-m", "rsssl.run", "task=pack", *keys]
+    environment = os.environ | {"RSSSL_STORE": str(folder / store)}
+    argv = [python, "-m", "rsssl.run", "task=pack", *keys]
     started = []
     for i in range(n):
         with open(folder / f"{store}-{i}.log", "wb") as log:
@@ -62,20 +62,20 @@ def wait(started: tuple[subprocess.Popen[bytes], float]) -> tuple[float, float]:
 
 
 def small(options: argparse.Namespace) -> None:
-    """Packs EuroSAT, in turn with both checkouts; the first turn is not counted, it fills the page cache."""
+    """Packs EuroSAT, in turn with both installations; the first turn is not counted, it fills the page cache."""
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, images in NAMES.items():
-        measured: dict[Path, list[tuple[float, float]]] = {}
+        measured: dict[str, list[tuple[float, float]]] = {}
         for turn in range(options.turns + 1):
-            for checkout in (options.before, HERE):
+            for python in (options.before, HERE):
                 keys = (f"dataset={name}", f"dataset.root={options.data / images}")
-                result = command(checkout, folder, "store", *keys)
+                result = command(python, folder, "store", *keys)
                 shutil.rmtree(folder / "store")
                 if turn:
-                    measured.setdefault(checkout, []).append(result)
-        for label, checkout in (("before", options.before), ("after", HERE)):
-            seconds, memory = zip(*measured[checkout], strict=True)
+                    measured.setdefault(python, []).append(result)
+        for label, python in (("before", options.before), ("after", HERE)):
+            seconds, memory = zip(*measured[python], strict=True)
             turns = ", ".join(f"{s:.2f}" for s in seconds)
             print(f"{name} {label}: median {statistics.median(seconds):.2f} s of {turns}; {max(memory):.0f} MB")
 
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("what", choices=("small", "make", "large"))
     parser.add_argument("--folder", type=Path, default=Path("packing"))
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--before", type=Path)
+    parser.add_argument("--before")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--tiles", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=2)
