@@ -101,22 +101,22 @@ class Pixels:
         if not self.measured:
             if self.affine.of_means is not None:  # of means from before a pass that has changed them
                 self.settle()
-            self.steps.append(Step((), Canvas.measure))
+            self.steps.append(Step((), lambda canvas: canvas.measure()))
             self.measured = True
         self.affine = self.affine.contrast(factor, weights)
 
     def hue(self, turns: Tensor) -> None:
         """Three bands: the hue rotated by turns (n,). It is not linear: what was still to be done is done first."""
-        self._pass((*self.affine.numbers(), turns), Canvas.hue, settled=True)
+        self._pass((*self.affine.numbers(), turns), lambda canvas, *numbers: canvas.hue(*numbers), settled=True)
 
     def blur(self, rows: Tensor | None, weights: Tensor) -> None:
         """The views rows (m,), all where None, along rows and columns with weights (m, k) of a sum of one, which
         commute with what is still to be done."""
-        self._pass((rows, weights), Canvas.blur, settled=False)
+        self._pass((rows, weights), lambda canvas, *numbers: canvas.blur(*numbers), settled=False)
 
     def settle(self) -> None:
         """What is still to be done is done."""
-        self._pass(self.affine.numbers(), Canvas.settle, settled=True)
+        self._pass(self.affine.numbers(), lambda canvas, *numbers: canvas.settle(*numbers), settled=True)
 
     def apply(self, operation: PixelOperation, params: Params) -> None:
         """A pass of an operation of any kind, on values in 0..1 units."""

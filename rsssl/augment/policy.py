@@ -110,8 +110,7 @@ class Policy:
         numbers = iter(upload([*placing, *(t for step in pixels.steps for t in step.numbers)], out.device))
         index, boxes, codes, *limits = (next(numbers) for _ in placing)
         passes = loops(x.device)
-        values, means = passes.resample(x, index, boxes, codes, first, tuple(limits) or None, missing, out)
-        canvas = Canvas(passes, values, means, out)
+        canvas = passes.Canvas(x, index, boxes, codes, first, tuple(limits) or None, missing, out)
         for step in pixels.steps:
             step.run(canvas, *(next(numbers) for _ in step.numbers))
 
