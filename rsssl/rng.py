@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,7 @@ ROUNDS = 8  # of the cipher for more ids; experiments/scale shows how many are n
 _BLOCK = 1 << 14  # ids at a time, so that the temporary arrays stay in the cache
 
 
+@lru_cache(1024, typed=True)  # an epoch's keys are asked for again with every batch
 def fold(*parts: int | str) -> int:
     """A 64-bit key from integers and strings: the first 8 bytes of a SHA-256, so the same in all versions.
 
@@ -79,6 +81,22 @@ def hash64_numpy(key: int, ids: np.ndarray) -> np.ndarray:
     return _mix_numpy(_mix_numpy(counter) ^ k).reshape(np.shape(ids))
 
 
+def uniform_numpy(key: int, ids: np.ndarray, n: int) -> np.ndarray:
+    """`uniform` without torch, bit for bit the same, and several times faster for a batch.
+
+    Args:
+        key: see `fold`.
+        ids: (B,) integers.
+        n: numbers for each id.
+
+    Returns:
+        (B, n) float32 in [0, 1), multiples of 2**-24.
+    """
+    steps = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    bits = _mix_numpy(hash64_numpy(key, ids)[:, None] + steps) >> np.uint64(40)
+    return bits.astype(np.float32) * np.float32(2.0**-24)
+
+
 def uniform(key: int, ids: Tensor, n: int) -> Tensor:
     """Random numbers for each id.
 
@@ -92,6 +110,14 @@ def uniform(key: int, ids: Tensor, n: int) -> Tensor:
     Returns:
         (B, n) float32 in [0, 1), multiples of 2**-24.
     """
+    import torch
+
+    if ids.device.type == "cpu":  # a batch's worth costs less with numpy
+        return torch.from_numpy(uniform_numpy(key, ids.numpy(), n))
+    return _uniform_anywhere(key, ids, n)
+
+
+def _uniform_anywhere(key: int, ids: Tensor, n: int) -> Tensor:
     import torch
 
     steps = torch.arange(1, n + 1, device=ids.device, dtype=torch.int64) * _signed(_GOLDEN)
@@ -198,9 +224,12 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _mix_numpy(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MUL1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MUL2)
-    return z ^ (z >> np.uint64(31))
+    z = z ^ (z >> np.uint64(30))  # the only new array but the shifted ones
+    z *= np.uint64(_MUL1)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(_MUL2)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
