@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from rsssl.data import cloud
@@ -123,7 +122,7 @@ def part_of(shard: str, start: int, stop: int) -> bytes:
 @functools.lru_cache(maxsize=OPEN)
 def archive(path: str) -> Handle[Descriptor]:
     """An archive, which stays open as long as few others are read."""
-    return Handle(partial(Descriptor, Path(path)))
+    return Handle(partial(Descriptor, path))
 
 
 atexit.register(archive.cache_clear)  # while there still is something to close files with

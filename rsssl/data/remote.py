@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Remote:
                 )
             return int(info["size"])
 
-        return self._asked(name, ask, WAITS)
+        return self._asked(name, ask)
 
     def read(
         self,
@@ -60,7 +60,7 @@ class Remote:
         start: int | None = None,
         stop: int | None = None,
         check: Callable[[bytes], object] | None = None,
-        waits: Sequence[float] = WAITS,
+        patient: bool = True,
     ) -> bytes:
         """A file, or its bytes start..stop.
 
@@ -69,7 +69,7 @@ class Remote:
             start: the first byte; None for the whole file.
             stop: the byte after the last one.
             check: raises OSError for content that is not what it should be; it is then fetched again.
-            waits: seconds before each new attempt.
+            patient: try again what fails, for a minute.
 
         Raises:
             UserError: when it does not come whole after all attempts, is not there, or must not be read.
@@ -83,7 +83,7 @@ class Remote:
                 check(data)
             return data
 
-        return self._asked(name, get, waits)
+        return self._asked(name, get, patient)
 
     def exists(self, name: str) -> bool:
         """Whether the folder has a file of that name."""
@@ -91,12 +91,12 @@ class Remote:
         def ask(files: Any, path: str) -> bool:
             return bool(files.exists(path))
 
-        return self._asked(name, ask, WAITS)
+        return self._asked(name, ask)
 
-    def _asked(self, name: str, ask: Callable[[Any, str], Any], waits: Sequence[float]) -> Any:
+    def _asked(self, name: str, ask: Callable[[Any, str], Any], patient: bool = True) -> Any:
         address = f"{self.url}/{name}"
         files, path = opened(address)
-        for wait in (*waits, None):
+        for wait in (*(WAITS if patient else ()), None):
             try:
                 return ask(files, path)
             except UserError:
