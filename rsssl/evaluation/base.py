@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rsssl.engine.progress import followed
-from rsssl.evaluation.heads import Head, in_blocks
+from rsssl.evaluation.blocks import in_blocks
+from rsssl.evaluation.heads import Head
 from rsssl.rng import fold, permutation
 
 FOLDS = 5
@@ -23,6 +24,7 @@ class Probe:
     divided = False  # True: all ranks fit it and divide the test images; False: rank 0 does it all
     pool_images = 0  # how many of the pool's images without a label `fit` takes too, as `pool` (N, D)
     paper_head = False  # True: protocol=paper trains this one as the published code does
+    on_disk = False  # True: the labelled images' features may stay on the disk, where it reads them in parts
     statistics = False  # True: it looks at the statistics of the bands, and not at the network's features
     groups: Tensor | None = None  # (n,) of the labelled images: what folds must not tear apart; set before `fit`
     sharpness = 1.0  # what its logits are multiplied by where no label can be spared to find that out

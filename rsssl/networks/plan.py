@@ -35,7 +35,7 @@ LARGEST = 224  # pixels of a view unless pretrain.image_size says otherwise: wha
 ENLARGED = 2  # times that small images are enlarged, at most, to the size that a start wants
 GROUPS = ("ssl", "augment", "optimizer", "schedule", "backbone")
 # Keys that cannot change the weights, or that stand in the inputs in another form.
-NOT_IN_THE_INPUTS = ("dataset", "root", "resume", "log_every", "checkpoint_minutes", "probes", "pictures")
+NOT_IN_THE_INPUTS = ("dataset", "root", "resume", "keep", "log_every", "checkpoint_minutes", "probes", "pictures")
 PLACES_HINT = (
     "type ssl.together=folder for place_1/january.tif place_1/july.tif, or ssl.together=name for january/place_1.tif "
     "july/place_1.tif, or ssl=simclr for tiles of different places"
