@@ -12,6 +12,7 @@ import numpy as np
 from rsssl.data.catalog import Catalog
 from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
+from rsssl.data.decode import unusable
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.hashed_split import hashed_split
 from rsssl.data.known_tree import KnownTree, known_tree, remember
@@ -62,8 +63,12 @@ class Data:
         return replace(self, split=Split(test, np.setdiff1d(np.arange(len(self.pack)), test), drawn.hash), ground=None)
 
 
-# Keys of a dataset that cannot change the packed pixels.
-NOT_IN_THE_PACK = ("split_seed", "test_fraction", "block", "colours", "url", "md5", "homepage", "download", "generate")
+# Keys of a dataset that cannot change the packed pixels: the same images are packed once, whatever the dataset is
+# called. The card of a pack has the name of the folder.
+NOT_IN_THE_PACK = (
+    *("name", "on_error", "split_seed", "test_fraction", "block", "colours"),
+    *("url", "md5", "homepage", "download", "generate"),
+)
 
 
 def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "clean") -> Data:
@@ -83,12 +88,20 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     source = (dataset.generate is None and known_tree(dataset, store, settings)) or dataset.catalog()
     inputs = {"settings": settings | {"root": str(source.root)}, "listing": source.listing(), "version": PACK_VERSION}
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
-    key = digest({"pack": inputs, "split": division})
+    called = {"name": dataset.name, "on_error": dataset.on_error}
+    key = digest({"pack": inputs, "split": division, **called})
+    before = inputs | {"settings": settings | {"root": str(source.root)} | called}  # the key of an earlier rsssl
+    inputs = before if is_finished(store.folder("pack", before)) else inputs
     if key not in store.opened or not is_finished(store.opened[key].pack.folder):
-        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers, catalog=listed(source)))
+        plain = replace(dataset, name=source.root.name)
+        artifact = store.get("pack", inputs, lambda folder: pack(plain, folder, workers, catalog=listed(source)))
         if isinstance(source, Catalog):
             remember(source, dataset, store, settings, artifact.folder, begun)
         packed = open_packed(artifact.folder)
+        packed.card = replace(packed.card, name=dataset.name)
+        if packed.n_skipped and dataset.on_error == "raise":  # it was packed with dataset.on_error=skip
+            path, reason = next(iter(packed.skipped.items()))
+            raise unusable(source.root / path, reason)
         report_skipped(packed)
         ground = packed.ground or (tiles_on_the_ground(dataset, source, packed, store) if dataset.block else None)
         block = block_of(dataset, packed, ground)
