@@ -11,6 +11,7 @@ from torch import Tensor
 from rsssl.engine.progress import followed
 from rsssl.evaluation.blocks import in_blocks
 from rsssl.evaluation.heads import Head
+from rsssl.evaluation.on_disk import part_of
 from rsssl.rng import fold, permutation
 
 FOLDS = 5
@@ -30,8 +31,8 @@ class Probe:
     sharpness = 1.0  # what its logits are multiplied by where no label can be spared to find that out
     details: dict[str, Any]
 
-    def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int) -> Probe:
-        """Fits to features (n, D) and labels (n,) int64."""
+    def fit(self, features: Any, labels: Tensor, n_classes: int, seed: int) -> Probe:
+        """Fits to features (n, D), a tensor, or where the probe says so `Features`, and labels (n,) int64."""
         raise NotImplementedError(f"{type(self).__name__} must define fit(features, labels, n_classes, seed)")
 
     def scores(self, features: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ class Probe:
         for some in followed(known, "cross-validation", "rounds", len(known)):
             probe = copy.copy(self)
             probe.groups = None if self.groups is None else self.groups[some]
-            head = probe.fit(features[some], labels[some], n_classes, seed).head()
+            head = probe.fit(part_of(features, some), labels[some], n_classes, seed).head()
             rounds.append(in_blocks(head.logits, features, head.compared, divided=False))
         return torch.stack(rounds) if rounds else torch.zeros(0, len(labels), n_classes)
 

@@ -53,6 +53,13 @@ class OnDisk:
 Features = Tensor | OnDisk
 
 
+def part_of(features: Features, mask: Tensor) -> Features:
+    """Those that a mask (n,) marks: on the disk, where the others are."""
+    if isinstance(features, OnDisk):
+        return OnDisk(features.bank, features.rows[mask.numpy()], features.columns)
+    return features[mask]
+
+
 def in_parts(*features: Features) -> Iterator[Tensor]:
     """All of them, one after the other, ROWS at a time."""
     for some in features:

@@ -77,7 +77,8 @@ class StoreContents:
         left = [h for h in held if h not in removed]
         total, freed = sum(h.bytes for h in left), sum(h.bytes for h in removed)
         print_groups(left, root)
-        print(f"\n{len(left)} artefacts, {gigabytes(total)} in {root}, {len(damaged)} damaged")
+        read = f", {len(damaged)} damaged" if self.verify or self.mend else ""
+        print(f"\n{len(left)} artefacts, {gigabytes(total)} in {root}{read}")
         self._print_next(chosen, damaged, len(removed), freed)
         folders = [str(h.folder) for h in removed]
         return {"artifacts": len(left), "bytes": total, "damaged": damaged, "removed": folders, "freed": freed}
@@ -172,7 +173,7 @@ def print_groups(held: Sequence[Held], root: Path) -> None:
 
 
 def gigabytes(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 5e7 else f"{size / 1e6:,.1f} MB"
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def damaged_files(folder: Path) -> list[str]:
