@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rsssl.data.fingerprint import fingerprint_of
 from rsssl.data.ground import Ground
 from rsssl.data.names import content_of, name_ids
 from rsssl.engine.files import sha256
@@ -35,8 +36,9 @@ def read(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     names, labels = content_of(paths), np.array(meta["labels"], np.int64)
     ground = Ground.load(folder / "ground.npz") if (folder / "ground.npz").is_file() else None
     pixels = np.prod([n, len(meta["card"]["bands"]), *meta["card"]["size"]]) * np.dtype(meta["card"]["dtype"]).itemsize
-    card = {key: meta[key] for key in ("card", "done", "fingerprint", "source", "root")}
+    card = {key: meta[key] for key in ("card", "done", "source", "root")}
     card |= {"n": n, "labelled": bool((labels >= 0).any()), "skipped": len(meta["skipped"])}
+    card["fingerprint"] = fingerprint_of(meta["sha256"], meta["card"], meta["labels"], meta["paths"])
     card["sums"] = moments.sum(axis=0).tolist()
     card["files"] = {"images.bin": [int(pixels), meta["sha256"]]}
     return card, {

@@ -90,7 +90,7 @@ def pack(
 
 def source_of(dataset: Dataset, catalog: Catalog) -> str:
     """A hash of what the pack's content follows from: the files, and the fields of the config that shape it."""
-    fields = ("name", "classes", "bands", "select", "valid_range", "nodata", "native_size", "size", "gsd")
+    fields = ("classes", "bands", "select", "valid_range", "nodata", "native_size", "size", "gsd")
     shape = {f: getattr(dataset, f) for f in fields}
     return sha256(json.dumps([PACK_VERSION, catalog.listing(), shape], default=list).encode())
 

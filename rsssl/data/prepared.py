@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from rsssl.data.catalog import Catalog, Source
+from rsssl.data.catalog import Catalog, Source, name_of
 from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
+from rsssl.data.decode import unusable
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.hashed_split import hashed_split
 from rsssl.data.known_tree import known_tree, remember
@@ -65,9 +66,11 @@ class Data:
         return replace(self, split=Split(test, np.setdiff1d(np.arange(len(self.pack)), test), drawn.hash), ground=None)
 
 
-# Keys of a dataset that cannot change the packed pixels.
+# Keys of a dataset that cannot change the packed pixels: the same images are packed once, whatever the dataset is
+# called. The card on the disk has the name of the first dataset that packed them.
 NOT_IN_THE_PACK = (
-    *("split_seed", "test_fraction", "block", "colours", "url", "md5", "homepage", "download", "generate"),
+    *("name", "on_error", "split_seed", "test_fraction", "block", "colours"),
+    *("url", "md5", "homepage", "download", "generate"),
     "list",  # what stands in it is in the listing
 )
 INDEX = ".index"  # what the headers of archives say, in the folder of an unfinished pack
@@ -93,12 +96,19 @@ def load(
     source: Source = (dataset.generate is None and known_tree(dataset, store, settings)) or dataset.source()
     inputs = {"settings": settings | {"root": source.root}, "listing": source.listing(), "version": PACK_VERSION}
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
-    key = digest({"pack": inputs, "split": division})
+    called = {"name": dataset.name, "on_error": dataset.on_error}
+    key = digest({"pack": inputs, "split": division, **called})
+    before = inputs | {"settings": settings | {"root": source.root} | called}  # the key of an earlier rsssl
+    inputs = before if is_finished(store.folder("pack", before)) else inputs
     if key not in store.opened or not is_finished(store.opened[key].pack.folder):
         artifact = packed_in(store, inputs, dataset, source, workers, tiles)
         if isinstance(source, Catalog):
             remember(source, dataset, store, settings, artifact.folder, begun)
         packed = open_packed(artifact.folder)
+        packed.card = replace(packed.card, name=dataset.name)
+        if packed.n_skipped and dataset.on_error == "raise":  # it was packed with dataset.on_error=skip
+            path, reason = next(iter(packed.skipped.items()))
+            raise unusable(name_of(source.root, path), reason)
         report_skipped(packed)
         ground = packed.ground or (tiles_on_the_ground(dataset, source, packed, store) if dataset.block else None)
         block = block_of(dataset, packed, ground)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rsssl.data.fingerprint import fingerprint_of
 from rsssl.data.ground import Ground
 from rsssl.data.names import content_of, name_ids
 from rsssl.data.pack import CARD, Pack
@@ -63,7 +64,7 @@ def write_pack(folder: Path, card: SensorCard, content: Content, about: Mapping[
     if content.skipped:
         texts["skipped.json"] = json_bytes(content.skipped)
     meta = dict(about) | {"n": len(encoded), "skipped": len(content.skipped)}
-    meta["fingerprint"] = fingerprint_of(content.checksum, card, content.labels, content.names)
+    meta["fingerprint"] = fingerprint_of(content.checksum, card.to_dict(), content.labels.tolist(), content.names)
     files = {
         "images.bin": [content.pixels.stat().st_size, content.checksum],
         "moments.bin": [content.moments.stat().st_size, sha256_of(content.moments)],
@@ -107,9 +108,3 @@ def write_files(
         sync(path)
         os.replace(path, folder / name)
     sync(folder)
-
-
-def fingerprint_of(checksum: str, card: SensorCard, labels: np.ndarray, names: Sequence[str]) -> str:
-    """The hash of all content: of the pixels' checksum, the card, the labels and the names, as one JSON list."""
-    parts = [json.dumps(checksum), json.dumps(card.to_dict()), json.dumps(labels.tolist()), json.dumps(list(names))]
-    return sha256(f"[{', '.join(parts)}]".encode())

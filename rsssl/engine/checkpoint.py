@@ -160,10 +160,10 @@ class Checkpoints:
         entry = self.newest()
         return None if entry is None else read(entry.file)
 
-    def keep_newest(self) -> None:
-        """Once the training's result is written: one checkpoint, from which it may be trained further."""
+    def keep_newest(self, most: int = 1) -> None:
+        """Leaves so many: one once the training's result is written, from which it may be trained further."""
         self.wait()
-        for entry in self.entries()[1:]:
+        for entry in self.entries()[most:]:
             entry.remove()
 
 

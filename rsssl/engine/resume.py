@@ -14,7 +14,7 @@ from typing import Any
 
 from rsssl.engine.checkpoint import Checkpoints, Entry
 from rsssl.engine.files import sha256_of
-from rsssl.engine.store import Store, inputs_of, recorded
+from rsssl.engine.store import Store, inputs_of, is_finished, recorded
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,11 @@ def find(path: str, store: Store) -> tuple[Path, Entry]:
         newest = Checkpoints(folder).newest() if folder and folder.is_dir() else None
         if folder and newest:
             return folder, newest
+        if folder and is_finished(folder):
+            raise UserError(
+                f"pretrain.resume={path}: {folder} is finished, and kept nothing to go on from: type "
+                f"rsssl-run task=store remove=pretrain/{folder.name}, its command with pretrain.keep=true, and this one"
+            )
     raise UserError(
         f"pretrain.resume={path} holds no checkpoint: type pretrain.resume=DIR with a folder of "
         f"{store.root / 'pretrain'}, or "

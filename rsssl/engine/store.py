@@ -2,7 +2,8 @@
 
     <store>/<stage>/<hash>/            the artefact's files
     <store>/<stage>/<hash>/inputs.json what goes in, for an unfinished one
-    <store>/<stage>/<hash>/done.json   written last: what went in, when it was finished, and each file's SHA-256
+    <store>/<stage>/<hash>/done.json   written last: what went in, when it was finished, and each file's SHA-256; it is
+                                       touched whenever the artefact is used again
 
 A stage is a pure function of its inputs. A folder without `done.json` is unfinished work, which the stage may resume.
 A finished one is looked at before it is used again (integrity.py): what is damaged is named, thrown away and made
@@ -12,6 +13,7 @@ again. Two processes that want the same artefact take a file lock: one works, th
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -22,13 +24,15 @@ from typing import Any
 
 from rsssl import records
 from rsssl.engine import integrity
-from rsssl.engine.files import explain_os_error, locked, write_sealed
+from rsssl.engine.files import explain_os_error, locked, write_atomic, write_sealed
 from rsssl.engine.ranks import rank, world_size
+from rsssl.engine.users import in_use
 from rsssl.records import Damaged, read_json, read_sealed
 
 log = logging.getLogger(__name__)
 
 INPUTS, DONE = "inputs.json", "done.json"
+KEPT = ".keep"  # in the folder of an artefact that was asked to be kept
 STAGES = ("backbone", "features", "ground", "pack", "pretrain")
 AGAIN = "run the command that made it again"
 
@@ -113,11 +117,12 @@ class Store:
 
     def _get(self, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], object]) -> Artifact:
         folder = self.folder(stage, inputs)
+        in_use(folder)
         if (seconds := whole(folder)) is not None:
             log.info("%s %s: reused", stage, folder.name)
             return Artifact(folder, folder.name, True, seconds)
         waiting = f"{stage} {folder.name}: another process is working on it; waiting"
-        with locked(folder.with_name(f".{folder.name}.lock"), waiting=waiting):
+        with locked(lock_of(folder), waiting=waiting):
             if (seconds := whole(folder)) is not None:
                 log.info("%s %s: reused (another process has just finished it)", stage, folder.name)
                 return Artifact(folder, folder.name, True, seconds)
@@ -153,7 +158,19 @@ def whole(folder: Path) -> float | None:
         with suppress(OSError):  # a store may be for reading only
             (folder / name).unlink()
     seconds: float = read_sealed(folder / DONE, AGAIN)["seconds"]
+    touch(folder / DONE)
     return seconds
+
+
+def touch(record: Path) -> None:
+    """Says that an artefact is used again."""
+    with suppress(OSError):  # a store may be for reading only
+        os.utime(record)
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that is locked by the process that makes an artefact, or removes it."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def is_finished(folder: Path) -> bool:
@@ -184,6 +201,16 @@ def throw_away(folder: Path, names: list[str]) -> None:
     log.warning("%s is damaged and made again: not what was written are %s", folder, ", ".join(names))
     for name in (DONE, *names):
         (folder / name).unlink(missing_ok=True)
+
+
+def keep(folder: Path) -> None:
+    """From now on an artefact is removed only by its own hash, and a training keeps what it may be gone on from."""
+    write_atomic(folder / KEPT, b"")
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether an artefact was asked to be kept."""
+    return (folder / KEPT).is_file()
 
 
 def inputs_of(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from rsssl.engine.progress import followed
-from rsssl.evaluation.heads import Head, in_blocks
+from rsssl.evaluation.blocks import in_blocks
+from rsssl.evaluation.heads import Head
+from rsssl.evaluation.on_disk import part_of
 from rsssl.rng import fold, permutation
 
 FOLDS = 5
@@ -23,13 +25,14 @@ class Probe:
     divided = False  # True: all ranks fit it and divide the test images; False: rank 0 does it all
     pool_images = 0  # how many of the pool's images without a label `fit` takes too, as `pool` (N, D)
     paper_head = False  # True: protocol=paper trains this one as the published code does
+    on_disk = False  # True: the labelled images' features may stay on the disk, where it reads them in parts
     statistics = False  # True: it looks at the statistics of the bands, and not at the network's features
     groups: Tensor | None = None  # (n,) of the labelled images: what folds must not tear apart; set before `fit`
     sharpness = 1.0  # what its logits are multiplied by where no label can be spared to find that out
     details: dict[str, Any]
 
-    def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int) -> Probe:
-        """Fits to features (n, D) and labels (n,) int64."""
+    def fit(self, features: Any, labels: Tensor, n_classes: int, seed: int) -> Probe:
+        """Fits to features (n, D), a tensor, or where the probe says so `Features`, and labels (n,) int64."""
         raise NotImplementedError(f"{type(self).__name__} must define fit(features, labels, n_classes, seed)")
 
     def scores(self, features: Tensor) -> Tensor:
@@ -55,7 +58,7 @@ class Probe:
         for some in followed(known, "cross-validation", "rounds", len(known)):
             probe = copy.copy(self)
             probe.groups = None if self.groups is None else self.groups[some]
-            head = probe.fit(features[some], labels[some], n_classes, seed).head()
+            head = probe.fit(part_of(features, some), labels[some], n_classes, seed).head()
             rounds.append(in_blocks(head.logits, features, head.compared, divided=False))
         return torch.stack(rounds) if rounds else torch.zeros(0, len(labels), n_classes)
 

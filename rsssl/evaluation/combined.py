@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from rsssl.errors import UserError
 from rsssl.evaluation.base import Probe
-from rsssl.evaluation.heads import Head, in_blocks, of_columns, summed
+from rsssl.evaluation.blocks import in_blocks
+from rsssl.evaluation.heads import Head, of_columns, summed
+from rsssl.evaluation.on_disk import Features
 
 HOLD = 2.0  # what the summed log-loss has to fall by for one weight to move by a factor of e
 LEAST = -1e4  # a logit as good as minus infinity that can be multiplied by 0
@@ -44,6 +46,7 @@ class Combined(Probe):
             )
         self.parts, self.shares = dict(parts), dict(shares)
         self.divided = all(part.divided for part in parts.values())
+        self.on_disk = all(part.on_disk for part in parts.values())
         self.pool_images = max(part.pool_images for part in parts.values())
         self.paper_head = len(parts) == 1 and next(iter(parts.values())).paper_head
         self.looks_at_statistics = any(part.statistics for part in parts.values())
@@ -57,7 +60,9 @@ class Combined(Probe):
         """That classifier alone, calibrated."""
         return probe if isinstance(probe, cls) else cls({"alone": probe}, {"alone": 1.0})
 
-    def fit(self, features: Tensor, labels: Tensor, n_classes: int, seed: int, pool: Tensor | None = None) -> Combined:
+    def fit(
+        self, features: Features, labels: Tensor, n_classes: int, seed: int, pool: Features | None = None
+    ) -> Combined:
         """Fits all parts to features (n, D), labels (n,) and the features (N, D) of the pool's unlabelled images, of
         which the last `n_statistics` are statistics of the bands."""
         several, rest = len(self.parts) > 1, pool is not None and len(pool) > 0
@@ -116,7 +121,7 @@ class Combined(Probe):
         network = width - self.n_statistics
         return (network, width) if part.statistics else (0, network)
 
-    def _own(self, features: Tensor, part: Probe) -> Tensor:
+    def _own(self, features: Features, part: Probe) -> Any:
         start, stop = self._columns(features.shape[1], part)
         return features[:, start:stop]
 

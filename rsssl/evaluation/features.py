@@ -7,15 +7,13 @@ are the same; so they are kept in the store, and a second sweep over the same ba
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from rsssl.augment import prepare, symmetries
@@ -23,18 +21,21 @@ from rsssl.data.pack import Pack
 from rsssl.data.pool import stored
 from rsssl.engine.device import autocast, on_device, precision
 from rsssl.engine.distributed import broadcast, collect, rank, world_size
-from rsssl.engine.files import explain_os_error, write_atomic
+from rsssl.engine.files import explain_os_error, locked, write_sealed
 from rsssl.engine.progress import Progress
 from rsssl.engine.step_memory import images_at_once
-from rsssl.engine.store import Store
-from rsssl.evaluation.bank_files import CHUNK, checksums_of, known_checksums, mapped, row_checksums
+from rsssl.engine.store import AGAIN, DONE, INPUTS, Store, is_artifact, lock_of, touch
+from rsssl.engine.users import in_use
+from rsssl.evaluation.bank_files import CHUNK, BankFiles
+from rsssl.evaluation.on_disk import OnDisk
 from rsssl.models.maps import check_size
 from rsssl.models.preprocess import Preprocess
 from rsssl.models.statistics import band_statistics
+from rsssl.records import Damaged, read_sealed
 
 log = logging.getLogger(__name__)
 MANY = 5000  # images from which on it is said that their features take a while
-FEATURES_VERSION = 2  # raised when a change of the code changes the features of the same weights and images
+FEATURES_VERSION = 3  # raised when a change of the code changes the features of the same weights and images
 
 Extract = Callable[[np.ndarray], Tensor]  # rows of a pack -> (n, D) float32 features
 
@@ -49,15 +50,35 @@ class FeatureBank:
         n_rows: images in the pack.
         extract: computes the features of rows that are missing.
         title: stands before the progress.
+        record: "inputs", which the folder's name is a hash of, and "of", what task=store says of it.
     """
 
-    def __init__(self, folder: Path, n_rows: int, extract: Extract, title: str = "features") -> None:
-        self.folder, self.n_rows, self.extract, self.title = folder, n_rows, extract, title
+    def __init__(
+        self,
+        folder: Path,
+        n_rows: int,
+        extract: Extract,
+        title: str = "features",
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.extract, self.title = folder, extract, title
+        self.files = BankFiles(folder, n_rows)
+        self.record = {"stage": "features", "rows": n_rows, **(record or {})}
+
+    @property
+    def width(self) -> int:
+        """D; 0 before any row was computed."""
+        return self.files.width()
 
     def get(self, rows: np.ndarray) -> Tensor:
         """(len(rows), D) float32, on the CPU; what is missing is computed and kept. See `complete`."""
         self.complete(rows)
         return self.read(rows)
+
+    def kept(self, rows: np.ndarray) -> OnDisk:
+        """The same features, which stay on the disk until they are asked for."""
+        self.complete(rows)
+        return OnDisk(self, rows)
 
     def complete(self, rows: np.ndarray) -> None:
         """Computes and keeps what is missing.
@@ -70,34 +91,35 @@ class FeatureBank:
                 pass
             broadcast(None)  # rank 0 has written them
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise explain_os_error(error, self.folder) from error
-        with FileLock(self.folder / ".lock"):
-            checksums = known_checksums(self.folder, self.n_rows)
-            wanted = np.unique(rows)
-            missing = broadcast(wanted[~self._whole(wanted, checksums)])
-            if len(missing):
-                try:
-                    self._compute(missing, checksums)
-                except OSError as error:
-                    raise explain_os_error(error, self.folder) from error
+        in_use(self.folder)
+        with locked(lock_of(self.folder)):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                missing = broadcast(self._missing(np.unique(rows)))
+                self._describe()
+                if len(missing):
+                    self._compute(missing)
+            except OSError as error:
+                raise explain_os_error(error, self.folder) from error
             broadcast(None)
+
+    def _describe(self) -> None:
+        """Writes what the features are of, or says that they are used again."""
+        try:
+            read_sealed(self.folder / INPUTS, AGAIN)
+            touch(self.folder / INPUTS)
+        except Damaged:
+            write_sealed(self.folder / INPUTS, self.record)
 
     def read(self, rows: np.ndarray) -> Tensor:
         """(len(rows), D) float32, on the CPU, of rows that are complete."""
-        return torch.from_numpy(np.array(mapped(self.folder, self.n_rows)[rows]))
+        return torch.from_numpy(self.files.read(rows))
 
-    def _whole(self, rows: np.ndarray, checksums: np.ndarray) -> np.ndarray:
-        """(len(rows),) bool: which rows are known, and what was written."""
-        whole = checksums[rows] != 0
-        if whole.any():
-            known = rows[whole]
-            whole[whole] = right = checksums_of(mapped(self.folder, self.n_rows), known) == checksums[known]
-            if not right.all():
-                log.warning("%s: %d rows are damaged and computed again", self.folder, (~right).sum())
-        return whole
+    def _missing(self, rows: np.ndarray) -> np.ndarray:
+        whole, damaged = self.files.whole(rows)
+        for name, count in damaged.items():
+            log.warning("%s: %d rows are damaged and computed again", self.folder / name, count)
+        return rows[~whole]
 
     def _extract(self, missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Chunks of the rows with their features (n, D), each made by one of the ranks, in order."""
@@ -109,39 +131,11 @@ class FeatureBank:
                 yield from zip(turn, collect(features), strict=False)  # fewer chunks than ranks, in the end
                 progress.update(sum(map(len, turn)))
 
-    def _compute(self, missing: np.ndarray, checksums: np.ndarray) -> None:
+    def _compute(self, missing: np.ndarray) -> None:
         if len(missing) >= MANY:
             log.info("%s of %d images are computed, once", self.title, len(missing))
-        bank = None
         for rows, features in self._extract(missing):
-            if bank is None:
-                file = self.folder / "features.bin"
-                shape = (self.n_rows, features.shape[1])
-                claim(file, 4 * self.n_rows * features.shape[1])
-                bank = np.memmap(file, np.float32, "r+", shape=shape)
-            bank[rows] = features
-            checksums[rows] = row_checksums(features)
-        assert bank is not None
-        bank.flush()  # the rows are marked as known only once their numbers are on disk
-        write_atomic(self.folder / "rows.bin", checksums.tobytes())
-
-
-def damaged_rows(folder: Path) -> int:
-    """How many rows of a bank are not what was written; all of them where its files do not go together."""
-    if not (folder / "rows.bin").is_file():
-        return 0  # unfinished
-    n_rows = max(1, (folder / "rows.bin").stat().st_size // 4)
-    checksums = known_checksums(folder, n_rows)
-    known = np.flatnonzero(checksums)
-    return int((checksums_of(mapped(folder, n_rows), known) != checksums[known]).sum()) if len(known) else n_rows
-
-
-def claim(file: Path, size: int) -> None:
-    """Makes the file that large, with its disk space: a full disk is an error now, and not a crash while mapping it."""
-    with open(file, "ab") as handle:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle.fileno(), 0, size)
-        handle.truncate(size)
+            self.files.write(rows, features)
 
 
 @dataclass(frozen=True)
@@ -217,33 +211,59 @@ def parts_of(rows: np.ndarray, at_once: int) -> list[np.ndarray]:
 def feature_bank(store: Store, pack: Pack, weights: Weights, device: torch.device, symmetry: int = 0) -> FeatureBank:
     """The features of a pack's images under some weights, kept in the store."""
     preprocess = weights.preprocess.of(pack.card)
-    inputs = {
-        "version": FEATURES_VERSION,
+    inputs = seen(pack, preprocess) | {
         "weights": weights.hash,
-        "pixels": pack.fingerprint,
-        "size": preprocess.size,
         "precision": precision(device),
-        "low": pack.card.low,
-        "high": pack.card.high,
-        "mean": preprocess.mean,
-        "std": preprocess.std,
         "symmetry": symmetry,
     }
     extract = Extractor(weights.build, pack, preprocess, device, symmetry)
-    return FeatureBank(store.folder("features", inputs), len(pack), extract)
+    of = {"network": weights.spec["name"]}
+    if weights.file and is_artifact(weights.file.parent):
+        in_use(weights.file.parent)
+        touch(weights.file.parent / DONE)
+        of["weights"] = weights.file.parent.name
+    return bank_of(store, pack, inputs, of, extract, "features")
 
 
 def statistics_bank(store: Store, pack: Pack, preprocess: Preprocess, device: torch.device) -> FeatureBank:
     """The statistics of the bands of a pack's images as a network sees them, kept in the store."""
     preprocess = preprocess.of(pack.card)
-    inputs = {"version": FEATURES_VERSION, "weights": "band statistics", "pixels": pack.fingerprint}
-    inputs |= {"size": preprocess.size, "low": pack.card.low, "high": pack.card.high}
-    inputs |= {"mean": preprocess.mean, "std": preprocess.std}
 
     def extract(rows: np.ndarray) -> Tensor:
         return band_statistics(prepare(stored(pack, rows, device), preprocess)).cpu()
 
-    return FeatureBank(store.folder("features", inputs), len(pack), extract, "band statistics")
+    name = "band statistics"
+    return bank_of(store, pack, seen(pack, preprocess) | {"weights": name}, {"network": name}, extract, name)
+
+
+def seen(pack: Pack, preprocess: Preprocess) -> dict[str, Any]:
+    """The images of a pack as a network sees them: what features follow from, beside its weights."""
+    return {
+        "pixels": pack.fingerprint,
+        "size": preprocess.size,
+        "low": pack.card.low,
+        "high": pack.card.high,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+    }
+
+
+def bank_of(
+    store: Store, pack: Pack, inputs: Mapping[str, Any], of: Mapping[str, str], extract: Extract, title: str
+) -> FeatureBank:
+    """The bank in the store of a pack's images.
+
+    Args:
+        store: where it lies.
+        pack: the images.
+        inputs: what the features follow from.
+        of: what task=store says of them: "network", and "weights", the artefact that they need.
+        extract: computes them.
+        title: stands before the progress.
+    """
+    inputs = {"version": FEATURES_VERSION, **inputs}
+    record = {"inputs": inputs, "of": {"dataset": pack.card.name, "pack": pack.folder.name, **of}}
+    return FeatureBank(store.folder("features", inputs), len(pack), extract, title, record)
 
 
 @dataclass(frozen=True)
@@ -253,6 +273,21 @@ class Beside:
     one: FeatureBank
     other: FeatureBank
 
+    @property
+    def width(self) -> int:
+        """D + E."""
+        return self.one.width + self.other.width
+
     def get(self, rows: np.ndarray) -> Tensor:
         """(len(rows), D + E) float32. Under torchrun all ranks call it together."""
         return torch.cat([self.one.get(rows), self.other.get(rows)], 1)
+
+    def kept(self, rows: np.ndarray) -> OnDisk:
+        """The same features, which stay on the disk until they are asked for."""
+        self.one.complete(rows)
+        self.other.complete(rows)
+        return OnDisk(self, rows)
+
+    def read(self, rows: np.ndarray) -> Tensor:
+        """(len(rows), D + E) float32 of rows that are complete."""
+        return torch.cat([self.one.read(rows), self.other.read(rows)], 1)

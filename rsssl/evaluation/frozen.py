@@ -13,10 +13,12 @@ from rsssl import rng
 from rsssl.engine.ranks import rank
 from rsssl.errors import UserError
 from rsssl.evaluation.base import Probe
+from rsssl.evaluation.blocks import in_blocks
 from rsssl.evaluation.combined import Combined
-from rsssl.evaluation.features import FEATURES_VERSION, Beside, FeatureBank, Weights, feature_bank, statistics_bank
-from rsssl.evaluation.heads import Head, in_blocks
+from rsssl.evaluation.features import Beside, FeatureBank, Weights, bank_of, feature_bank, statistics_bank
+from rsssl.evaluation.heads import Head
 from rsssl.evaluation.job import Job
+from rsssl.evaluation.on_disk import Features
 from rsssl.evaluation.outlook import outlook
 from rsssl.evaluation.paper import paper_probe
 from rsssl.evaluation.statistics import image_statistics
@@ -48,35 +50,38 @@ def seen_by(job: Job, probe: Combined, weights: Weights, symmetry: int = 0) -> F
 
 def statistics(job: Job, probe: Probe) -> dict[str, Any]:
     """The same probe on nothing but each band's mean, standard deviation, minimum and maximum."""
-    pack = job.data.pack
-    inputs = {"version": FEATURES_VERSION, "weights": "image statistics", "pixels": pack.fingerprint}
+    pack, name = job.data.pack, "image statistics"
 
     def extract(rows: np.ndarray) -> Tensor:
         return torch.from_numpy(image_statistics(pack.read(rows), pack.card))
 
-    bank = FeatureBank(job.store.folder("features", inputs), len(pack), extract, "image statistics")
-    return fitted(job, probe, [bank])[0]
+    inputs = {"weights": name, "pixels": pack.fingerprint}
+    return fitted(job, probe, [bank_of(job.store, pack, inputs, {"network": name}, extract, name)])[0]
 
 
 def fitted(
     job: Job, probe: Probe, banks: Sequence[FeatureBank | Beside], ahead: bool = False
 ) -> tuple[dict[str, Any], Head | None, Trust | None]:
-    """Fits the probe to the labelled features and tests it; probabilities are averaged over the banks' symmetries."""
+    """Fits the probe to the labelled features and tests it; probabilities are averaged over the banks' symmetries. The
+    features of the test images, and those of the pool, stay on the disk."""
     combined = Combined.of(probe)
-    x, y = banks[0].get(job.train), job.labels(job.train)
+    x: Features = (banks[0].kept if combined.on_disk else banks[0].get)(job.train)
+    y = job.labels(job.train)
     combined.n_statistics = len(STATISTICS) * job.data.pack.card.n_bands if isinstance(banks[0], Beside) else 0
-    tests = [bank.get(job.test) for bank in banks]
-    more = {"pool": banks[0].get(pool_rows(job, combined.pool_images))} if combined.pool_images else {}
+    tests = [bank.kept(job.test) for bank in banks]
+    pool = banks[0].kept(pool_rows(job, combined.pool_images)) if combined.pool_images else None
     if rank() > 0 and not combined.divided:
         return {}, None, None
     if job.protocol == "paper" and combined.paper_head:
-        return *paper_probe(job, x, y, tests), None
+        return *paper_probe(job, x[:], y, [t[:] for t in tests]), None
     combined.groups = job.groups()
-    combined.fit(x, y, job.n_classes, job.seed, **more)
+    combined.fit(x, y, job.n_classes, job.seed, pool)
 
     def tested(head: Head) -> Tensor:
-        shares = [in_blocks(head, t, head.compared, combined.divided) for t in tests]
-        return torch.stack(shares).mean(0) if len(shares) > 1 else shares[0]
+        shares = in_blocks(head, tests[0], head.compared, combined.divided)
+        for other in tests[1:]:
+            shares += in_blocks(head, other, head.compared, combined.divided)
+        return shares / len(tests)
 
     head = combined.head()
     if job.crossed:
@@ -100,7 +105,7 @@ def fitted(
     if rank() > 0 or not ahead:
         return figures, head if rank() == 0 else None, None
     figures["outlook"] = outlook(combined, x, y, job.n_classes, job.seed, figures["oa"], len(truth))
-    trust = Trust.of(*combined.held, job.n_classes, x, more.get("pool", x[:0]))
+    trust = Trust.of(*combined.held, job.n_classes, x, x[:0] if pool is None else pool)
     if not job.crossed:
         figures["predictions"] = tuple(probabilities.max(1))
     figures["sets"] = {str(c): job.covered(probabilities >= trust.least(c), truth) for c in COVERAGES}
@@ -112,12 +117,12 @@ def soft_labels(job: Job, probe: Probe, weights: Weights, images: int) -> tuple[
     combined, rows = Combined.of(probe), pool_rows(job, images)
     bank = seen_by(job, combined, weights)
     combined.n_statistics = len(STATISTICS) * job.data.pack.card.n_bands if isinstance(bank, Beside) else 0
-    x, pool = bank.get(job.train), bank.get(rows)
-    seen = {"pool": bank.get(pool_rows(job, combined.pool_images))} if combined.pool_images else {}
+    x, pool = bank.get(job.train), bank.kept(rows)
+    seen = bank.kept(pool_rows(job, combined.pool_images)) if combined.pool_images else None
     if rank() > 0:
         return rows, torch.empty(0)
     combined.groups = job.groups()
-    combined.fit(x, job.labels(job.train), job.n_classes, job.seed, **seen)
+    combined.fit(x, job.labels(job.train), job.n_classes, job.seed, seen)
     return rows, in_blocks(combined.head(), pool, combined.head().compared, divided=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import normalize
 
-from rsssl.engine.distributed import collect, rank, world_size
-from rsssl.engine.progress import Progress
 from rsssl.errors import UserError
+from rsssl.evaluation.blocks import nearest
 from rsssl.evaluation.spaces import PoolSpace
 
 SMOOTHING = 0.1  # of a vote, dealt out evenly: a class without a neighbour is improbable, and not impossible
-BLOCK = 16 << 20  # similarities in memory at a time: some hundred rows, as products of fewer are slow
 
 
 class Head(nn.Module):
@@ -123,22 +121,12 @@ class NeighbourHead(Head):
         """Features (B, D) -> the classes' shares of the votes (B, K), rows of sum 1."""
         if self.space is not None:
             features = self.space(features)
-        cosine, index = self.nearest(normalize(features.float() - self.mean, dim=1) @ self.bank.T)
+        unit, k = normalize(features.float() - self.mean, dim=1), min(self.arguments["k"], len(self.bank))
+        if torch.compiler.is_exporting():  # of equal ones a program takes any
+            cosine, index = (unit @ self.bank.T).topk(k, dim=1)
+        else:
+            cosine, index = nearest(unit, self.bank, k)
         return vote(cosine, index, self.shares, self.arguments["temperature"])
-
-    def nearest(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
-        """The k largest of each row (B, n), and where they stand; of equal ones those that stand first. An exported
-        program takes any of equal ones."""
-        n, k = len(self.bank), min(self.arguments["k"], len(self.bank))
-        if torch.compiler.is_exporting() or k == n:
-            value, index = similarity.topk(k, dim=1)
-            return value, index
-        value, index = similarity.topk(k + 1, dim=1)
-        tied = value[:, k] == value[:, k - 1]
-        if tied.any():  # topk leaves open which of equal neighbours it takes: settle those rows by a stable sort
-            order = similarity[tied].sort(dim=1, descending=True, stable=True).indices
-            index[tied] = order[:, : k + 1]
-        return similarity.gather(1, index[:, :k]), index[:, :k]
 
 
 def vote(cosine: Tensor, index: Tensor, shares: Tensor, temperature: float | None) -> Tensor:
@@ -266,29 +254,3 @@ def head_from(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Hea
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-@torch.no_grad()
-def in_blocks(call: Callable[[Tensor], Tensor], features: Tensor, compared: int, divided: bool) -> Tensor:
-    """call(features), in blocks: memory beyond the features' own does not grow with their number.
-
-    Args:
-        call: features (b, D) -> (b, K).
-        features: (m, D).
-        compared: how many images each is compared with.
-        divided: under torchrun all ranks call this together and divide the work, in blocks that do not depend on their
-            number.
-    """
-    if not len(features):
-        return call(features)
-    blocks = features.split(max(1, BLOCK // compared))
-    own = blocks[rank() :: world_size()] if divided else blocks
-    found = []
-    with Progress("classifying", sum(map(len, own)), "images", visible=len(own) > 1) as progress:
-        for block in own:
-            found.append(call(block))
-            progress.update(len(block))
-    if not divided:
-        return torch.cat(found)
-    ranks = collect(found)
-    return torch.cat([ranks[i % len(ranks)][i // len(ranks)] for i in range(len(blocks))])

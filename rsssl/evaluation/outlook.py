@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rsssl.evaluation.base import MOST, Probe
+from rsssl.evaluation.on_disk import Features
 from rsssl.rng import fold, permutation
 
 # Error curves of classifiers on frozen features, error = a * labels^-slope, at 1 to 100 labels a class, on the
@@ -23,7 +24,7 @@ FURTHER = (2, 4)  # times as many labels
 
 
 def outlook(
-    probe: Probe, features: Tensor, labels: Tensor, n_classes: int, seed: int, oa: float, tested: int
+    probe: Probe, features: Features, labels: Tensor, n_classes: int, seed: int, oa: float, tested: int
 ) -> list[dict[str, float]]:
     """What two and four times the labels would bring.
 
@@ -50,7 +51,7 @@ def outlook(
     sizes, known = parts(labels, seed) if apart else ([], labels[:0])
     wrong: list[tuple[float, float, float]] = []
     if len(known):
-        found = probe.refitted(features, labels, n_classes, seed, known).argmax(2) != labels
+        found = probe.refitted(features[:], labels, n_classes, seed, known).argmax(2) != labels
         for size in sorted(set(sizes)):
             rounds = torch.tensor([s == size for s in sizes])
             left = ~known[rounds]

@@ -11,7 +11,9 @@ from torch.nn.functional import one_hot
 from rsssl.engine.progress import followed
 from rsssl.errors import UserError
 from rsssl.evaluation.base import Probe
-from rsssl.evaluation.heads import BLOCK, NeighbourHead, in_blocks, log_votes, vote
+from rsssl.evaluation.blocks import BLOCK, in_blocks
+from rsssl.evaluation.heads import NeighbourHead, log_votes, vote
+from rsssl.evaluation.on_disk import Features, in_parts
 from rsssl.evaluation.spaces import PoolSpace
 from rsssl.evaluation.standardise import check_finite, check_training_set
 
@@ -28,7 +30,8 @@ class Propagation(Probe):
     so that no class drowns another (class mass normalisation, Zhu, Ghahramani and Lafferty 2003, section 4, with equal
     shares: uneven pools lose less by it than by any estimate of theirs that was tried). What an image then has of each
     class, to the power `decided`, are its shares, and a new image has those of its nearest neighbours. Memory grows
-    with the pool, and not with its square.
+    with the images that are looked at, by 3 kB each, and not with their square, nor with the width of the features,
+    which stay on the disk.
 
     Args:
         pool_images: of the pool that are looked at, drawn once.
@@ -61,7 +64,7 @@ class Propagation(Probe):
         self.details: dict[str, Any] = {}
 
     def fit(
-        self, features: Tensor, labels: Tensor, n_classes: int, seed: int, pool: Tensor | None = None
+        self, features: Tensor, labels: Tensor, n_classes: int, seed: int, pool: Features | None = None
     ) -> Propagation:
         """Fits to features (n, D), labels (n,) and the features (N, D) of the pool's unlabelled images.
 
@@ -72,9 +75,8 @@ class Propagation(Probe):
         if pool is None or len(pool) < 1:
             raise UserError("evaluate=propagate needs images without a label in the pool: type evaluate=linear")
         check_finite(pool, "of the pool's images")
-        everything = torch.cat([features, pool])
-        space = PoolSpace.of(everything, self.dimensions)
-        z = space(everything)
+        space = PoolSpace.of(features, pool, dimensions=self.dimensions)
+        z = torch.cat([space(part) for part in in_parts(features, pool)])
         self._graph = nearest(z, self.neighbours)
         self._joins = symmetric(*self._graph, self.temperature)
         known = torch.ones(1, len(labels), dtype=torch.bool)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from rsssl.evaluation.on_disk import Features, in_parts, mean_of
+
 FLAT = 1e-6  # of the largest variance: axes with less of it are rounding, as those beyond the number of images
-ROWS = 4096  # in double precision at a time
 
 
 class PoolSpace(nn.Module):
@@ -34,17 +35,20 @@ class PoolSpace(nn.Module):
             self.register_buffer(name, value)
 
     @classmethod
-    def of(cls, pool: Tensor, dimensions: int) -> PoolSpace:
-        """The space of a pool's features (N, D), with at most so many dimensions."""
-        mean = pool.mean(0)
-        unit = normalize(pool - mean, dim=1)
-        centre = unit.mean(0)
-        products = sum(part.mT @ part for part in (some.double() for some in unit.split(ROWS)))
-        covariance = products / len(unit) - torch.outer(centre.double(), centre.double())
-        variance, axes = torch.linalg.eigh(covariance)
+    def of(cls, *pool: Features, dimensions: int) -> PoolSpace:
+        """The space of the features (N, D) of a pool's images, in one part or several, with at most so many
+        dimensions."""
+        n, mean = sum(map(len, pool)), mean_of(*pool)
+        total, products = torch.zeros(len(mean)).double(), torch.zeros(len(mean), len(mean)).double()
+        for part in in_parts(*pool):
+            unit = normalize(part - mean, dim=1).double()
+            total += unit.sum(0)
+            products.addmm_(unit.mT, unit)
+        centre = total / n
+        variance, axes = torch.linalg.eigh(products / n - torch.outer(centre, centre))
         alive = variance[-dimensions:] > FLAT * variance[-1]
         axes = (axes[:, -dimensions:] * variance[-dimensions:].clamp_min(1e-300) ** -0.25)[:, alive].float()
-        return cls(mean, axes, centre @ axes)
+        return cls(mean, axes, centre.float() @ axes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, D) -> (B, d) of unit length."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rsssl.errors import UserError
+from rsssl.evaluation.on_disk import Features, in_parts
 
 # a feature of standard deviation s is divided by s ** power
 POWERS = {"centre": 0.0, "partial": 0.5, "zscore": 1.0}
@@ -47,14 +48,14 @@ class Standardise:
         return plain.float(), (bias.double() - plain @ self.mean).float()
 
 
-def check_training_set(features: Tensor, labels: Tensor, n_classes: int) -> None:
+def check_training_set(features: Features, labels: Tensor, n_classes: int) -> None:
     """What every classifier asks of features (n, D) and labels (n,) before it is fitted.
 
     Raises:
         ValueError: shapes that do not fit together, or labels outside 0..n_classes-1.
         UserError: NaN or infinity among the features.
     """
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
+    if features.ndim != 2 or tuple(labels.shape) != tuple(features.shape[:1]) or not len(labels):
         raise ValueError(
             f"features {tuple(features.shape)} and labels {tuple(labels.shape)} must be (n, D) and (n,), n > 0"
         )
@@ -63,9 +64,9 @@ def check_training_set(features: Tensor, labels: Tensor, n_classes: int) -> None
     check_finite(features, "of the labelled images")
 
 
-def check_finite(features: Tensor, whose: str) -> None:
+def check_finite(features: Features, whose: str) -> None:
     """Raises UserError for NaN or infinity among features."""
-    if not torch.isfinite(features).all():
+    if not all(torch.isfinite(part).all() for part in in_parts(features)):
         raise UserError(
             f"the features {whose} contain NaN or infinity: the backbone's weights have diverged. "
             "Pre-train again with a smaller learning rate, for example pretrain.lr=1e-4"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from rsssl.evaluation.on_disk import Features
 from rsssl.evaluation.spaces import PoolSpace
 from rsssl.rng import permutation
 
@@ -54,7 +55,7 @@ class Trust(nn.Module):
             self.register_buffer(name, nothing if value is None else value)
 
     @classmethod
-    def of(cls, probabilities: Tensor, labels: Tensor, n_classes: int, features: Tensor, pool: Tensor) -> Trust:
+    def of(cls, probabilities: Tensor, labels: Tensor, n_classes: int, features: Features, pool: Features) -> Trust:
         """From held-out probabilities (n, K) of images of classes labels (n,), and the features of the labelled images
         (L, D) and of the pool (N, D)."""
         scores = 1 - probabilities.gather(1, labels[:, None])[:, 0]
@@ -62,8 +63,8 @@ class Trust(nn.Module):
             return cls(scores, labels, n_classes)
         chosen = torch.from_numpy(permutation(0, len(pool))[: 2 * BANK].copy())
         bank, others = pool[chosen].chunk(2)
-        space = PoolSpace.of(bank, min(128, len(bank) - 1))
-        trust = cls(scores, labels, n_classes, space, space(bank), space(features), torch.ones(2))
+        space = PoolSpace.of(bank, dimensions=min(128, len(bank) - 1))
+        trust = cls(scores, labels, n_classes, space, space(bank), space(features[:]), torch.ones(2))
         # of images that are not in the bank themselves
         trust.far = torch.quantile(trust.unlike(others), COMMON, dim=0).clamp_min(1e-6)
         return trust

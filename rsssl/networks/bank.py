@@ -11,7 +11,7 @@ from rsssl.data.pool import stored
 from rsssl.engine.device import on_device, precision
 from rsssl.engine.store import Store
 from rsssl.errors import UserError, typed
-from rsssl.evaluation.features import FEATURES_VERSION, FeatureBank
+from rsssl.evaluation.features import FeatureBank, bank_of
 from rsssl.models.card import SensorCard
 from rsssl.networks.network import SceneNetwork
 from rsssl.networks.sensor import differences
@@ -41,13 +41,8 @@ def classifier_bank(
     def extract(rows: np.ndarray) -> Tensor:
         return classifier.seen(classifier.input(stored(pack, rows, device)))
 
-    inputs = {
-        "version": FEATURES_VERSION,
-        "classifier": classifier.fingerprint,
-        "pixels": pack.fingerprint,
-        "precision": precision(device),
-    }
-    return FeatureBank(store.folder("features", inputs), len(pack), extract)
+    inputs = {"classifier": classifier.fingerprint, "pixels": pack.fingerprint, "precision": precision(device)}
+    return bank_of(store, pack, inputs, {"network": f"the classifier {checkpoint}"}, extract, "features")
 
 
 def refuse_other_sensor(trained: SensorCard, card: SensorCard, checkpoint: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rsssl.data.places import class_folders, place_names
 from rsssl.data.pool import Pool, Source
 from rsssl.data.prepared import Data, load, statistics
 from rsssl.data.rows import Indices
+from rsssl.data.sizes import LARGEST, size_advice
 from rsssl.engine import distributed
 from rsssl.engine.device import precision
 from rsssl.engine.files import sha256, sha256_of
@@ -30,13 +32,13 @@ from rsssl.networks.recipe import Recipe
 from rsssl.networks.starts import Start
 from rsssl.networks.teacher import teacher_file
 
+log = logging.getLogger(__name__)
 VERSION = 3  # raised when a change of the code changes what the same inputs train to
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per band, in units of 0 to 1
-LARGEST = 224  # pixels of a view unless pretrain.image_size says otherwise: what the field and the paper train at
 ENLARGED = 2  # times that small images are enlarged, at most, to the size that a start wants
 GROUPS = ("ssl", "augment", "optimizer", "schedule", "backbone")
 # Keys that cannot change the weights, or that stand in the inputs in another form.
-NOT_IN_THE_INPUTS = ("dataset", "root", "resume", "log_every", "checkpoint_minutes", "probes", "pictures")
+NOT_IN_THE_INPUTS = ("dataset", "root", "resume", "keep", "log_every", "checkpoint_minutes", "probes", "pictures")
 PLACES_HINT = (
     "type ssl.together=folder for place_1/january.tif place_1/july.tif, or ssl.together=name for january/place_1.tif "
     "july/place_1.tif, or ssl=simclr for tiles of different places"
@@ -104,6 +106,9 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
     card = replace(parts[0].pack.card, classes=())
     native = min(min(d.pack.card.size) for d in parts)
     preprocess = presented(recipe, start, card, native, statistics(*((d.pack, d.split.pool) for d in parts)))
+    for part in parts:
+        if advice := size_advice(part.dataset, part.pack, preprocess.size):
+            log.info(advice)
     lr = keys.lr if keys.lr is not None else recipe.optimizer["lr"]
     settings = {k: v for k, v in asdict(keys).items() if k not in NOT_IN_THE_INPUTS} | {
         "image_size": preprocess.size,

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.progress import duration
 from rsssl.engine.ranks import alone
 from rsssl.engine.run import Run
-from rsssl.engine.store import AGAIN
+from rsssl.engine.store import AGAIN, is_kept, keep
+from rsssl.errors import UserError
 from rsssl.evaluation.online_probe import OnlineProbe
 from rsssl.models.batch_norm import recalibrate
 from rsssl.networks.budget import Budget, budget_of, done_before, outlook, seconds_of
@@ -54,6 +56,7 @@ def pretrain(recipe: Recipe, dataset: Dataset, run: Run) -> dict[str, Any]:
         write_json(run.record("pretrain.json"), {"pretrain": {"folder": str(folder)}})
     artifact = run.store.get("pretrain", planned.inputs, lambda folder: train(planned, run, folder), together=True)
     if distributed.rank() == 0:
+        forget_state(artifact.folder, recipe.pretrain.keep)
         copy_metrics(artifact.folder, run)
     return {
         "artifact": artifact.hash,
@@ -62,6 +65,23 @@ def pretrain(recipe: Recipe, dataset: Dataset, run: Run) -> dict[str, Any]:
         "dataset": planned.data_name,
         "reused": artifact.reused,
     } | read_sealed(artifact.folder / TRAINING, AGAIN)
+
+
+def forget_state(folder: Path, asked: bool) -> None:
+    """Removes the checkpoint of a finished training, several times as large as its weights, unless it was ever asked to
+    be kept. Until the training is recorded as finished it stays: who is killed in between goes on from it."""
+    checkpoints = Checkpoints(folder)
+    with suppress(OSError, UserError):  # a store may be for reading only
+        if asked and not is_kept(folder):
+            keep(folder)
+        if not is_kept(folder):
+            checkpoints.keep_newest(0)
+    if asked and not checkpoints.entries():
+        log.warning(
+            "%s was trained without pretrain.keep=true, so it cannot be gone on from: rsssl-run task=store "
+            "remove=pretrain/%s lets this command train it again",
+            *(folder, folder.name),
+        )
 
 
 def copy_metrics(source: Path, run: Run) -> None:

@@ -43,6 +43,7 @@ class PretrainKeys:
             paper's (x - 0.5) / 0.5).
         seed: of the first weights, the order and the augmentation.
         resume: another training's checkpoint to go on from.
+        keep: keep the checkpoint after the end, so that another training can go on from it, with more epochs.
         log_every: steps between two rows of metrics.
         checkpoint_minutes: between two checkpoints.
         probes: how often the online probe looks at the features.
@@ -66,6 +67,7 @@ class PretrainKeys:
     standardise: str
     seed: int
     resume: str | None
+    keep: bool
     log_every: int
     checkpoint_minutes: float
     probes: int

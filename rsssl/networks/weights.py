@@ -10,13 +10,14 @@ from typing import Any
 from hydra.utils import instantiate
 
 from rsssl.data.prepared import Data
+from rsssl.data.sizes import LARGEST
 from rsssl.engine.run import Run
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
 from rsssl.evaluation.features import Weights
 from rsssl.networks.checkpoints import NETWORK, find_checkpoint, from_file
 from rsssl.networks.files import BACKBONE, write_backbone
-from rsssl.networks.plan import LARGEST, canonical, presented
+from rsssl.networks.plan import canonical, presented
 from rsssl.networks.pretraining import pretrain
 from rsssl.networks.recipe import Recipe
 from rsssl.networks.starts import Start

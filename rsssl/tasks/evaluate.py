@@ -165,6 +165,8 @@ class Evaluate(Pretrain):
 
         with alone():  # the other ranks have ended
             backbone = network if network is not None else stored_file(weights, run.store)
+        if isinstance(backbone, Path):
+            results["data"]["weights"] = str(backbone.parent)
         notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record, "colours": self.dataset.class_colours()}
         write_classifier(run.record(CLASSIFIER), head, weights.preprocess, notes, backbone, trust)
         run.save_config()

@@ -34,6 +34,7 @@ class PackImages:
             set}.
         """
         from rsssl.data.prepared import load
+        from rsssl.data.sizes import LARGEST, size_advice
 
         data = load(self.dataset, run.store, run.workers, tiles=self.pack.tiles)
         pack, card = data.pack, data.pack.card
@@ -45,5 +46,7 @@ class PackImages:
             print(f"  {name:<24} {int((pack.labels == label).sum()):>7} images")
         for path, reason in pack.skipped.items():
             print(f"  left out: {path}: {reason}")
+        if advice := size_advice(self.dataset, pack, LARGEST):
+            print(f"  {advice}")
         counts = {"pool": len(data.split.pool), "test": len(data.split.test)}
         return {"folder": str(pack.folder), "card": card.to_dict()} | counts

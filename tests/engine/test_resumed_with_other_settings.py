@@ -24,6 +24,7 @@ TRAIN = [
     "ssl.views=2",
     "pretrain.batch_size=16",
     "pretrain.image_size=16",
+    "pretrain.keep=true",
     "pretrain.probes=0",
     "pretrain.pictures=0",
     "tracker=csv",
@@ -67,6 +68,26 @@ def test_more_epochs_plan_the_schedule_anew_and_take_the_images_in_their_order(w
     (folder / "away").rename(first)
     a, b = (load_file(f / "backbone.safetensors") for f in (first, second))
     assert any(not torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_finished_training_keeps_its_checkpoint_only_where_that_was_asked(workshop, trained) -> None:
+    folder, command = trained
+    without = [*(a for a in command if a != "pretrain.keep=true"), "pretrain.epochs=1"]
+    workshop.run(folder, *without)
+    plain = artefact(folder, 3)
+    assert not list(plain.glob("checkpoint-*")) and (plain / "backbone.safetensors").is_file()
+    weights = (plain / "backbone.safetensors").read_bytes()
+    more = [*command, "pretrain.epochs=5", f"pretrain.resume={plain}"]
+    text = workshop.run(folder, *more, exits=2)
+    assert f"task=store remove=pretrain/{plain.name}" in text and "pretrain.keep=true" in text
+    # what the message says to type
+    text = workshop.run(folder, *without, "pretrain.keep=true")
+    assert "reused" in text and "cannot be gone on from" in text and not list(plain.glob("checkpoint-*"))
+    workshop.run(folder, "task=store", f"remove=pretrain/{plain.name}", "hydra.run.dir=run")
+    workshop.run(folder, *without, "pretrain.keep=true")
+    assert len(list(plain.glob("checkpoint-*.pt"))) == 1 and (plain / "backbone.safetensors").read_bytes() == weights
+    assert "reused" in workshop.run(folder, *without)  # it was asked for once
+    assert "resumed at step 3 of 15" in workshop.run(folder, *more)
 
 
 def test_fewer_epochs_than_are_done_is_an_error(workshop, trained) -> None:

@@ -156,7 +156,7 @@ def test_a_finished_training_and_an_interrupted_evaluation(workshop, until, tile
     ]
     workshop.run(tmp_path / "whole", *command)
     (pid,) = workshop.start(tmp_path / "cut", argv=command)
-    until(lambda: list((tmp_path / "cut").glob("store/features/*/features.bin")))
+    until(lambda: list((tmp_path / "cut").glob("store/features/*/*.bin")))
     os.kill(pid, signal.SIGKILL)
     workshop.wait()
     workshop.run(tmp_path / "cut", *command)

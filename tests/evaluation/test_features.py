@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rsssl.evaluation.bank_files import row_checksums
-from rsssl.evaluation.features import FeatureBank, damaged_rows
+from rsssl.evaluation import bank_files, on_disk
+from rsssl.evaluation.bank_files import BankFiles, damaged_features, row_checksums
+from rsssl.evaluation.features import FeatureBank
+from rsssl.evaluation.on_disk import OnDisk, in_parts
 
 
 class Counting:
@@ -36,7 +38,7 @@ def test_rows_are_computed_once_and_kept(tmp_path: Path) -> None:
     assert again.tolist() == [[3, 9], [4, 16]] and second.asked == [4]
 
 
-def test_an_interrupted_computation_is_not_taken_for_features(tmp_path: Path) -> None:
+def test_an_interrupted_computation_keeps_what_is_whole(tmp_path: Path) -> None:
     class Dies(Counting):
         def __call__(self, rows: np.ndarray) -> Tensor:
             if len(self.asked) >= 256:
@@ -48,32 +50,75 @@ def test_an_interrupted_computation_is_not_taken_for_features(tmp_path: Path) ->
         FeatureBank(tmp_path, 600, Dies()).get(rows)
     counting = Counting()
     found = FeatureBank(tmp_path, 600, counting).get(rows)
-    assert len(counting.asked) == 600
+    assert counting.asked == list(range(256, 600))
     assert torch.equal(found[:, 1], torch.arange(600).float() ** 2)
 
 
 def test_a_damaged_row_is_computed_again_and_the_others_are_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bank_files, "SHARD", 400)
     rows = np.arange(1000)
     right = FeatureBank(tmp_path, 1000, Counting()).get(rows)
-    content = bytearray((tmp_path / "features.bin").read_bytes())
-    content[8 * 700 + 5] ^= 16  # in the second number of row 700
-    (tmp_path / "features.bin").write_bytes(content)
-    assert damaged_rows(tmp_path) == 1
+    assert sorted(f.name for f in tmp_path.glob("*.bin")) == ["000000.bin", "000001.bin", "000002.bin"]
+    content = bytearray((tmp_path / "000001.bin").read_bytes())
+    assert len(content) == 400 * (4 + 8)
+    assert np.frombuffer(content, np.float32)[400:].reshape(400, 2).tolist() == right[400:800].tolist()
+    content[4 * 400 + 8 * 300 + 5] ^= 16  # in the second number of row 700
+    (tmp_path / "000001.bin").write_bytes(content)
+    assert damaged_features(tmp_path) == ["000001.bin"]
     again = Counting()
     assert torch.equal(FeatureBank(tmp_path, 1000, again).get(rows), right)
-    assert again.asked == [700] and "1 rows are damaged and computed again" in caplog.text
-    assert damaged_rows(tmp_path) == 0
+    assert again.asked == [700] and f"{tmp_path / '000001.bin'}: 1 rows are damaged and computed again" in caplog.text
+    assert damaged_features(tmp_path) == []
 
 
-@pytest.mark.parametrize("size", [0, 1, 4000, 7999, 12000])
-def test_a_bank_of_another_size_is_computed_again(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 1, 4000, 7999, 8000, 16000])
+def test_a_file_of_another_size_is_computed_again(tmp_path: Path, size: int) -> None:
     rows = np.arange(1000)
     right = FeatureBank(tmp_path, 1000, Counting()).get(rows)
-    with open(tmp_path / "features.bin", "r+b") as file:
+    with open(tmp_path / "000000.bin", "r+b") as file:
         file.truncate(size)
+    assert damaged_features(tmp_path) == ["000000.bin"]
     assert torch.equal(FeatureBank(tmp_path, 1000, Counting()).get(rows), right)
+    assert damaged_features(tmp_path) == []
+
+
+def test_a_row_whose_checksum_or_numbers_never_came_is_computed_again(tmp_path: Path) -> None:
+    """A kill, or a power cut, between the two: they lie in different pages of the file."""
+    files = BankFiles(tmp_path, 100)
+    files.write(np.arange(100), np.ones((100, 3), np.float32))
+    content = bytearray(files.file(0).read_bytes())
+    content[4 * 7 : 4 * 8] = bytes(4)
+    content[4 * 100 + 12 * 9 : 4 * 100 + 12 * 10] = bytes(12)
+    files.file(0).write_bytes(content)
+    whole, damaged = files.whole(np.arange(100))
+    assert np.flatnonzero(~whole).tolist() == [7, 9] and damaged == {"000000.bin": 1}
+
+
+def test_few_rows_of_a_large_pool_take_little_disk(tmp_path: Path) -> None:
+    rows = np.arange(0, 10**6, 10**5) + 3
+    bank = FeatureBank(tmp_path, 10**6, lambda rows: torch.from_numpy(rows)[:, None].float().expand(-1, 1000))
+    assert bank.get(rows)[:, 999].tolist() == rows.tolist()
+    assert sum(512 * f.stat().st_blocks for f in tmp_path.glob("*.bin")) < 10**6
+    assert bank.width == 1000
+
+
+def test_features_on_the_disk_are_those_in_memory_however_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_files, "SHARD", 64)
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0))
+    rows = np.random.default_rng(0).permutation(300)[:200]
+    bank = FeatureBank(tmp_path, 300, lambda rows: x[rows])
+    kept, expected = bank.kept(rows), x[rows]
+    assert isinstance(kept, OnDisk) and kept.shape == (200, 6) and len(kept) == 200
+    mask = expected[:, 0] > 0
+    for key in (slice(None), slice(3, 77), slice(0, 0), torch.tensor([5, 0, 5, 199]), np.array([4, 2]), mask):
+        assert torch.equal(kept[key], expected[key])
+        assert torch.equal(kept[:, 1:5][:, 1:][key], expected[:, 2:5][key])
+    monkeypatch.setattr(on_disk, "ROWS", 33)
+    assert torch.equal(torch.cat(list(in_parts(kept, expected))), torch.cat([expected, expected]))
 
 
 def test_checksums_are_those_of_zlib_and_never_zero() -> None:

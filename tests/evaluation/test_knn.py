@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from rsssl.evaluation import heads
+from rsssl.evaluation import blocks
+from rsssl.evaluation.features import FeatureBank
 from rsssl.evaluation.knn import KNN
 from rsssl.jobs import configured
 
@@ -63,7 +65,7 @@ def test_blocks_make_no_difference(make: Make, monkeypatch: pytest.MonkeyPatch) 
     new, _ = make(20, 16, classes=3, seed=3, draw=1)
     model = new_knn().fit(x, y, 3, seed=0)
     whole = model.scores(new)
-    monkeypatch.setattr(heads, "BLOCK", 7 * len(x))
+    monkeypatch.setattr(blocks, "BLOCK", 7 * len(x))
     torch.testing.assert_close(model.scores(new), whole)
 
 
@@ -78,3 +80,32 @@ def test_centred_votes_ignore_a_common_offset(make: Make) -> None:
 def test_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="k must be"):
         KNN(0, True, 0.07, False)
+
+
+def test_blocks_of_the_remembered_images_make_no_difference_either(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every image stands there three times, under three classes, in blocks of their own: of equal ones the first."""
+    x, _ = make(20, 16, classes=3, seed=3)
+    new, _ = make(20, 16, classes=3, seed=3, draw=1)
+    bank, labels = x.repeat(3, 1), torch.arange(3).repeat_interleave(len(x))
+    for k in (1, 2, 5, 61, 180):
+        model = new_knn(k=k).fit(bank, labels, 3, seed=0)
+        monkeypatch.setattr(blocks, "SPAN", 1 << 16)
+        whole = model.scores(new)
+        monkeypatch.setattr(blocks, "SPAN", 17)
+        torch.testing.assert_close(model.scores(new), whole)
+        if k == 1:
+            assert whole[:, 0].tolist() == [1.0] * len(new)
+
+
+def test_features_on_the_disk_give_the_same_votes(make: Make, tmp_path: Path) -> None:
+    x, y = make(20, 16, classes=3, seed=3)
+    new, _ = make(20, 16, classes=3, seed=3, draw=1)
+    kept, others = (
+        FeatureBank(tmp_path / name, len(of), lambda rows, of=of: of[rows]).kept(np.arange(len(of)))
+        for name, of in (("x", x), ("new", new))
+    )
+    for centre in (False, True):
+        expected = new_knn(centre=centre).fit(x, y, 3, seed=0)
+        found = new_knn(centre=centre).fit(kept, y, 3, seed=0)
+        torch.testing.assert_close(found.scores(others), expected.scores(new))
+        torch.testing.assert_close(found.held_out(kept, y, 3, 0), expected.held_out(x, y, 3, 0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsssl.evaluation import heads
+from rsssl.evaluation import blocks
 from rsssl.evaluation.metrics import confusion, scores
 from rsssl.jobs import configured
 
@@ -38,7 +38,7 @@ def test_chunks_and_ties_do_not_show(rows: int, k: int, monkeypatch: pytest.Monk
     base, new = features(N, 0), features(M, 1)
     bank = torch.cat([base, base])[torch.from_numpy(np.random.default_rng(2).permutation(2 * N))]
     labels = torch.arange(2 * N) % 3  # classes 3 and 4 have no label
-    monkeypatch.setattr(heads, "BLOCK", rows * len(bank))
+    monkeypatch.setattr(blocks, "BLOCK", rows * len(bank))
     model = new_knn(k=k).fit(bank, labels, CLASSES, seed=0)
     got = model.scores(new)
     np.testing.assert_allclose(

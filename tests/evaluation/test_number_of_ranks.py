@@ -47,7 +47,7 @@ def test_results_do_not_depend_on_the_number_of_ranks(evaluate: str, workshop, m
         results = json.loads((folder / "run" / "results.json").read_text())
         trust = [each.pop("calibration") for each in (results, *results["baselines"].values())]
         found.append(results | {"trust": [[t[k] for k in ("ece", "brier", "nll")] for t in trust]})
-        features.append({f.parent.name: f.read_bytes() for f in folder.glob("store/features/*/features.bin")})
+        features.append({f.parent.name: f.read_bytes() for f in folder.glob("store/features/*/*.bin")})
         assert len(list(folder.rglob("results.json"))) == 1
     for other, bank in zip(found[1:], features[1:], strict=True):
         assert all(other[k] == found[0][k] for k in SAME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.semi_supervised import LabelSpreading
 
 from rsssl.errors import UserError
 from rsssl.evaluation.base import deal_folds
+from rsssl.evaluation.features import FeatureBank
 from rsssl.evaluation.heads import head_from
 from rsssl.evaluation.propagation import Propagation, nearest, symmetric
 from rsssl.evaluation.spaces import PoolSpace
@@ -63,7 +65,7 @@ def test_the_flow_spreads_by_the_symmetric_matrix() -> None:
 
 def test_the_space_has_the_root_of_each_spread() -> None:
     x = torch.randn(500, 6) * torch.tensor([5.0, 3, 2, 1, 0.5, 0.1]) + 4
-    space = PoolSpace.of(x, 4)
+    space = PoolSpace.of(x, dimensions=4)
     centred = x.double().numpy() - x.double().numpy().mean(0)
     unit_x = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     off = unit_x - unit_x.mean(0)
@@ -72,7 +74,7 @@ def test_the_space_has_the_root_of_each_spread() -> None:
     expected = z @ z.T / np.linalg.norm(z, axis=1) / np.linalg.norm(z, axis=1)[:, None]
     found = space(x)
     np.testing.assert_allclose((found @ found.T).numpy(), expected, atol=1e-3)
-    flat = PoolSpace.of(torch.cat([x, torch.ones(500, 1)], 1), 7)(torch.cat([x, torch.ones(500, 1)], 1))
+    flat = PoolSpace.of(torch.cat([x, torch.ones(500, 1)], 1), dimensions=7)(torch.cat([x, torch.ones(500, 1)], 1))
     assert torch.isfinite(flat).all(), "a feature that does not vary has no axis"
 
 
@@ -101,7 +103,7 @@ def test_what_is_kept_is_the_same_classifier_and_blocks_do_not_matter(make, monk
     torch.testing.assert_close(head(x).double(), smoothed / smoothed.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(again.sharpened(0.5).sharpened(2.0)(x), head(x))
     monkeypatch.setattr("rsssl.evaluation.propagation.BLOCK", 700)
-    monkeypatch.setattr("rsssl.evaluation.heads.BLOCK", 700)
+    monkeypatch.setattr("rsssl.evaluation.blocks.BLOCK", 700)
     torch.testing.assert_close(propagate().fit(x[::10], y[::10], 6, 0, pool=x).scores(x), scores)
 
 
@@ -150,7 +152,7 @@ def test_a_small_pool_has_no_axes_of_rounding() -> None:
     """Twenty images span nineteen directions about their mean; what is beyond them is no place to compare images in."""
     spread = torch.logspace(0, -2, 512)
     pool = torch.randn(20, 512, generator=torch.Generator().manual_seed(0)) * spread + 3
-    space = PoolSpace.of(pool, 128)
+    space = PoolSpace.of(pool, dimensions=128)
     assert space.axes.shape[1] <= 19
     unit = torch.nn.functional.normalize(pool - pool.mean(0), dim=1).double()
     inside = torch.linalg.svd(unit - unit.mean(0), full_matrices=False).Vh[:19]
@@ -171,3 +173,11 @@ def test_infinity_in_the_pool_is_told() -> None:
     pool[7, 1] = torch.inf
     with pytest.raises(UserError, match=r"of the pool's images contain NaN .* pretrain\.lr="):
         propagate().fit(torch.randn(4, 4), torch.tensor([0, 0, 1, 1]), 2, 0, pool=pool)
+
+
+def test_a_pool_on_the_disk_gives_the_same_classifier(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = make(40, 16, 4, seed=2)
+    monkeypatch.setattr("rsssl.evaluation.on_disk.ROWS", 33)
+    kept = FeatureBank(tmp_path, len(x), lambda rows: x[rows]).kept(np.arange(len(x)))
+    found = propagate().fit(x[::10], y[::10], 4, 0, pool=kept)
+    torch.testing.assert_close(found.scores(x), propagate().fit(x[::10], y[::10], 4, 0, pool=x).scores(x))

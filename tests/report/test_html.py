@@ -79,8 +79,8 @@ def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pack]:
     features = store.root / "features" / ("1" * 16)
     features.mkdir(parents=True)
     draw = (np.random.default_rng(0).normal(size=(60, 5)) * [9, 5, 1, 1, 1]).astype(np.float32)
-    draw.tofile(features / "features.bin")
-    np.array([zlib.crc32(row.tobytes()) for row in draw], np.uint32).tofile(features / "rows.bin")
+    checksums = np.array([zlib.crc32(row.tobytes()) for row in draw], np.uint32)
+    (features / "000000.bin").write_bytes(checksums.tobytes() + draw.tobytes())
     return store.root, Pack.open(packed.folder)
 
 
@@ -193,7 +193,7 @@ def test_points_of_the_map_open_their_own_image(sweep: tuple[Path, list[dict]], 
         grey = int(pack.labels[rows[-1]]) * 80 + int(name[-6:-4])
         assert abs(int(pixels[y + 32, x + 32, 0]) - grey) < 6, name
         assert (taken != true) == (round(100 * sure - 50) % 5 == 0)
-    features = np.fromfile(store / "features" / ("1" * 16) / "features.bin", np.float32).reshape(60, 5)[rows]
+    features = np.fromfile(store / "features" / ("1" * 16) / "000000.bin", np.float32)[60:].reshape(60, 5)[rows]
     centred = features - features.mean(0)
     values, axes = np.linalg.eigh(centred.T @ centred)
     flat = np.array(content["maps"]["PCA"])

@@ -117,8 +117,8 @@ def test_a_sweep_pre_trains_once_and_leaves_a_table(rsssl_run: Callable[..., str
         matrix[classes.index(line["true"]), classes.index(line["predicted"])] += 1
     assert matrix.tolist() == found[0]["confusion"] and len(listed) == found[0]["predictions"]["listed"]
     assert found[0]["data"]["root"] == str(tiles)
-    checksums = np.fromfile(Path(found[0]["data"]["features"]) / "rows.bin", np.uint32)
-    assert len(checksums) == 90 and (checksums != 0).sum() >= 18, "the features of the test images are there"
+    checksums = np.fromfile(Path(found[0]["data"]["features"]) / "000000.bin", np.uint32)[:90]
+    assert (checksums != 0).sum() >= 18, "the features of the test images are there"
     assert yaml.safe_load((run / "config.yaml").read_text())["dataset"]["root"] == str(tiles)
     names = {line.split(",")[2] for line in (run / "metrics.csv").read_text().splitlines()[1:]}
     assert {"loss", "probe_oa", "embedding_std", "effective_rank", "images_per_second", "data_share"} <= names
