@@ -219,7 +219,7 @@ def needs_table(found: dict[str, Any]) -> str:
         (
             "file handles a rank",
             f"{packs['file_handles']:,.0f}",
-            "yes: those used last stay open",
+            "yes: those opened last stay open",
         ),
         (
             "reading a batch of 256, no disk",

@@ -185,7 +185,7 @@ def divided(folder: Path, shards: int, tiles: int) -> dict[str, float]:
 
 
 def billion() -> dict[str, float]:
-    """The pool of a billion tiles of which a bitmap says which take part: MB beside the bitmap, ms for a batch's rows."""
+    """A pool of half a billion tiles that a bitmap marks: MB beside the bitmap, and ms to find the rows of a batch."""
     random = np.random.default_rng(0)
     bits = random.integers(0, 256, 125_000_000 // 64 * 64, np.uint8)
     before = memory_mb()
