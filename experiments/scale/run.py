@@ -2,7 +2,7 @@
 
     python experiments/scale/run.py [--quick] [--only order,packs] [--folder DIR]
 
-DIR holds some GB while it runs (sparse files that look like 12.3 TB, and 3 GB of real bytes); all of it is removed.
+DIR holds 4.3 GB while it runs (and sparse files that look like 12.3 TB); all of it is removed.
 """
 
 from __future__ import annotations
