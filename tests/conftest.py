@@ -219,6 +219,18 @@ def documents() -> Iterator[Any]:
 
 
 @pytest.fixture
+def served(tmp_path: Path) -> Iterator[Any]:
+    """A web server of an empty folder, see range_server.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        from range_server import RangeServer
+    (tmp_path / "served").mkdir()
+    made = RangeServer(tmp_path / "served")
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """torchrun(*arguments, options=[..], cwd=..): a real torchrun of rsssl.run; its remains are killed in the end."""
     begun: list[subprocess.Popen[str]] = []
