@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
@@ -50,13 +50,16 @@ class Blocks:
         self._reading, self._counting = threading.Lock(), threading.Lock()
         self._in_memory = False  # the disk does not take blocks, and that was said
 
-    def check(self, files: Iterable[RemoteFile]) -> None:
+    def check(self, tile: int) -> None:
         """Refuses a cache that two groups of blocks, the one in use and the next one, do not fit into.
+
+        Args:
+            tile: bytes of a tile.
 
         Raises:
             UserError: with the size to type.
         """
-        needed = OPEN * max((file.block for file in files), default=0) / (FULL - 1 / SOMETIMES)
+        needed = OPEN * tiles_of_block(tile) * tile / (FULL - 1 / SOMETIMES)
         if self.cache.limit < needed:
             raise UserError(
                 f"paths.cache_gb={self.cache.limit / 1e9:g} is too small for the blocks that a training mixes: type "

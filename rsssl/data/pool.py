@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from rsssl.data.pack import Pack
 from rsssl.data.places import Partners
-from rsssl.data.rows import Indices, Run
+from rsssl.data.rows import Indices, Run, before
 from rsssl.engine.device import sent
+from rsssl.engine.ranks import local_rank, local_world_size
 from rsssl.errors import UserError
 
 SHARE = 0.5  # of the memory of an accelerator that a training leaves free, that images may take
@@ -65,6 +67,27 @@ class Pool:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @cached_property
+    def block_starts(self) -> np.ndarray | None:
+        """(m + 1,) the first of each block of images that are read together, and N; None where all packs are on this
+        machine."""
+        if not any(source.pack.remote for source in self.sources):
+            return None
+        firsts = [
+            start + before(rows, source.pack.block_rows())
+            for start, rows, source in zip(self.starts.tolist(), self.rows, self.sources, strict=False)
+        ]
+        return np.unique(np.append(np.concatenate(firsts), len(self)))  # no block without images
+
+    def prefetch(self, blocks: np.ndarray) -> None:
+        """Has these of the blocks fetched in the background; the processes of a machine begin at different ones."""
+        if self.block_starts is None or self.held is not None:
+            return
+        ids = self.block_starts[np.roll(blocks, -len(blocks) * local_rank() // local_world_size())]
+        which = np.searchsorted(self.starts, ids, side="right") - 1
+        for k in np.unique(which):
+            self.sources[k].pack.prefetch(self.rows[k][ids[which == k] - self.starts[k]])
 
     def gather(self, ids: np.ndarray) -> list[Part]:
         """The images of `ids` as stored, by source: (positions in the batch, source, (n, C, H, W) integers)."""

@@ -3,7 +3,7 @@
 It releases the interpreter's lock.
 """
 
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+# mypy: disable-error-code="no-untyped-def,operator,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 from numba import njit, types

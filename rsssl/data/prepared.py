@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rsssl.data.catalog import Catalog
 from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
+from rsssl.data.finished import Finished, FinishedPack
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.hashed_split import hashed_split
 from rsssl.data.known_tree import KnownTree, known_tree, remember
@@ -80,17 +83,19 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
         UserError: when the imagery is missing or unusable, naming what to type.
     """
     begun, settings = time.time_ns(), {k: v for k, v in asdict(dataset).items() if k not in NOT_IN_THE_PACK}
-    source = (dataset.generate is None and known_tree(dataset, store, settings)) or dataset.catalog()
+    source = source_of(dataset, store, settings)
     inputs = {"settings": settings | {"root": str(source.root)}, "listing": source.listing(), "version": PACK_VERSION}
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
     key = digest({"pack": inputs, "split": division})
     if key not in store.opened or not is_finished(store.opened[key].pack.folder):
-        artifact = store.get("pack", inputs, lambda folder: pack(dataset, folder, workers, catalog=listed(source)))
+        artifact = store.get("pack", inputs, lambda folder: made(dataset, folder, workers, source))
         if isinstance(source, Catalog):
             remember(source, dataset, store, settings, artifact.folder, begun)
-        packed = open_packed(artifact.folder)
+        packed = source.open(artifact.folder, store) if isinstance(source, Finished) else open_packed(artifact.folder)
         report_skipped(packed)
-        ground = packed.ground or (tiles_on_the_ground(dataset, source, packed, store) if dataset.block else None)
+        ground = packed.ground
+        if ground is None and dataset.block and not isinstance(source, Finished):
+            ground = tiles_on_the_ground(dataset, source, packed, store)
         block = block_of(dataset, packed, ground)
         divided = divide(dataset, packed, ground, block, protocol == "validation")
         save_split(artifact.folder, packed, divided)
@@ -100,9 +105,19 @@ def load(dataset: Dataset, store: Store, workers: int | None, protocol: str = "c
     return data
 
 
-def listed(source: Catalog | KnownTree) -> Catalog:
-    """The images of a source."""
-    return source.catalog() if isinstance(source, KnownTree) else source
+def source_of(dataset: Dataset, store: Store, settings: Mapping[str, Any]) -> Catalog | KnownTree | Finished:
+    """The images, listed unless they are a large tree that is known, or packed already."""
+    known = dataset.generate is None and not isinstance(dataset, FinishedPack)
+    return (known and known_tree(dataset, store, settings)) or dataset.catalog()
+
+
+def made(dataset: Dataset, folder: Path, workers: int | None, source: Catalog | KnownTree | Finished) -> object:
+    """Packs a dataset, or fetches what is needed of a pack that is finished."""
+    if isinstance(source, Finished):
+        source.fetch(folder)
+        return None
+    catalog = source.catalog() if isinstance(source, KnownTree) else source
+    return pack(dataset, folder, workers, catalog=catalog)
 
 
 def divide(dataset: Dataset, packed: Pack, ground: Ground | None, block: float | None, validation: bool) -> Split:
@@ -177,7 +192,7 @@ def save_split(folder: Path, packed: Pack, division: Split) -> None:
         write_atomic(file, content)
 
 
-def log_data(data: Data, root: Path) -> None:
+def log_data(data: Data, root: Path | str) -> None:
     """One line that says what the images are."""
     card, shape = data.pack.card, " x ".join(map(str, (*data.pack.card.size, data.pack.card.n_bands)))
     classes = f"{len(card.classes)} classes" if card.classes else "no classes"

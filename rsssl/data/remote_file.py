@@ -13,6 +13,7 @@ from rsssl.data.remote import Remote
 
 BLOCK = 3 << 20  # bytes of a block, about
 MOST = 1024  # tiles of a block
+SUMS = "blocks.bin"  # of a pack: the checksums of its blocks
 
 
 def tiles_of_block(tile: int) -> int:

@@ -282,11 +282,11 @@ def test_two_processes_fetch_each_block_once(
     assert sorted(starts) == list(range(0, file.size, file.block))
 
 
-def test_a_cache_too_small_for_two_groups_says_which_size_will_do(tmp_path: Path, file: RemoteFile) -> None:
+def test_a_cache_too_small_for_two_groups_says_which_size_will_do(tmp_path: Path) -> None:
     needed = 128 * 480 / (7 / 8 - 1 / 128)
     with pytest.raises(UserError, match=r"paths\.cache_gb=7e-05 is too small.*type paths\.cache_gb=0\.1"):
-        Blocks(tmp_path, 70_000).check([file])
-    Blocks(tmp_path, int(needed) + 1).check([file])
+        Blocks(tmp_path, 70_000).check(TILE)
+    Blocks(tmp_path, int(needed) + 1).check(TILE)
 
 
 def test_blocks_have_about_3_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
