@@ -17,8 +17,8 @@ class BlockOrder:
 
     The blocks are permuted, and `group` of them in a row are a group. The epoch takes one group after the other, the
     tiles of each in a random order. So a batch has tiles of one group, or of two neighbours, and two tiles whose blocks
-    are in different groups never meet in this epoch; in the next one the groups are others. With no more than `group`
-    blocks it is a random permutation like any other.
+    are in different groups never meet in this epoch; in the next one the groups are others. Of no more than `group`
+    blocks it would be a random permutation like any other.
 
     Any slice is computed from the key and `starts` alone; of a group as many numbers are kept as it has tiles.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsssl.data.order import GROUP
 from rsssl.data.pack import Pack
 from rsssl.data.places import Partners
 from rsssl.data.rows import Indices, Run, before
@@ -71,14 +72,15 @@ class Pool:
     @cached_property
     def block_starts(self) -> np.ndarray | None:
         """(m + 1,) the first of each block of images that are read together, and N; None where all packs are on this
-        machine."""
+        machine, or all blocks are one group: then they are mixed like any other images."""
         if not any(source.pack.remote for source in self.sources):
             return None
         firsts = [
             start + before(rows, source.pack.block_rows())
             for start, rows, source in zip(self.starts.tolist(), self.rows, self.sources, strict=False)
         ]
-        return np.unique(np.append(np.concatenate(firsts), len(self)))  # no block without images
+        starts = np.unique(np.append(np.concatenate(firsts), len(self)))  # no block without images
+        return starts if len(starts) - 1 > GROUP else None
 
     def prefetch(self, blocks: np.ndarray) -> None:
         """Has these of the blocks fetched in the background; the processes of a machine begin at different ones."""
