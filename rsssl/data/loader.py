@@ -26,7 +26,7 @@ from rsssl import rng
 from rsssl.augment import Views
 from rsssl.batch import Batch
 from rsssl.data.order import BlockOrder
-from rsssl.data.pool import Part, Pool, joined, signed, widened
+from rsssl.data.pool import Part, Pool, joined, widened
 from rsssl.engine import memory
 from rsssl.engine.device import sent
 from rsssl.engine.distributed import share, world_size
@@ -170,7 +170,7 @@ class PoolBatches:
         """The images of `ids`, and those of their partners when odd views show them."""
         partners = self.pool.partners
         sets = [ids] if partners is None else [ids, partners(rng.fold(self.sampling.seed, epoch), ids)]
-        return [(wanted, self.pool.gather(wanted)) for wanted in sets]
+        return [(wanted, self.pool.gather(wanted, self.device)) for wanted in sets]
 
     def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Tiles], int]]:
         """Of each batch from number `cursor` on: epoch, ids, images, step."""
@@ -204,7 +204,7 @@ class PoolBatches:
         ]
 
     def _copied(self, x: Tensor) -> Tensor:
-        return sent(torch.from_numpy(signed(x.numpy())), self.device)
+        return sent(x.view(torch.int16) if x.dtype == torch.uint16 else x, self.device)  # pinned: not copied again
 
     def _batch(self, epoch: int, ids: np.ndarray, tiles: list[Tiles], step: int) -> Batch:
         size_at, labels, partners = self.sampling.size_at, self.pool.labels, self.pool.partners

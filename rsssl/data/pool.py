@@ -91,8 +91,11 @@ class Pool:
         for k in np.unique(which):
             self.sources[k].pack.prefetch(self.rows[k][ids[which == k] - self.starts[k]])
 
-    def gather(self, ids: np.ndarray) -> list[Part]:
-        """The images of `ids` as stored, by source: (positions in the batch, source, (n, C, H, W) integers)."""
+    def gather(self, ids: np.ndarray, device: torch.device | None = None) -> list[Part]:
+        """The images of `ids` as stored, by source: (positions in the batch, source, (n, C, H, W) integers).
+
+        They are read into memory that an accelerator copies from by itself, when they go to one as `device`.
+        """
         which = np.searchsorted(self.starts, ids, side="right") - 1
         parts = []
         for k in np.unique(which):
@@ -100,7 +103,8 @@ class Pool:
             source = self.sources[k]
             rows = ids[positions] - self.starts[k]
             if self.held is None:
-                x = torch.from_numpy(source.pack.read(self.rows[k][rows]))
+                x = room(source.pack, len(rows), device)
+                source.pack.read(self.rows[k][rows], x.numpy())
             else:
                 x = self.held[k][sent(torch.from_numpy(rows), self.held[k].device)]
             parts.append((positions, source, x))
@@ -121,6 +125,12 @@ class Pool:
         """Whether an accelerator has room for the images beside a training that takes so many bytes."""
         images = sum(len(s.indices) * s.pack.image_bytes for s in self.sources)
         return device.type == "cuda" and images < SHARE * (torch.cuda.mem_get_info(device)[0] - needed)
+
+
+def room(pack: Pack, n: int, device: torch.device | None) -> Tensor:
+    """Memory for n images of a pack, (n, C, H, W); pinned where they go to an accelerator."""
+    dtype, pinned = torch.from_numpy(np.empty(0, pack.card.dtype)).dtype, device is not None and device.type == "cuda"
+    return torch.empty((n, *pack.image_shape), dtype=dtype, pin_memory=pinned)
 
 
 def signed(array: np.ndarray) -> np.ndarray:
