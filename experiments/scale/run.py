@@ -22,9 +22,16 @@ from needs import report
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-PARTS = {"rounds": 55, "order": 100, "packs": 90, "checkpoints": 20, "exchange": 55}  # name: seconds, for the bar
+PARTS = {
+    "rounds": 55,
+    "order": 100,
+    "packs": 90,
+    "reading": 60,
+    "checkpoints": 20,
+    "exchange": 55,
+}  # name: seconds, for the bar
 MODULES = {"checkpoints": "saves"}  # where the module has another name
-IN_FOLDER = ("packs", "checkpoints")
+IN_FOLDER = ("packs", "reading", "checkpoints")
 
 
 def machine() -> str:
