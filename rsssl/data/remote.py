@@ -85,14 +85,6 @@ class Remote:
 
         return self._asked(name, get, patient)
 
-    def exists(self, name: str) -> bool:
-        """Whether the folder has a file of that name."""
-
-        def ask(files: Any, path: str) -> bool:
-            return bool(files.exists(path))
-
-        return self._asked(name, ask)
-
     def _asked(self, name: str, ask: Callable[[Any, str], Any], patient: bool = True) -> Any:
         address = f"{self.url}/{name}"
         files, path = opened(address)
