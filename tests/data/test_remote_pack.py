@@ -27,6 +27,7 @@ from rsssl.data.packs import join
 from rsssl.data.pool import Pool, Source
 from rsssl.data.rows import Marked, Run, before, bitmap
 from rsssl.engine.store import Store
+from rsssl.engine.tracking import read_metrics
 from rsssl.errors import UserError
 from rsssl.models.preprocess import Preprocess
 from rsssl.rng import fold
@@ -214,7 +215,8 @@ rsssl.data.remote_file.BLOCK = {block}
 rsssl.data.remote.WAITS = (0.01, 0.01, 0.01)
 sys.argv = ["rsssl-run", "task=pretrain", "dataset=pack", "dataset.root={root}", "ssl=simclr", "pretrain.steps={steps}",
     "backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]", "start=random", "pretrain.batch_size=8",
-    "pretrain.image_size=16", "pretrain.checkpoint_minutes=0", "pretrain.probes=0", "pretrain.pictures=0",
+    "pretrain.image_size=16", "pretrain.checkpoint_minutes=0", "pretrain.log_every=1",
+    "pretrain.probes=0", "pretrain.pictures=0",
     "paths.store={store}", "dataset.test_fraction=0"]
 rsssl.run.main()
 """
@@ -253,6 +255,24 @@ def test_a_training_over_the_network_that_is_killed_ends_as_if_nothing_had_happe
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     (inputs,) = killed.glob("pretrain/*/done.json")
     assert json.loads(inputs.read_text())["inputs"]["order"] == "blocks"
+
+
+def losses(store: Path) -> list[float]:
+    (file,) = store.glob("pretrain/*/metrics.csv")
+    return [float(row["value"]) for row in read_metrics(file) if row["name"] == "loss"]
+
+
+def test_two_ranks_train_on_the_same_batches_and_fetch_each_block_once(
+    workshop: Any, served: Any, local: Pack, tmp_path: Path
+) -> None:
+    settings = {"block": TILE, "root": f"{served.url}/pack", "steps": 6}
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    workshop.run(tmp_path, code=COMMAND.format(**settings, store=alone))
+    served.ranges.clear()
+    workshop.run(tmp_path, code=COMMAND.format(**settings, store=two), ranks=2)
+    starts = [start for name, start, _ in served.ranges if name == "images.bin"]
+    assert sorted(starts) == sorted(set(starts)) and len(starts) > 48
+    assert losses(two) == pytest.approx(losses(alone), rel=3e-3) and len(losses(two)) == 6
 
 
 @pytest.fixture
