@@ -20,9 +20,9 @@ from rsssl.errors import UserError
 
 
 @cache
-def store_at(root: str) -> Store:
+def store_at(root: str, cache: str, cache_gb: float) -> Store:
     """One store for all jobs of a process: what one has opened stays open for the next."""
-    return Store(root)
+    return Store(root, (cache, cache_gb))
 
 
 def prepared(cfg: DictConfig, options: Mapping[str, str], folder: Path) -> tuple[Any, Run]:
@@ -40,7 +40,7 @@ def prepared(cfg: DictConfig, options: Mapping[str, str], folder: Path) -> tuple
     check(task)
     run = Run(
         folder=folder,
-        store=store_at(cfg.paths.store),
+        store=store_at(cfg.paths.store, cfg.paths.cache, cfg.paths.cache_gb),
         options=options,
         config=plain(cfg),
         option=lambda group, name: option(group, name, {"paths": cfg.paths}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -216,6 +217,30 @@ def documents() -> Iterator[Any]:
         import documents
 
         yield documents
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 3 MB, where mounting is allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "mount") or libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, b"size=3m") != 0:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield place
+    libc.umount(str(place).encode())
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Any]:
+    """A web server of an empty folder, see range_server.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        from range_server import RangeServer
+    (tmp_path / "served").mkdir()
+    made = RangeServer(tmp_path / "served")
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -169,10 +169,15 @@ def saves_table(found: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def reading_table(reading: dict[str, Any]) -> str:
+    rows = [(name, f"{r['cold']:,.0f}", f"{r['warm']:,.0f}") for name, r in reading["tiles_per_second"].items()]
+    return table(("tiles a second", "not in the system's cache", "in it"), rows)
+
+
 def needs_table(found: dict[str, Any]) -> str:
     """What is needed, and whether it holds today."""
     order, packs, saves = found["order"], found["packs"], found["checkpoints"]
-    opened, gathered, real = packs["opened"], packs["gather"], packs["real_read"]
+    opened, gathered, disk = packs["opened"], packs["gather"], found["reading"]["tiles_per_second"]
     each = packs["tiles_per_shard"]
     divided, beside = packs["divided"], sum(packs["file_bytes"].values())
     many, times = TILES / each, TILES / divided["tiles"]
@@ -219,7 +224,7 @@ def needs_table(found: dict[str, Any]) -> str:
         (
             "file handles a rank",
             f"{packs['file_handles']:,.0f}",
-            "yes: those used last stay open",
+            "yes: those opened last stay open",
         ),
         (
             "reading a batch of 256, no disk",
@@ -230,8 +235,9 @@ def needs_table(found: dict[str, Any]) -> str:
         (
             "reading tiles from the disk, a rank",
             f"{slow:,.0f} to {fast:,.0f} tiles/s; this disk gives "
-            f"{real['tiles_per_second_1']:,.0f} with one read in flight, {real['tiles_per_second_4']:,.0f} with 4",
-            "no: `Pack.read` has one in flight",
+            f"{disk['one after the other']['cold']:,.0f} with one read after the other, "
+            f"{disk['8 in flight']['cold']:,.0f} with 8 in flight",
+            "yes: a few threads read",
         ),
         (
             "reading and augmenting a batch of 256",
@@ -273,6 +279,8 @@ def report(found: dict[str, Any]) -> str:
         text += ["Exchanges between processes of this machine\n", exchange_table(found["exchange"])]
     if "checkpoints" in found:
         text += ["Checkpoints\n", saves_table(found["checkpoints"])]
-    if {"order", "packs", "checkpoints"} <= set(found):
+    if "reading" in found:
+        text += ["Scattered tiles of 64 pixels\n", reading_table(found["reading"])]
+    if {"order", "packs", "reading", "checkpoints"} <= set(found):
         text += ["What is needed, and what holds\n", needs_table(found)]
     return "\n".join(text)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +140,7 @@ def measure(quick: bool, folder: Path, advance: Callable[[float, str], None]) ->
         advance(0.1, f"packs: batches of {name}")
     found["file_handles"] = len(os.listdir("/proc/self/fd")) - handles
     found["divided"] = divided(labelled, 4 if quick else 100, tiles)
-    advance(0.2, "packs: divided")
-    found["real_read"] = real_read(folder / "real", 3_000 if quick else 250_000, 5 if quick else 40)
-    advance(0.2, "packs: done")
+    advance(0.4, "packs: divided")
     return found
 
 
@@ -185,34 +182,10 @@ def divided(folder: Path, shards: int, tiles: int) -> dict[str, float]:
 
 
 def billion() -> dict[str, float]:
-    """The pool of a billion tiles of which a bitmap says which take part: MB beside the bitmap, ms for a batch's rows."""
+    """A pool of half a billion tiles that a bitmap marks: MB beside the bitmap, and ms to find the rows of a batch."""
     random = np.random.default_rng(0)
     bits = random.integers(0, 256, 125_000_000 // 64 * 64, np.uint8)
     before = memory_mb()
     pool = Marked(bits, 8 * len(bits), False)
     after, drawn = memory_mb(), draws(len(pool))
     return {"billion_MB": after - before, "billion_ms": 1e3 * seconds(lambda: pool[next(drawn)], 40)}
-
-
-def real_read(folder: Path, tiles: int, batches: int) -> dict[str, float]:
-    """Scattered tiles of a pack with bytes in it, none in the system's cache: one read at a time, and several."""
-    make_pack(folder, tiles)
-    path, each = folder / "images.bin", 1_000
-    block = np.random.default_rng(0).integers(0, 256, each * TILE, np.uint8)
-    with open(path, "wb") as file:
-        for i in range(0, tiles, each):
-            file.write((block ^ np.uint8(i // each % 256)).data)
-        file.flush()
-        os.fsync(file.fileno())
-    pack = Pack.open(folder)
-    drawn = draws(tiles)
-    found = {"GB": tiles * TILE / 1e9}
-    for threads in (1, 4, 16):
-        with open(path, "rb") as file:  # the system forgets what it had read; what lies below it may not
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        with ThreadPoolExecutor(threads) as readers:
-            start = time.perf_counter()
-            for _ in range(batches):
-                list(readers.map(pack.read, np.array_split(np.sort(next(drawn)), threads)))
-            found[f"tiles_per_second_{threads}"] = batches * BATCH / (time.perf_counter() - start)
-    return found

@@ -5,7 +5,8 @@ ahead into pinned memory and copied. Views are made there one batch ahead, on a 
 processes are needed: batches are whole tensors.
 
 The order of an epoch is a permutation f(split hash, seed, epoch) and a batch a slice of it, so all the loader's state
-is one integer, the number of batches taken (the cursor).
+is one integer, the number of batches taken (the cursor). Where packs lie in object storage it goes group by group of
+blocks (order.py), and the next group is fetched ahead.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torch import Tensor
 from rsssl import rng
 from rsssl.augment import Views
 from rsssl.batch import Batch
-from rsssl.data.pool import Part, Pool, joined, signed, widened
+from rsssl.data.order import BlockOrder
+from rsssl.data.pool import Part, Pool, joined, widened
 from rsssl.engine import memory
 from rsssl.engine.device import sent
 from rsssl.engine.distributed import share, world_size
@@ -103,7 +105,7 @@ class PoolBatches:
         epochs = max(1, self.batches_per_epoch * sampling.epochs // self.accumulate)
         self.total_steps = epochs if sampling.steps is None else sampling.steps
         self.needed = 0.0
-        self._cached: tuple[int, rng.Order] | None = None
+        self._cached: tuple[int, rng.Order | BlockOrder] | None = None
 
     def ids(self, cursor: int) -> tuple[int, np.ndarray]:
         """(epoch, this rank's ids) of the global batch number `cursor`: its part of that slice of the epoch's order."""
@@ -111,12 +113,15 @@ class PoolBatches:
         first, own = number * self.batch_size, share(self.batch_size)
         return epoch, self._order(epoch)[first + own.start : first + own.stop]
 
-    def _order(self, epoch: int) -> rng.Order:
+    def _order(self, epoch: int) -> rng.Order | BlockOrder:
         cached = self._cached  # taken once: the reading thread may put another epoch there
         if cached is None or cached[0] != epoch:
-            key = rng.fold(self.sampling.key, self.sampling.seed, "order", epoch)
-            self._cached = cached = (epoch, rng.Order(key, len(self.pool)))
+            self._cached = cached = (epoch, self._drawn(epoch))
         return cached[1]
+
+    def _drawn(self, epoch: int) -> rng.Order | BlockOrder:
+        key, blocks = rng.fold(self.sampling.key, self.sampling.seed, "order", epoch), self.pool.block_starts
+        return rng.Order(key, len(self.pool)) if blocks is None else BlockOrder(key, blocks)
 
     def start(self, cursor: int) -> Iterator[Batch]:
         """Batches from number `cursor` on; one thread reads images ahead, and on an accelerator makes views ahead, on a
@@ -165,13 +170,29 @@ class PoolBatches:
         """The images of `ids`, and those of their partners when odd views show them."""
         partners = self.pool.partners
         sets = [ids] if partners is None else [ids, partners(rng.fold(self.sampling.seed, epoch), ids)]
-        return [(wanted, self.pool.gather(wanted)) for wanted in sets]
+        return [(wanted, self.pool.gather(wanted, self.device)) for wanted in sets]
 
     def _read(self, cursor: int) -> Iterator[tuple[int, np.ndarray, list[Tiles], int]]:
         """Of each batch from number `cursor` on: epoch, ids, images, step."""
+        group = None
         for number in range(cursor, self.total_steps * self.accumulate):
             epoch, ids = self.ids(number)
+            group = self._prefetched(number, group)
             yield epoch, ids, self._gather(epoch, ids), number // self.accumulate
+
+    def _prefetched(self, number: int, last: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The epoch and the group of blocks that a batch lies in, where there are groups; in another one than the
+        `last`, the blocks of the next group are fetched from now on."""
+        epoch, batch = divmod(number, self.batches_per_epoch)
+        order = self._order(epoch)
+        if not isinstance(order, BlockOrder):
+            return None
+        group = order.group_at(batch * self.batch_size)
+        if (epoch, group) != last:
+            following = (order, group + 1) if group + 1 < order.n_groups else (self._drawn(epoch + 1), 0)
+            if isinstance(following[0], BlockOrder):
+                self.pool.prefetch(following[0].blocks(following[1]))
+        return epoch, group
 
     def _on_device(self, tiles: list[Tiles]) -> list[Tiles]:
         """The same, with the images on the device."""
@@ -183,7 +204,7 @@ class PoolBatches:
         ]
 
     def _copied(self, x: Tensor) -> Tensor:
-        return sent(torch.from_numpy(signed(x.numpy())), self.device)
+        return sent(x.view(torch.int16) if x.dtype == torch.uint16 else x, self.device)  # pinned: not copied again
 
     def _batch(self, epoch: int, ids: np.ndarray, tiles: list[Tiles], step: int) -> Batch:
         size_at, labels, partners = self.sampling.size_at, self.pool.labels, self.pool.partners

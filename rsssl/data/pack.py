@@ -7,6 +7,7 @@
     folder/moments.bin   (N, C, 3) float64: valid pixels, sum, sum of squares of every image and band, in 0..1 units
     folder/labels.bin    (N,) int64, where there are labels
     folder/places.bin    (N,) Ground.RECORD, of windows of scenes: where they lie
+    folder/blocks.bin    (B,) uint32, the CRC-32 of each block of pixels that is read at once from object storage
     folder/skipped.json  images left out, with reasons, where there are any
     folder/classes.json  the classes' names, where they are too many for the card
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from rsssl.data.ground import RECORD, Ground
 from rsssl.data.handles import Descriptor, Handle
 from rsssl.data.names import Names
 from rsssl.data.reads import read_rows
+from rsssl.data.remote_file import tiles_of_block
 from rsssl.engine.files import sha256_of
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
@@ -59,6 +61,8 @@ class Pack:
         root: the folder that they lay in.
         labelled: whether any image has a label.
     """
+
+    remote = False  # whether the pixels are in object storage
 
     def __init__(
         self, folder: Path, card: SensorCard, meta: Mapping[str, Any], columns: Mapping[str, Callable[[], Any]]
@@ -134,6 +138,13 @@ class Pack:
         """Of `images.bin`."""
         return self.checksums["images.bin"]
 
+    def block_rows(self) -> np.ndarray:
+        """The first image of each block that pixels are read in from object storage, see remote_file.py."""
+        return np.arange(0, self._n, tiles_of_block(self.image_bytes))
+
+    def prefetch(self, rows: np.ndarray) -> None:
+        """Fetches the blocks of these images in the background, where the pixels are not on this machine."""
+
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
         """Open a finished pack; see `open_packed` for a dataset in many.
@@ -175,8 +186,10 @@ class Pack:
                 raise damaged(self.folder, f"checksum of {name}")
 
 
-def opened(folder: Path) -> tuple[SensorCard, dict[str, Any], dict[str, Callable[[], Any]]]:
-    """What a `Pack` is made of besides its folder. Raises what `Pack.open` does."""
+def opened(
+    folder: Path, elsewhere: Container[str] = ()
+) -> tuple[SensorCard, dict[str, Any], dict[str, Callable[[], Any]]]:
+    """What a `Pack` is made of besides its folder; some files may lie elsewhere. Raises what `Pack.open` does."""
     file = folder / CARD
     content = file.read_bytes()
     try:
@@ -186,7 +199,7 @@ def opened(folder: Path) -> tuple[SensorCard, dict[str, Any], dict[str, Callable
         else:
             meta = unsealed(meta, file, again(folder))
             columns = columns_of(folder, meta)
-        check_files(folder, meta["files"])
+        check_files(folder, {name: of for name, of in meta["files"].items() if name not in elsewhere})
         card = SensorCard.from_dict(meta["card"])
         if "classes.json" in meta["files"]:
             card = replace(card, classes=tuple(json.loads((folder / "classes.json").read_bytes())))

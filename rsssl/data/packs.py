@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rsssl.data.ground import Ground
 from rsssl.data.names import BLOCK, Names
 from rsssl.data.pack import CARD, Pack, damaged, opened
 from rsssl.data.reads import read_rows
+from rsssl.data.remote_file import tiles_of_block
 from rsssl.data.write_pack import write_files
 from rsssl.engine.files import HashedFile, sha256
 from rsssl.errors import UserError
@@ -95,6 +97,10 @@ class Packs(Pack):
         inside = {f"{entry[0]}/{name}": digest for entry, part in named for name, digest in part.checksums.items()}
         return super().checksums | inside
 
+    def block_rows(self) -> np.ndarray:
+        step = tiles_of_block(self.image_bytes)
+        return np.concatenate([np.arange(a, b, step) for a, b in pairwise(self.starts.tolist())])
+
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         out, rows = self._room(rows, out), np.asarray(rows)
         numbers, which = np.unique(self.part_of(rows), return_inverse=True)
@@ -136,13 +142,16 @@ class Parts(Sequence[Pack]):
         if k not in self._opened:
             name, n, fingerprint, *_ = self.listed[k]
             try:
-                part = Pack.open(self.folder / name)
+                part = self._open(name)
             except FileNotFoundError as error:
                 raise damaged(self.folder, f"{name} is missing") from error
             if (len(part), part.fingerprint) != (n, fingerprint):
                 raise damaged(self.folder, f"{name} is another pack than it was")
             self._opened[k] = part
         return self._opened[k]
+
+    def _open(self, name: str) -> Pack:
+        return Pack.open(self.folder / name)
 
 
 class JoinedNames(Names):

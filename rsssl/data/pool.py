@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rsssl.data.order import GROUP
 from rsssl.data.pack import Pack
 from rsssl.data.places import Partners
-from rsssl.data.rows import Indices, Run
+from rsssl.data.rows import Indices, Run, before
 from rsssl.engine.device import sent
+from rsssl.engine.ranks import local_rank, local_world_size
 from rsssl.errors import UserError
 
 SHARE = 0.5  # of the memory of an accelerator that a training leaves free, that images may take
@@ -66,8 +69,33 @@ class Pool:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def gather(self, ids: np.ndarray) -> list[Part]:
-        """The images of `ids` as stored, by source: (positions in the batch, source, (n, C, H, W) integers)."""
+    @cached_property
+    def block_starts(self) -> np.ndarray | None:
+        """(m + 1,) the first of each block of images that are read together, and N; None where all packs are on this
+        machine, or all blocks are one group: then they are mixed like any other images."""
+        if not any(source.pack.remote for source in self.sources):
+            return None
+        firsts = [
+            start + before(rows, source.pack.block_rows())
+            for start, rows, source in zip(self.starts.tolist(), self.rows, self.sources, strict=False)
+        ]
+        starts = np.unique(np.append(np.concatenate(firsts), len(self)))  # no block without images
+        return starts if len(starts) - 1 > GROUP else None
+
+    def prefetch(self, blocks: np.ndarray) -> None:
+        """Has these of the blocks fetched in the background; the processes of a machine begin at different ones."""
+        if self.block_starts is None or self.held is not None:
+            return
+        ids = self.block_starts[np.roll(blocks, -len(blocks) * local_rank() // local_world_size())]
+        which = np.searchsorted(self.starts, ids, side="right") - 1
+        for k in np.unique(which):
+            self.sources[k].pack.prefetch(self.rows[k][ids[which == k] - self.starts[k]])
+
+    def gather(self, ids: np.ndarray, device: torch.device | None = None) -> list[Part]:
+        """The images of `ids` as stored, by source: (positions in the batch, source, (n, C, H, W) integers).
+
+        They are read into memory that an accelerator copies from by itself, when they go to one as `device`.
+        """
         which = np.searchsorted(self.starts, ids, side="right") - 1
         parts = []
         for k in np.unique(which):
@@ -75,7 +103,8 @@ class Pool:
             source = self.sources[k]
             rows = ids[positions] - self.starts[k]
             if self.held is None:
-                x = torch.from_numpy(source.pack.read(self.rows[k][rows]))
+                x = room(source.pack, len(rows), device)
+                source.pack.read(self.rows[k][rows], x.numpy())
             else:
                 x = self.held[k][sent(torch.from_numpy(rows), self.held[k].device)]
             parts.append((positions, source, x))
@@ -96,6 +125,12 @@ class Pool:
         """Whether an accelerator has room for the images beside a training that takes so many bytes."""
         images = sum(len(s.indices) * s.pack.image_bytes for s in self.sources)
         return device.type == "cuda" and images < SHARE * (torch.cuda.mem_get_info(device)[0] - needed)
+
+
+def room(pack: Pack, n: int, device: torch.device | None) -> Tensor:
+    """Memory for n images of a pack, (n, C, H, W); pinned where they go to an accelerator."""
+    dtype, pinned = torch.from_numpy(np.empty(0, pack.card.dtype)).dtype, device is not None and device.type == "cuda"
+    return torch.empty((n, *pack.image_shape), dtype=dtype, pin_memory=pinned)
 
 
 def signed(array: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rsssl.data.catalog import Catalog, Source, name_of
 from rsssl.data.chunks import mean_std, moment_sums
 from rsssl.data.dataset import Dataset
 from rsssl.data.decode import unusable
+from rsssl.data.finished import Finished, FinishedPack
 from rsssl.data.ground import Ground, affordable_block, default_block, ground_split
 from rsssl.data.hashed_split import hashed_split
 from rsssl.data.known_tree import known_tree, remember
@@ -93,7 +95,7 @@ def load(
         UserError: when the imagery is missing or unusable, naming what to type.
     """
     begun, settings = time.time_ns(), {k: v for k, v in asdict(dataset).items() if k not in NOT_IN_THE_PACK}
-    source: Source = (dataset.generate is None and known_tree(dataset, store, settings)) or dataset.source()
+    source = source_in(dataset, store, settings)
     inputs = {"settings": settings | {"root": source.root}, "listing": source.listing(), "version": PACK_VERSION}
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
     called = {"name": dataset.name, "on_error": dataset.on_error}
@@ -104,13 +106,13 @@ def load(
         artifact = packed_in(store, inputs, dataset, source, workers, tiles)
         if isinstance(source, Catalog):
             remember(source, dataset, store, settings, artifact.folder, begun)
-        packed = open_packed(artifact.folder)
-        packed.card = replace(packed.card, name=dataset.name)
-        if packed.n_skipped and dataset.on_error == "raise":  # it was packed with dataset.on_error=skip
-            path, reason = next(iter(packed.skipped.items()))
-            raise unusable(name_of(source.root, path), reason)
+        packed = (
+            source.open(artifact.folder, store) if isinstance(source, Finished) else named(dataset, artifact.folder)
+        )
         report_skipped(packed)
-        ground = packed.ground or (tiles_on_the_ground(dataset, source, packed, store) if dataset.block else None)
+        ground = packed.ground
+        if ground is None and dataset.block and not isinstance(source, Finished):
+            ground = tiles_on_the_ground(dataset, source, packed, store)
         block = block_of(dataset, packed, ground)
         divided = divide(dataset, packed, ground, block, protocol == "validation")
         save_split(artifact.folder, packed, divided)
@@ -120,11 +122,25 @@ def load(
     return data
 
 
+def source_in(dataset: Dataset, store: Store, settings: Mapping[str, Any]) -> Source | Finished:
+    """The images, listed unless they are a large tree that is known, or packed already."""
+    if isinstance(dataset, FinishedPack):
+        return dataset.finished()
+    return (dataset.generate is None and known_tree(dataset, store, settings)) or dataset.source()
+
+
 def packed_in(
-    store: Store, inputs: dict[str, Any], dataset: Dataset, source: Source, workers: int | None, tiles: int | None
+    store: Store,
+    inputs: dict[str, Any],
+    dataset: Dataset,
+    source: Source | Finished,
+    workers: int | None,
+    tiles: int | None,
 ) -> Artifact:
     """The pack of a dataset in the store, made where it is not there: a large one together with all other processes
-    that want it now, a small one by one of them."""
+    that want it now, a small one by one of them. Of a finished one, what is kept on this machine."""
+    if isinstance(source, Finished):
+        return store.get("pack", inputs, source.fetch)
 
     def build(folder: Path) -> Pack:
         catalog = source.catalog(folder / INDEX)
@@ -140,6 +156,20 @@ def packed_in(
     artifact = store.get("pack", inputs, build)
     shutil.rmtree(artifact.folder / INDEX, ignore_errors=True)
     return artifact
+
+
+def named(dataset: Dataset, folder: Path) -> Pack:
+    """The pack in a folder, called as the dataset is.
+
+    Raises:
+        UserError: when images were left out of it that this dataset does not let be.
+    """
+    packed = open_packed(folder)
+    packed.card = replace(packed.card, name=dataset.name)
+    if packed.n_skipped and dataset.on_error == "raise":  # it was packed with dataset.on_error=skip
+        path, reason = next(iter(packed.skipped.items()))
+        raise unusable(name_of(packed.root, path), reason)
+    return packed
 
 
 def divide(dataset: Dataset, packed: Pack, ground: Ground | None, block: float | None, validation: bool) -> Split:

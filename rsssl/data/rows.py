@@ -38,6 +38,10 @@ class Rows:
         """(stop - start,) bool: which of the rows from `start` to `stop` are among them."""
         raise NotImplementedError
 
+    def before(self, bounds: np.ndarray) -> np.ndarray:
+        """(m,) int64, how many of them are less than each of `bounds` (m,), which are rows of the pack."""
+        raise NotImplementedError
+
     def blocks(self) -> Iterator[np.ndarray]:
         """All of them, (m,) int64 at a time."""
         for start in range(0, len(self), LISTED):
@@ -76,6 +80,9 @@ class Run(Rows):
 
     def _at(self, positions: np.ndarray) -> np.ndarray:
         return self.start + positions
+
+    def before(self, bounds: np.ndarray) -> np.ndarray:
+        return np.clip(bounds, self.start, self.stop) - self.start
 
     def within(self, start: int, stop: int) -> np.ndarray:
         rows = np.arange(start, stop)
@@ -118,6 +125,14 @@ class Marked(Rows):
             out[i : i + AT_ONCE] = BLOCK * blocks + (place[which] <= inside[:, None]).sum(1)
         return out
 
+    def before(self, bounds: np.ndarray) -> np.ndarray:
+        out = np.empty(len(bounds), np.int64)
+        for i in range(0, len(bounds), AT_ONCE):
+            blocks, inside = np.divmod(bounds[i : i + AT_ONCE], BLOCK)
+            part = self._unpacked(blocks) * (np.arange(BLOCK) < inside[:, None])
+            out[i : i + AT_ONCE] = self._before[blocks] + part.sum(1)
+        return out
+
     def _unpacked(self, blocks: np.ndarray) -> np.ndarray:
         """(m, BLOCK) 0 or 1 for each row of some blocks."""
         bits = np.unpackbits(self.bits[blocks], axis=1, bitorder="little")
@@ -134,6 +149,11 @@ class Marked(Rows):
 
 
 Indices = np.ndarray | Rows  # of images
+
+
+def before(rows: Indices, bounds: np.ndarray) -> np.ndarray:
+    """(m,) int64, how many of `rows` are less than each of `bounds` (m,), which are rows of the pack."""
+    return rows.before(bounds) if isinstance(rows, Rows) else np.searchsorted(rows, bounds)
 
 
 def bitmap(masks: Iterator[np.ndarray]) -> np.ndarray:

@@ -15,6 +15,7 @@ from rsssl.data.fingerprint import fingerprint_of
 from rsssl.data.ground import Ground
 from rsssl.data.names import content_of, name_ids
 from rsssl.data.pack import CARD, Pack
+from rsssl.data.remote_file import SUMS, checksums
 from rsssl.engine.files import json_bytes, sha256, sha256_of, sync
 from rsssl.models.card import SensorCard
 from rsssl.records import sealed
@@ -59,6 +60,7 @@ def write_pack(folder: Path, card: SensorCard, content: Content, about: Mapping[
     texts = {"names.bin": content_of(encoded).tobytes(), "ids.bin": name_ids(encoded).tobytes()}
     if (content.labels >= 0).any():
         texts["labels.bin"] = content.labels.astype("<i8").tobytes()
+    texts[SUMS] = checksums(content.pixels, content.pixels.stat().st_size // max(1, len(encoded))).tobytes()
     if content.ground is not None:
         texts["places.bin"] = content.ground.records().tobytes()
     if content.skipped:

@@ -27,6 +27,7 @@ from rsssl.engine import integrity
 from rsssl.engine.files import explain_os_error, locked, write_atomic, write_sealed
 from rsssl.engine.ranks import rank, world_size
 from rsssl.engine.users import in_use
+from rsssl.errors import UserError
 from rsssl.records import Damaged, read_json, read_sealed
 
 log = logging.getLogger(__name__)
@@ -55,14 +56,24 @@ class Artifact:
 class Store:
     """Artefacts below one root folder.
 
+    Args:
+        root: that folder.
+        cache: where blocks of packs in object storage are kept, and how many GB of them.
+
     Attributes:
         root: that folder.
         opened: by their hash, what is kept open between the jobs of a sweep, which run in one process.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().resolve()
+    def __init__(self, root: str | Path, cache: tuple[str, float] | None = None) -> None:
+        self.root, self._cache = Path(root).expanduser().resolve(), cache
         self.opened: dict[str, Any] = {}
+
+    def blocks(self) -> tuple[Path, int]:
+        """Where blocks of packs in object storage are kept, and how many bytes of them."""
+        if self._cache is None:
+            raise UserError("this store has no cache for packs in object storage: type paths.cache=DIR")
+        return Path(self._cache[0]).expanduser().resolve(), int(1e9 * self._cache[1])
 
     def folder(self, stage: str, inputs: Mapping[str, Any]) -> Path:
         """Where the artefact of a stage lies; the stage is one of STAGES."""

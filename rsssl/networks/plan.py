@@ -127,6 +127,8 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
     }
     if not inputs["backbone"]["checkpointing"]:
         inputs["backbone"].pop("checkpointing")
+    if Pool([Source(d.pack, i) for d, i in zip(parts, indices, strict=True)]).block_starts is not None:
+        inputs["order"] = "blocks"  # of packs in object storage: other batches than those of the same packs here
     if (computed_in := precision(run.device)) != "fp32":  # other weights than a CPU's
         inputs["precision"] = computed_in
     if identity := start.identity(recipe.backbone["name"]):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,18 +82,6 @@ def test_a_limit_on_file_size_is_a_full_disk(big_root: Path, tmp_path: Path) -> 
     assert "paths.store=" in result.stdout
     assert list(target.iterdir()) == []
     assert run(big_root, target).returncode == 0 and len(Pack.open(target)) == 40
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 3 MB, where mounting is allowed."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "mount") or libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, b"size=3m") != 0:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield place
-    libc.umount(str(place).encode())
 
 
 @pytest.mark.parametrize("ballast", [2_000_000, 1_000_000])

@@ -103,6 +103,21 @@ def test_an_accelerator_holds_images_where_the_training_leaves_room(one: Pack, m
     assert not pool.fits(cuda, 8.1 * images) and not pool.fits(torch.device("cpu"))
 
 
+def test_images_for_an_accelerator_are_read_into_pinned_memory(one: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty, asked = torch.empty, list[tuple[bool, torch.Tensor]]()
+
+    def recorded(*shape: object, pin_memory: bool = False, **more: object) -> torch.Tensor:  # pinning needs a driver
+        asked.append((pin_memory, empty(*shape, **more)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(torch, "empty", recorded)
+    ids = np.array([7, 0, 3])
+    for device, pinned in (("cpu", False), ("cuda", True)):
+        ((_, _, x),) = Pool([Source(one, np.arange(11))]).gather(ids, torch.device(device))
+        assert asked[-1][0] is pinned and x is asked[-1][1]
+        np.testing.assert_array_equal(x.numpy(), one.images[ids])
+
+
 def test_16_bit_numbers_survive_the_way_to_a_device() -> None:
     array = np.array([0, 1, 32767, 32768, 65535], np.uint16)
     assert widened(torch.from_numpy(signed(array)), "uint16").tolist() == array.tolist()
