@@ -153,9 +153,10 @@ def listing(root: str | os.PathLike[str], paths: Sequence[str]) -> str:
 
 def _digest(paths: Sequence[str], states: np.ndarray, origin: str = "") -> str:
     digest = hashlib.sha256()
-    for path, (size, time) in zip(paths, states.tolist(), strict=True):
+    encoded = paths.encoded(np.arange(len(paths))) if isinstance(paths, Names) else map(os.fsencode, paths)
+    for path, (size, time) in zip(encoded, states.tolist(), strict=True):
         state = b"\0missing\n" if size == MISSING else b"\0%d\0%d\n" % (size, time)
-        digest.update(os.fsencode(path) + state)
+        digest.update(path + state)
     return sha256((digest.hexdigest() + origin).encode()) if origin else digest.hexdigest()
 
 

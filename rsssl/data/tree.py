@@ -48,14 +48,17 @@ def _images(folder: str, above: frozenset[Path]) -> Iterator[str]:
     if Path(folder).resolve() in above:
         return
     above |= _lineage(folder)
-    inside = [
-        (os.fsencode(e.name) + b"/" * is_folder(e), e) for e in os.scandir(folder) if _is_image(e) or is_folder(e)
-    ]
-    for _, entry in sorted(inside, key=lambda pair: pair[0]):
+    inside = list[tuple[bytes, os.DirEntry[str], bool]]()
+    for entry in os.scandir(folder):
         if _is_image(entry):
-            yield entry.name
-        else:
+            inside.append((os.fsencode(entry.name), entry, False))
+        elif is_folder(entry):
+            inside.append((os.fsencode(entry.name) + b"/", entry, True))
+    for _, entry, nested in sorted(inside, key=lambda one: one[0]):
+        if nested:
             yield from (f"{entry.name}/{path}" for path in _images(entry.path, above))
+        else:
+            yield entry.name
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
