@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rsssl.data.remote import Remote
+from rsssl.engine.cores import cores
 
 BLOCK = 3 << 20  # bytes of a block, about
 MOST = 1024  # tiles of a block
@@ -31,11 +33,15 @@ def checksums(path: Path, tile: int) -> np.ndarray:
     Returns:
         (blocks,) uint32.
     """
-    sums = []
-    with open(path, "rb") as file:
-        while block := file.read(tiles_of_block(tile) * tile):
-            sums.append(zlib.crc32(block))
-    return np.array(sums, np.uint32)
+    length = tiles_of_block(tile) * tile
+
+    def checksum(start: int) -> int:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return zlib.crc32(file.read(length))
+
+    with ThreadPoolExecutor(cores()) as threads:
+        return np.array(list(threads.map(checksum, range(0, path.stat().st_size, length))), np.uint32)
 
 
 @dataclass(frozen=True)

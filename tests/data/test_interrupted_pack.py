@@ -121,7 +121,8 @@ def test_the_cards_checksum_is_the_datas(packed: Callable[..., Pack], root: Path
 
 @pytest.mark.parametrize("how", ["empty", "half", "absent", "longer", "changed"])
 @pytest.mark.parametrize(
-    "name", ["card.json", "images.bin", "moments.bin", "names.bin", "ids.bin", "labels.bin", "skipped.json"]
+    "name",
+    ["card.json", "images.bin", "blocks.bin", "moments.bin", "names.bin", "ids.bin", "labels.bin", "skipped.json"],
 )
 def test_a_damaged_pack_is_named_and_made_again(packed: Callable[..., Pack], root: Path, name: str, how: str) -> None:
     """Whatever has happened to its files: opening says so, packing makes it anew."""

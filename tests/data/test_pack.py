@@ -29,7 +29,7 @@ from rsssl.data.readers import Files
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 
-WRITTEN = ["card.json", "ids.bin", "images.bin", "labels.bin", "moments.bin", "names.bin"]
+WRITTEN = ["blocks.bin", "card.json", "ids.bin", "images.bin", "labels.bin", "moments.bin", "names.bin"]
 
 
 def brute_force(images: np.ndarray, card: SensorCard) -> tuple[np.ndarray, np.ndarray]:
