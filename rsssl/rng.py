@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,7 @@ ROUNDS = 8  # of the cipher for more ids; experiments/scale shows how many are n
 _BLOCK = 1 << 14  # ids at a time, so that the temporary arrays stay in the cache
 
 
+@lru_cache(1024, typed=True)  # an epoch's keys are asked for again with every batch
 def fold(*parts: int | str) -> int:
     """A 64-bit key from integers and strings: the first 8 bytes of a SHA-256, so the same in all versions.
 
@@ -79,6 +81,22 @@ def hash64_numpy(key: int, ids: np.ndarray) -> np.ndarray:
     return _mix_numpy(_mix_numpy(counter) ^ k).reshape(np.shape(ids))
 
 
+def uniform_numpy(key: int, ids: np.ndarray, n: int) -> np.ndarray:
+    """`uniform` without torch, bit for bit the same, and several times faster for a batch.
+
+    Args:
+        key: see `fold`.
+        ids: (B,) integers.
+        n: numbers for each id.
+
+    Returns:
+        (B, n) float32 in [0, 1), multiples of 2**-24.
+    """
+    steps = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    bits = _mix_numpy(hash64_numpy(key, ids)[:, None] + steps) >> np.uint64(40)
+    return bits.astype(np.float32) * np.float32(2.0**-24)
+
+
 def uniform(key: int, ids: Tensor, n: int) -> Tensor:
     """Random numbers for each id.
 
@@ -94,6 +112,8 @@ def uniform(key: int, ids: Tensor, n: int) -> Tensor:
     """
     import torch
 
+    if ids.device.type == "cpu":
+        return torch.from_numpy(uniform_numpy(key, ids.numpy(), n))
     steps = torch.arange(1, n + 1, device=ids.device, dtype=torch.int64) * _signed(_GOLDEN)
     bits = _mix(hash64(key, ids.to(torch.int64))[:, None] + steps)
     return _shift(bits, 40).to(torch.float32) * 2.0**-24

@@ -74,10 +74,9 @@ class Colour(PixelOperation):
         if self.brightness:
             pixels.gain(params["brightness"])
         if self.contrast:
-            pixels.contrast(params["contrast"], gray_matrix(bands) if bands == 3 else torch.eye(bands))
+            pixels.contrast(params["contrast"], gray_weights(bands) if bands == 3 else None)
         if self.saturation and bool((params["saturation"] != 1).any()):
-            s = params["saturation"][:, :, None]
-            pixels.mix(s * torch.eye(bands) + (1 - s) * gray_matrix(bands))
+            pixels.blend(params["saturation"][:, 0], gray_weights(bands))
         if self.hue and bands == 3:
             pixels.hue(params["hue"])
         elif self.hue:
@@ -109,7 +108,7 @@ class BandGain(PixelOperation):
         return mean + params["gain"][:, :, None, None] * (x - mean) + params["offset"][:, :, None, None]
 
     def fuse(self, pixels: Pixels, params: Params) -> None:
-        pixels.contrast(params["gain"], torch.eye(pixels.bands))
+        pixels.contrast(params["gain"], None)
         pixels.gain(torch.ones(1, 1), params["offset"])
 
 
@@ -129,7 +128,7 @@ class Grayscale(PixelOperation):
     def fuse(self, pixels: Pixels, params: Params) -> None:
         bands = pixels.bands
         if bands > 1 and bool(params["on"].any()):
-            pixels.mix(torch.where(params["on"][:, None, None], gray_matrix(bands), torch.eye(bands)))
+            pixels.blend(1.0 - params["on"].float(), gray_weights(bands))
 
 
 def gray(x: Tensor) -> Tensor:
@@ -139,9 +138,9 @@ def gray(x: Tensor) -> Tensor:
     return (x * x.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
-def gray_matrix(bands: int) -> Tensor:
-    """(C, C), every row the weights of `gray`."""
-    return torch.tensor(LUMA if bands == 3 else (1 / bands,) * bands).expand(bands, bands)
+def gray_weights(bands: int) -> Tensor:
+    """The weights (C,) of `gray`."""
+    return torch.tensor(LUMA if bands == 3 else (1 / bands,) * bands)
 
 
 def _factor(u: Tensor, strength: float, on: Tensor) -> Tensor:

@@ -75,13 +75,9 @@ class RandomAreaCrop(Operation):
         h = torch.where(some_fits, h, max(1, min(height, round(width / ratio))))
         top = torch.where(some_fits, (u[:, 1] * (height - h + 1)).long(), (height - h) // 2)
         left = torch.where(some_fits, (u[:, 2] * (width - w + 1)).long(), (width - w) // 2)
-        on, zero = u[:, 0] < self.p, torch.zeros_like(h)
-        return {
-            "top": torch.where(on, top, zero),
-            "left": torch.where(on, left, zero),
-            "height": torch.where(on, h, zero + height),
-            "width": torch.where(on, w, zero + width),
-        }
+        box = torch.stack([top, left, h, w])
+        whole = torch.tensor([[0], [0], [height], [width]])
+        return dict(zip(("top", "left", "height", "width"), torch.where(u[:, 0] < self.p, box, whole), strict=True))
 
     def apply(self, x: Tensor, params: Params, size: int) -> Tensor:
         out = []

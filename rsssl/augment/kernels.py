@@ -1,298 +1,239 @@
-"""The CPU's loops over pixels, compiled by numba: each is one pass where torch's operations need several.
+"""The CPU's loops over pixels, compiled by numba: a view is made from the stored image to the finished numbers while it
+lies in the processor's cache, and written once.
 
 They compute what with_torch.py computes, which serves any device. on_cpu.py alone imports this module: numba takes a
-second. Every kernel takes samples start..stop of a batch, a thread's share. They release the interpreter's lock and
-hold no state.
+second. `paint` takes views start..stop of a batch, a thread's share; it releases the interpreter's lock.
+
+numba keeps what it compiled until this file changes: after a change of kernels_resample.py touch this one.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-F, ONE = np.float32, np.uint32(1)
-STRIP = 256  # pixels at a time: what stays in the first cache
-# Compiled at the first call, and kept on disk. Sums may be reordered; NaN keeps its meaning.
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+from rsssl.augment.kernels_resample import F, Images, U, Unit, axis_of, compiled, resample, scratch_of
+
+__all__ = ["BLUR", "DISTANCES", "FINISH", "HUE", "MEASURE", "SETTLE", "Images", "Passes", "Unit", "paint"]
+
+MEASURE, SETTLE, HUE, BLUR, FINISH = range(5)  # the passes over a view
+STRIP = 512  # pixels at a time: with all bands, what stays in the first cache
+BLOCK = 2048  # pixels of one band at a time, for the same
+DISTANCES = 3  # of a blur, at a time; with four, LLVM gives up on vectors
 
 
-@compiled
-def triangle(length, size, flip, start, weight):
-    """Weights that resize `length` pixels to `size`: output o sums weight[k, o] * pixel[start[o] + k]; returns their
-    number.
+class Passes(NamedTuple):
+    """What is done to the views, one pass after another. The a-th of SETTLE, HUE and FINISH has matrix[a], bias[a] and
+    of_means[a], the h-th HUE turns[h], the b-th BLUR weights[b] and reach[b]."""
 
-    As PyTorch's antialiased bilinear interpolation. start (size,) integers, weight (K, size) float32 are filled.
-    """
-    scale = length / size
-    reach = max(scale, 1.0)
-    most = 0
-    for o in range(size):
-        centre = (o + 0.5) * scale
-        low = max(0, math.floor(centre - reach - 0.5) + 1)
-        high = min(length, math.ceil(centre + reach - 0.5))
-        to = size - 1 - o if flip else o
-        start[to] = low
-        total = 0.0
-        for p in range(low, high):
-            total += 1.0 - abs(p + 0.5 - centre) / reach
-        for k in range(weight.shape[0]):
-            p = low + k
-            weight[k, to] = F((1.0 - abs(p + 0.5 - centre) / reach) / total) if p < high else F(0.0)
-        most = max(most, high - low)
-    return most
+    kinds: Any  # (passes,)
+    matrix: Any  # (., n, C, C)
+    bias: Any  # (., n, C)
+    of_means: Any  # (., n, C, C)
+    turns: Any  # (., n)
+    weights: Any  # (., n, 1 + 3 j): of the middle and of the pixels at each distance from it
+    reach: Any  # (., n): the largest distance; 0 where the view is not blurred
+    low: Any  # (C,): FINISH keeps the values between these
+    high: Any
 
 
 @compiled
-def resize(
-    source, width, row_start, row_weight, n_rows, col_start, col_weight, n_cols, transpose, flip, line, view, out
-):
-    """source (h, width) to out (S, S), rows first; returns the sum of out. The columns' flip is in their weights.
-
-    transpose: row r of the result becomes a column of out; flip: counted from the other end. line, view: scratch.
-    """
-    size = col_start.shape[0]
-    total = 0.0
-    for p in range(width, line.shape[0]):
-        line[p] = F(0.0)
-    for r in range(row_start.shape[0]):
-        first = row_start[r]
-        # two pixels of each in one go: enlarging needs no more
-        u, v = row_weight[0, r], row_weight[1, r]
-        if v != F(0.0):
-            for p in range(width):
-                line[p] = u * source[first, p] + v * source[first + 1, p]
-        else:
-            for p in range(width):
-                line[p] = u * source[first, p]
-        for k in range(2, n_rows):
-            u = row_weight[k, r]
-            if u != F(0.0):
-                for p in range(width):
-                    line[p] += u * source[first + k, p]
-        for c in range(size):
-            view[c] = col_weight[0, c] * line[col_start[c]] + col_weight[1, c] * line[col_start[c] + ONE]
-        for k in range(2, n_cols):
-            for c in range(size):
-                view[c] += col_weight[k, c] * line[col_start[c] + np.uint32(k)]
-        part = F(0.0)
-        for c in range(size):
-            part += view[c]
-        total += part
-        to = row_start.shape[0] - 1 - r if flip else r
-        if transpose:
-            for c in range(size):
-                out[c, to] = view[c]
-        else:
-            for c in range(size):
-                out[to, c] = view[c]
-    return total
-
-
-@compiled
-def resample(x, index, boxes, codes, first, low, gain, bounded, missing, fill, out, means, start, stop):
-    """Views start..stop: stored images to crops, resized and turned, with the mean of each band.
-
-    x (B, C, H, W); index (n,): the image of each view; boxes (n, 4): top, left, height, width, in pixels of the image
-    resized to (first, first), or of the image itself when first is 0; codes (n,): transpose 4 + flip up-down 2 + flip
-    left-right 1. When bounded, a value v becomes (v - low) * gain, kept in 0..1; where it is `missing` (NaN for none)
-    or not a number it becomes fill; low, gain, fill (C,). Not bounded, values stay as stored. out (n, C, S, S) and
-    means (n, C) are filled.
-    """
-    bands, height, width = x.shape[1:]
-    size = out.shape[2]
-    side = max(height, width, first)
-    taps = int(2 * max(side / size, side / max(first, 1) if first else 1.0, 1.0)) + 3
-    source, line, view = np.empty((height, width), F), np.empty(side + taps, F), np.empty(max(size, first), F)
-    rows, cols = np.empty(size, np.uint32), np.empty(size, np.uint32)  # unsigned: no sign to be looked at
-    row_weight, col_weight = np.empty((taps, size), F), np.empty((taps, size), F)
-    whole = np.empty((first, first), F)
-    rows_0, cols_0 = np.empty(first, np.uint32), np.empty(first, np.uint32)
-    row_weight_0, col_weight_0 = np.empty((taps, first), F), np.empty((taps, first), F)
-    n_rows_0 = n_cols_0 = 0
-    if first:
-        n_rows_0 = triangle(height, first, False, rows_0, row_weight_0)
-        n_cols_0 = triangle(width, first, False, cols_0, col_weight_0)
-    for i in range(start, stop):
-        top, left, h, w = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
-        transpose, flip_v, flip_h = codes[i] >= 4, codes[i] % 4 >= 2, codes[i] % 2 == 1
-        n_rows = triangle(h, size, False, rows, row_weight)
-        n_cols = triangle(w, size, flip_v if transpose else flip_h, cols, col_weight)
-        y0, x0, y1, x1 = (0, 0, height, width) if first else (top, left, top + h, left + w)
-        for b in range(bands):
-            shift, factor, instead = low[b], gain[b], fill[b]
-            image = x[index[i], b, y0:y1, x0:x1]
-            if bounded:
-                for y in range(y1 - y0):
-                    for p in range(x1 - x0):
-                        v = F(image[y, p])
-                        u = min(max((v - shift) * factor, F(0.0)), F(1.0))
-                        source[y, p] = instead if v == missing or v != v else u
-            else:
-                for y in range(y1 - y0):
-                    for p in range(x1 - x0):
-                        source[y, p] = F(image[y, p])
-            if first:
-                resize(
-                    source,
-                    width,
-                    rows_0,
-                    row_weight_0,
-                    n_rows_0,
-                    cols_0,
-                    col_weight_0,
-                    n_cols_0,
-                    False,
-                    False,
-                    line,
-                    view,
-                    whole,
-                )
-                total = resize(
-                    whole[top : top + h, left : left + w],
-                    w,
-                    rows,
-                    row_weight,
-                    n_rows,
-                    cols,
-                    col_weight,
-                    n_cols,
-                    transpose,
-                    flip_h if transpose else flip_v,
-                    line,
-                    view,
-                    out[i, b],
-                )
-            else:
-                total = resize(
-                    source,
-                    w,
-                    rows,
-                    row_weight,
-                    n_rows,
-                    cols,
-                    col_weight,
-                    n_cols,
-                    transpose,
-                    flip_h if transpose else flip_v,
-                    line,
-                    view,
-                    out[i, b],
-                )
-            means[i, b] = total / (size * size)
-
-
-@compiled
-def rotate_hue(x, matrix, bias, turns, start, stop):
-    """In place: x (n, 3, P) becomes matrix @ x + bias, (n, 3, 3) and (n, 3), its hue rotated by turns (n,)."""
-    for i in range(start, stop):
-        m00, m01, m02 = matrix[i, 0, 0], matrix[i, 0, 1], matrix[i, 0, 2]
-        m10, m11, m12 = matrix[i, 1, 0], matrix[i, 1, 1], matrix[i, 1, 2]
-        m20, m21, m22 = matrix[i, 2, 0], matrix[i, 2, 1], matrix[i, 2, 2]
-        b0, b1, b2, turn = bias[i, 0], bias[i, 1], bias[i, 2], F(6.0) * turns[i]
-        for p in range(x.shape[2]):
-            v0, v1, v2 = x[i, 0, p], x[i, 1, p], x[i, 2, p]
-            r = m00 * v0 + m01 * v1 + m02 * v2 + b0
-            g = m10 * v0 + m11 * v1 + m12 * v2 + b1
-            b = m20 * v0 + m21 * v1 + m22 * v2 + b2
-            high, low = max(r, max(g, b)), min(r, min(g, b))
-            spread = high - low
-            u = (g - b) if high == r else ((b - r + F(2.0) * spread) if high == g else (r - g + F(4.0) * spread))
-            u = u / max(spread, F(1e-12)) + turn
-            u -= F(6.0) * F(math.floor(u * F(1 / 6)))
-            x[i, 0, p] = low + spread * min(max(abs(u - F(3.0)) - F(1.0), F(0.0)), F(1.0))
-            x[i, 1, p] = low + spread * min(max(F(2.0) - abs(u - F(2.0)), F(0.0)), F(1.0))
-            x[i, 2, p] = low + spread * min(max(F(2.0) - abs(u - F(4.0)), F(0.0)), F(1.0))
-
-
-@compiled
-def add(total, w, a):
-    """total (n,) += w a, of which a has n or more."""
-    for p in range(total.shape[0]):
-        total[p] += w * a[p]
-
-
-@compiled
-def add_4(total, w0, a, w1, b, w2, c, w3, d):
-    """Four of them at once, for one reading and writing of total."""
-    for p in range(total.shape[0]):
-        total[p] += w0 * a[p] + w1 * b[p] + w2 * c[p] + w3 * d[p]
+def rotate_hue(view, pixels, m, bias, turn):
+    """In place: view, 3 bands of `pixels`, becomes m @ view + bias, its hue rotated by `turn`."""
+    m00, m01, m02 = m[0, 0], m[0, 1], m[0, 2]
+    m10, m11, m12 = m[1, 0], m[1, 1], m[1, 2]
+    m20, m21, m22 = m[2, 0], m[2, 1], m[2, 2]
+    b0, b1, b2, turn, second, third = bias[0], bias[1], bias[2], F(6.0) * turn, pixels, U(2) * pixels
+    for p in range(pixels):
+        x, y, z = view[p], view[second + p], view[third + p]
+        r = m00 * x + m01 * y + m02 * z + b0
+        g = m10 * x + m11 * y + m12 * z + b1
+        b = m20 * x + m21 * y + m22 * z + b2
+        high, low = max(r, max(g, b)), min(r, min(g, b))
+        spread = high - low
+        u = (g - b) if high == r else ((b - r + F(2.0) * spread) if high == g else (r - g + F(4.0) * spread))
+        u = u / max(spread, F(1e-12)) + turn
+        u -= F(6.0) * np.floor(u * F(1 / 6))
+        view[p] = low + spread * min(max(abs(u - F(3.0)) - F(1.0), F(0.0)), F(1.0))
+        view[second + p] = low + spread * min(max(F(2.0) - abs(u - F(2.0)), F(0.0)), F(1.0))
+        view[third + p] = low + spread * min(max(F(2.0) - abs(u - F(4.0)), F(0.0)), F(1.0))
 
 
 @compiled
 def mirror(at, size):
-    """A row's number where those beyond the edges are reflections."""
+    """A row's number where those beyond the edges are reflections; near enough to them, one of the rows."""
     at = abs(at)
-    return 2 * (size - 1) - at if at >= size else at
+    return max(2 * (size - 1) - at, 0) if at >= size else at
 
 
 @compiled
-def blur(x, which, weights, start, stop):
-    """In place: images which[start..stop] of x (n, C, S, S), each along rows and columns with its own weights (m, k),
-    edges reflected."""
-    size, k = x.shape[2], weights.shape[1]
-    pad = k // 2
-    line, half = np.empty(size + 2 * pad, F), np.empty((size, size), F)
-    for m in range(start, stop):
-        w = weights[m]
-        for band in range(x.shape[1]):
-            image = x[which[m], band]
-            for y in range(size):
-                for p in range(size):
-                    line[pad + p] = image[y, p]
-                for p in range(pad):
-                    line[pad - 1 - p] = image[y, p + 1]
-                    line[pad + size + p] = image[y, size - 2 - p]
-                row = half[y]
-                row[:] = F(0.0)
-                for j in range(0, k - 3, 4):
-                    add_4(
-                        row, w[j], line[j:], w[j + 1], line[j + 1 :], w[j + 2], line[j + 2 :], w[j + 3], line[j + 3 :]
-                    )
-                for j in range(k - k % 4, k):
-                    add(row, w[j], line[j:])
-            for y in range(size):
-                row = image[y]
-                row[:] = F(0.0)
-                for j in range(0, k - 3, 4):
-                    a, b = half[mirror(y + j - pad, size)], half[mirror(y + j + 1 - pad, size)]
-                    c, d = half[mirror(y + j + 2 - pad, size)], half[mirror(y + j + 3 - pad, size)]
-                    add_4(row, w[j], a, w[j + 1], b, w[j + 2], c, w[j + 3], d)
-                for j in range(k - k % 4, k):
-                    add(row, w[j], half[mirror(y + j - pad, size)])
+def spread(source, at, step, w, reach, out, to, n):
+    """n pixels of out from `to` on: each the sum of those of source at -reach..reach steps, by w[the distance]. reach
+    is 3, 6, 9...; `at`: where the first of them begin."""
+    at += U(reach) * step
+    one, two, three = step, U(2) * step, U(3) * step
+    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+    for p in range(n):
+        q = at + p
+        near = w0 * source[q] + w1 * (source[q - one] + source[q + one])
+        out[to + p] = near + w2 * (source[q - two] + source[q + two]) + w3 * (source[q - three] + source[q + three])
+    for j in range(DISTANCES, reach, DISTANCES):
+        spread_more(source, at - U(j) * step, at + U(j) * step, step, w[j + 1 :], out, to, n)
 
 
 @compiled
-def clamp(values, low, high, out):
-    for p in range(out.shape[0]):
-        out[p] = min(max(values[p], low), high)
+def spread_more(source, before, after, step, w, out, to, n):
+    """Adds three distances more, before `before` and after `after`. (Within `spread` LLVM makes no vectors of it.)"""
+    one, two, three = step, U(2) * step, U(3) * step
+    w1, w2, w3 = w[0], w[1], w[2]
+    for p in range(n):
+        q, s = before + p, after + p
+        near = w1 * (source[q - one] + source[s + one]) + w2 * (source[q - two] + source[s + two])
+        out[to + p] += near + w3 * (source[q - three] + source[s + three])
 
 
 @compiled
-def finish(x, matrix, bias, mixes, low, high, start, stop):
-    """In place: x (n, C, P) becomes matrix @ x + bias, (n, C, C) and (n, C), kept between low and high (C,).
+def copy(source, at, n, out, to):
+    for p in range(n):
+        out[to + p] = source[at + p]
 
-    mixes: False when the matrices are diagonal.
-    """
-    bands, pixels = x.shape[1:]
-    strips = np.empty((bands, STRIP), F)
-    for i in range(start, stop):
+
+@compiled
+def blur(view, at, size, w, reach, lines, half):
+    """In place: the band of view that begins at `at`, along rows and columns, edges reflected. lines, half: scratch."""
+    pad = -(-reach // DISTANCES) * DISTANCES  # as far as `spread` looks
+    stride = size + 2 * pad
+    at_once = max(1, BLOCK // stride)
+    made = U(at_once * stride)  # where in `lines` the results go
+    for first in range(0, size, at_once):
+        rows = min(at_once, size - first)
+        for r in range(rows):
+            row, line = at + U((first + r) * size), U(r * stride + pad)
+            copy(view, row, U(size), lines, line)
+            for p in range(pad):
+                lines[line - U(1 + p)] = view[row + U(mirror(p + 1, size))]
+                lines[line + U(size + p)] = view[row + U(mirror(size + p, size))]
+        spread(lines, U(0), U(1), w, pad, lines, made, U(rows * stride - 2 * pad))
+        for r in range(rows):
+            copy(lines, made + U(r * stride), U(size), half, U((pad + first + r) * size))
+    for p in range(pad):
+        copy(half, U((pad + mirror(p + 1, size)) * size), U(size), half, U((pad - 1 - p) * size))
+        copy(half, U((pad + mirror(size + p, size)) * size), U(size), half, U((pad + size + p) * size))
+    for first in range(0, size * size, BLOCK):
+        spread(half, U(first), U(size), w, pad, view, at + U(first), U(min(BLOCK, size * size - first)))
+
+
+@compiled
+def linear(view, at, n, m, bias, low, high, out):
+    """n pixels of out from `at` on = m * view + bias, kept between low and high."""
+    for p in range(n):
+        out[at + p] = min(max(m * view[at + p] + bias, low), high)
+
+
+@compiled
+def mixed(view, first, pixels, n, s, bands, m, bias, low, high, out, to):
+    """n pixels of out from `to` on = bias + those of the bands s..s+4 of view by m; when s is not 0, they are added to
+    what is there."""
+    w0, w1, w2, w3 = m[s], F(0.0), F(0.0), F(0.0)
+    a = b = c = d = first + U(s) * pixels
+    if s + 1 < bands:
+        w1, b = m[s + 1], a + pixels
+    if s + 2 < bands:
+        w2, c = m[s + 2], b + pixels
+    if s + 3 < bands:
+        w3, d = m[s + 3], c + pixels
+    if s == 0:
+        for p in range(n):
+            v = bias + (w0 * view[a + p] + w1 * view[b + p] + w2 * view[c + p] + w3 * view[d + p])
+            out[to + p] = min(max(v, low), high)
+    else:
+        for p in range(n):
+            v = out[to + p] + (w0 * view[a + p] + w1 * view[b + p] + w2 * view[c + p] + w3 * view[d + p])
+            out[to + p] = min(max(v, low), high)
+
+
+@compiled
+def finish(view, pixels, m, bias, low, high, out):
+    """view, C bands of `pixels`, becomes m @ view + bias, kept between low and high (C,), in out."""
+    bands, infinite = len(bias), F(np.inf)
+    mixes = False
+    for c in range(bands):
+        for s in range(bands):
+            mixes |= c != s and m[c, s] != F(0.0)
+    if not mixes:
+        for c in range(bands):
+            linear(view, U(c) * U(pixels), U(pixels), m[c, c], bias[c], low[c], high[c], out)
+        return
+    for first in range(0, pixels, STRIP):
+        n = U(min(STRIP, pixels - first))
+        for c in range(bands):
+            for s in range(0, bands, 4):
+                last = s + 4 >= bands
+                least, most = (low[c], high[c]) if last else (-infinite, infinite)
+                mixed(view, U(first), U(pixels), n, s, bands, m[c], bias[c], least, most, out, U(c * pixels + first))
+
+
+@compiled
+def measure(view, pixels, means):
+    """The mean of each band of view."""
+    at = U(0)
+    for c in range(means.shape[0]):
+        total = 0.0
         for first in range(0, pixels, STRIP):
-            for c in range(bands):
-                n = min(STRIP, pixels - first)
-                strip = strips[c, :n]
-                strip[:] = bias[i, c]
-                if mixes:
-                    m = matrix[i, c]
-                    for s in range(0, bands - 3, 4):
-                        a, b = x[i, s, first : first + n], x[i, s + 1, first : first + n]
-                        d, e = x[i, s + 2, first : first + n], x[i, s + 3, first : first + n]
-                        add_4(strip, m[s], a, m[s + 1], b, m[s + 2], d, m[s + 3], e)
-                    for s in range(bands - bands % 4, bands):
-                        add(strip, m[s], x[i, s, first : first + n])
+            part, n = F(0.0), U(min(STRIP, pixels - first))
+            for p in range(n):
+                part += view[at + p]
+            total += part
+            at += n
+        means[c] = total / pixels
+
+
+@compiled
+def shift(bias, of_means, means, out):
+    """out (C,) = bias + of_means @ means."""
+    for c in range(out.shape[0]):
+        total = bias[c]
+        for s in range(out.shape[0]):
+            total += of_means[c, s] * means[s]
+        out[c] = total
+
+
+@compiled
+def paint(images, unit, passes, out, start, stop):
+    """Views start..stop of out (n, C * S * S)."""
+    bands, height, width = images.x.shape[1:]
+    pixels, first, side = out.shape[1] // bands, images.first, max(height, width)
+    size = np.int64(round(math.sqrt(pixels)))
+    axes = axis_of(first or side, size), axis_of(first or side, size), axis_of(side, first), axis_of(side, first)
+    scratch, view, spare = scratch_of(height, width, first, size), np.empty(out.shape[1], F), np.empty(out.shape[1], F)
+    means, bias, never = np.zeros(bands, F), np.empty(bands, F), np.full(bands, -np.inf, F)
+    pad = passes.weights.shape[2] - 1  # the farthest that a blur looks
+    lines, half = np.zeros(2 * max(BLOCK, size + 2 * pad), F), np.zeros((size + 2 * pad) * size, F)
+    for i in range(start, stop):
+        resample(images, i, unit, axes, scratch, view)
+        affine = hues = blurs = 0
+        for kind in passes.kinds:
+            if kind == MEASURE:
+                measure(view, pixels, means)
+            elif kind == BLUR:
+                reach = passes.reach[blurs, i]
+                for b in range(bands if reach else 0):
+                    blur(view, U(b * pixels), size, passes.weights[blurs, i], reach, lines, half)
+                blurs += 1
+            else:
+                m = passes.matrix[affine, i]
+                shift(passes.bias[affine, i], passes.of_means[affine, i], means, bias)
+                affine += 1
+                if kind == HUE:
+                    rotate_hue(view, U(pixels), m, bias, passes.turns[hues, i])
+                    hues += 1
+                elif kind == SETTLE:
+                    finish(view, pixels, m, bias, never, -never, spare)
+                    view, spare = spare, view
                 else:
-                    add(strip, matrix[i, c, c], x[i, c, first : first + n])
-            for c in range(bands):
-                clamp(strips[c], low[c], high[c], x[i, c, first : first + STRIP])
+                    finish(view, pixels, m, bias, passes.low, passes.high, out[i])
+        if len(passes.kinds) == 0 or passes.kinds[-1] != FINISH:
+            out[i] = view

@@ -1,5 +1,5 @@
-"""The passes over pixels on an accelerator, as Triton kernels: each reads and writes a view once. See on_cpu.py for
-what they do; imported through `ops.loops`.
+"""The passes over pixels on an accelerator, as Triton kernels: each reads and writes a view once. See pixels.Canvas
+for what they do; imported through `ops.canvas`.
 
 A program does BLOCK pixels of one band of one view, or of one view. TRITON_INTERPRET=1 runs them on a CPU, slowly.
 """
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rsssl.augment.resample import Unit
+from rsssl.augment.resample import Place
 
 BLOCK = 1024
 
@@ -135,16 +135,15 @@ def finish_kernel(x, out, matrix, bias, low, high, channels, pixels, MIXES: tl.c
     tl.store(out + (view * channels + band) * pixels + at, total, mask=inside)
 
 
-def resample(
-    x: Tensor, index: Tensor, boxes: Tensor, codes: Tensor, first: int, unit: Unit | None, missing: float, out: Tensor
-) -> tuple[Tensor, Tensor | None]:
+def resample(place: Place, out: Tensor) -> tuple[Tensor, Tensor | None]:
+    x, index, boxes, codes, first, unit, missing = place
     n, channels, size, _ = out.shape
     if first:  # each image once, then the crops of it
         b, device = len(x), x.device
         every, box = torch.arange(b, device=device), torch.zeros((b, 4), dtype=torch.int64, device=device)
         box[:, 2], box[:, 3] = x.shape[-2:]
         room = torch.empty((b, channels, first, first), device=device)
-        x, _ = resample(x, every, box, torch.zeros_like(every), 0, unit, missing, room)
+        x, _ = resample(Place(x, every, box, torch.zeros_like(every), 0, unit, missing), room)
         unit = None
     height, width = x.shape[-2:]
     blocks = triton.cdiv(size * size, BLOCK)

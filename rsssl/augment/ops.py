@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rsssl.augment import with_torch
-from rsssl.augment.pixels import Pixels
+from rsssl.augment.pixels import Canvas, Pixels
+from rsssl.augment.resample import Place
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,12 @@ Params = dict[str, Tensor]  # each (B, ...) on the CPU
 LUMA = (0.2989, 0.587, 0.114)  # the weights of torchvision's rgb_to_grayscale
 
 
-def loops(device: torch.device) -> Any:
-    """The module of passes over pixels for this device: on_cpu, on_gpu, or with_torch, which serves any."""
-    own = _compiled("on_cpu") if device.type == "cpu" else _compiled("on_gpu") if device.type == "cuda" else None
-    return own or with_torch
+def canvas(place: Place, out: Tensor) -> Any:
+    """The views of `place`, to be made into out (n, C, S, S): on_cpu's canvas, or one with the passes of on_gpu, or of
+    with_torch, which serves any device."""
+    kind = out.device.type
+    loops = (_compiled("on_cpu") if kind == "cpu" else _compiled("on_gpu") if kind == "cuda" else None) or with_torch
+    return loops.Canvas(place, out) if hasattr(loops, "Canvas") else Canvas(loops, place, out)
 
 
 @cache

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsssl.augment.geometry import RandomAreaCrop, Resize, Symmetry
-from rsssl.augment.ops import Operation, Params, PixelOperation, loops
-from rsssl.augment.pixels import Canvas, Pixels, upload
-from rsssl.augment.resample import Frame, unit_of
+from rsssl.augment.ops import Operation, Params, PixelOperation, canvas
+from rsssl.augment.pixels import Pixels, upload
+from rsssl.augment.resample import Frame, Place, unit_of
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
 from rsssl.models.preprocess import Preprocess
@@ -109,11 +109,9 @@ class Policy:
         placing = (index, frame.boxes(), frame.codes(), *(() if plain else unit or ()))
         numbers = iter(upload([*placing, *(t for step in pixels.steps for t in step.numbers)], out.device))
         index, boxes, codes, *limits = (next(numbers) for _ in placing)
-        passes = loops(x.device)
-        values, means = passes.resample(x, index, boxes, codes, first, tuple(limits) or None, missing, out)
-        canvas = Canvas(passes, values, means, out)
+        views = canvas(Place(x, index, boxes, codes, first, tuple(limits) or None, missing), out)
         for step in pixels.steps:
-            step.run(canvas, *(next(numbers) for _ in step.numbers))
+            step.run(views, *(next(numbers) for _ in step.numbers))
 
     @torch.no_grad()
     def plain(self, x: Tensor, ids: Tensor, key: int, preprocess: Preprocess) -> Tensor:

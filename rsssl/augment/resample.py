@@ -41,6 +41,29 @@ class Frame(NamedTuple):
         return self.transpose * 4 + self.flip_v * 2 + self.flip_h * 1
 
 
+class Place(NamedTuple):
+    """Where views come from, all of it on the device where they are made.
+
+    Args:
+        x: (B, C, H, W) stored images, of any type.
+        which: (n,) the image of each view.
+        boxes: (n, 4) int64: top, left, height, width, in pixels of the image resized to (first, first), or of the image
+            itself where first is 0.
+        codes: (n,) the symmetry of each view (see `turn`).
+        first: see there.
+        unit: what takes stored values to 0..1; None: they stay as they are.
+        missing: the value that means "nothing here"; NaN for none.
+    """
+
+    x: Tensor
+    which: Tensor
+    boxes: Tensor
+    codes: Tensor
+    first: int = 0
+    unit: Unit | None = None
+    missing: float = torch.nan
+
+
 def unit_of(card: SensorCard) -> tuple[Unit, float]:
     """What takes a card's stored values to 0..1, and the value that means "nothing here" (NaN for none), which becomes
     the band's mean."""

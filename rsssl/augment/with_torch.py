@@ -1,4 +1,4 @@
-"""The passes over pixels by torch's operations, for any device; see on_cpu.py for what each does.
+"""The passes over pixels by torch's operations, for any device; see pixels.Canvas for what each does.
 
 Two dense matrix products resample all views: on an accelerator a launch for each view would cost more than the
 arithmetic.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsssl.augment.resample import Unit
+from rsssl.augment.resample import Place, Unit
 
 
-def resample(
-    x: Tensor, index: Tensor, boxes: Tensor, codes: Tensor, first: int, unit: Unit | None, missing: float, out: Tensor
-) -> tuple[Tensor, Tensor | None]:
+def resample(place: Place, out: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The crops of stored images, resized and turned, (n, C, S, S) float32, and the means of their bands (n, C) where
+    they came for nothing. out (n, C, S, S) may be used for the result."""
+    x, index, boxes, codes, first, unit, missing = place
     x, (height, width), size = x[index], x.shape[-2:], out.shape[-1]
     x = x.to(torch.float32) if unit is None else bounded(x, unit, missing)
     n, bands = x.shape[:2]
