@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,20 @@ def figure(harness: Any, **changes: Any) -> Any:
         "higher_is_better": True,
     }
     return harness.Figure(**(fields | changes))
+
+
+def entry(harness: Any, name: str, **changes: Any) -> dict[str, Any]:
+    """A module's record with one line of that name."""
+    made = {
+        "figures": [json.loads(json.dumps(vars(figure(harness, name=name, note="a | b"))))],
+        "seconds": 60.0,
+        "date": "2020-01-01",
+        "command": "run",
+        "machine": {"CPU": "one"},
+        "peaks": {"flops": 5e10, "bytes": 2e9},
+        "others": 0.02,
+    }
+    return made | changes
 
 
 def test_a_rate_is_better_the_higher(harness: Any) -> None:
@@ -115,20 +132,67 @@ def test_a_child_returns_its_result_or_its_reason(harness: Any) -> None:
 
 
 def test_the_record_keeps_the_lines_of_modules_not_run_again(harness: Any, run: Any, tmp_path: Path) -> None:
-    def entry(name: str) -> dict[str, Any]:
-        fields = vars(figure(harness, name=name, note="a | b"))
-        return {
-            "figures": [json.loads(json.dumps(fields))],
-            "seconds": 60.0,
-            "date": "2020-01-01",
-            "command": "run",
-            "machine": {"CPU": "one"},
-            "peaks": {"flops": 5e10, "bytes": 2e9},
-        }
-
     out = tmp_path / "RESULTS.md"
-    run.save({"views": entry("old views"), "step": entry("old step")}, out)
-    run.save({"views": entry("new views"), "loss": entry("new loss")}, out)
+    run.save({"views": entry(harness, "old views"), "step": entry(harness, "old step")}, out)
+    run.save({"views": entry(harness, "new views"), "loss": entry(harness, "new loss")}, out)
     rows = [cells.split(" | ")[0] for cells in out.read_text().splitlines() if " | 7.00 (4.00 to 9.00) | " in cells]
     assert rows == ["| new views", "| new loss", "| old step"]
     assert "3 minutes in all" in out.read_text() and "50 GFLOP/s" in out.read_text()
+
+
+@pytest.fixture
+def quiet(harness: Any) -> Any:
+    return importlib.import_module("quiet")
+
+
+WORK = """
+import sys, time
+while time.process_time() < 0.5:
+    pass
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="others' work is counted by Linux alone")
+def test_the_watch_counts_all_work_but_ours_and_that_of_our_children_that_have_ended(quiet: Any) -> None:
+    watch, start, own = quiet.Watch(), time.perf_counter(), quiet._own_work()
+    child = subprocess.Popen([sys.executable, "-c", WORK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout and child.stdout.readline() == "done\n"
+    beside = watch.others() * (time.perf_counter() - start)
+    assert beside > 0.4
+    child.communicate()
+    assert quiet._own_work() - own > 0.45
+
+
+def test_the_watch_tells_processors(quiet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, values in (("_all_work", [100.0, 112.0]), ("_own_work", [10.0, 16.0])):
+        monkeypatch.setattr(quiet, name, iter(values).__next__)
+    monkeypatch.setattr(quiet.time, "perf_counter", iter([0.0, 4.0]).__next__)
+    others = quiet.Watch().others()
+    assert others == 1.5 and "kept 1.50 processors busy" in quiet.busy(others) and not quiet.busy(0.05)
+
+
+def test_what_was_measured_beside_others_is_not_recorded(
+    harness: Any, run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "RESULTS.md"
+    assert run.save({"views": entry(harness, "alone"), "loss": entry(harness, "beside", others=0.5)}, out) == 1
+    assert "loss is not recorded: other processes kept 0.50 processors busy" in capsys.readouterr().err
+    assert "| alone |" in out.read_text() and "beside" not in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("machine", "flops", "said"),
+    [("one", 5.9e10, ""), ("one", 3.5e10, "Doubtful: a matrix product is 0.70 times as fast"), ("two", 3.5e10, "")],
+)
+def test_lines_taken_at_other_peaks_than_the_last_record_are_marked(
+    harness: Any, run: Any, tmp_path: Path, machine: str, flops: float, said: str
+) -> None:
+    out = tmp_path / "RESULTS.md"
+    assert run.save({"views": entry(harness, "before", date="2020-01-01")}, out) == 0
+    later = entry(harness, "later", date="2020-01-02", machine={"CPU": machine})
+    assert run.save({"loss": later | {"peaks": {"flops": flops, "bytes": 2e9}}}, out) == 0
+    text = out.read_text()
+    assert ("| (doubtful) later |" in text, "| later |" in text) == (bool(said), not said)
+    assert said in text and "| before |" in text

@@ -3,7 +3,8 @@
     python experiments/benchmarks/run.py [NAME ...] [--data DIR] [--repeats 5] [--record]
 
 Every NAME is a module beside this file and runs in a process of its own, so that neither memory nor imports mix.
---record keeps the lines in results.json beside RESULTS.md, which is written from it; modules not run keep theirs.
+--record keeps the lines in results.json beside RESULTS.md, which is written from it; modules not run keep theirs. What
+was measured while others worked on the machine is not recorded; what was while it was slower or faster is marked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from harness import COLUMNS, Bench, Figure, attempts, environment, failed, in_child, row, seconds, why  # noqa: E402
+from quiet import Watch, busy, changed  # noqa: E402
 
 MODULES = ("views", "pack", "probes", "loss", "neighbours", "step", "startup", "memory", "mapping", "accuracy")
 SLOW = ("accuracy",)  # half an hour: only when named, or with --all
@@ -134,9 +136,14 @@ def main() -> int:
         run_module(args)
         return 0
     names = [name for name in MODULES if name in args.names or (not args.names and (args.all or name not in SLOW))]
+    out = args.out or (HERE / "RESULTS.md" if args.record else None)
+    watch = Watch()
     here = in_child("run", "machine", threads=args.threads, quick=args.quick)
     if "error" in here:
         print(f"the machine's peaks could not be measured: {here['error']}", file=sys.stderr)
+        return 1
+    if out and (reason := busy(watch.others())):
+        print(f"nothing is recorded: {reason}", file=sys.stderr)
         return 1
     print(
         f"{here['machine']['CPU']}: {here['peaks']['flops'] / 1e9:.0f} GFLOP/s, {here['peaks']['bytes'] / 1e9:.1f} GB/s"
@@ -149,11 +156,7 @@ def main() -> int:
             minutes, lines = records[name]["seconds"] / 60, len(records[name]["figures"])
             print(f"[{i}/{len(names)}] {name}: done in {minutes:.1f} min, lines: {lines}", file=sys.stderr, flush=True)
     show(records)
-    if args.record or args.out:
-        out = args.out or HERE / "RESULTS.md"
-        save(records, out)
-        print(f"written: {out}")
-    return 0
+    return save(records, out) if out else 0
 
 
 def record(name: str, args: argparse.Namespace, here: dict[str, Any], scratch: Path) -> dict[str, Any]:
@@ -185,12 +188,15 @@ def record(name: str, args: argparse.Namespace, here: dict[str, Any], scratch: P
         nonlocal code
         code = subprocess.run(command, env=environment(), stdout=sys.stderr).returncode
 
+    watch = Watch()
     took = seconds(start)
+    others = watch.others()
     figures = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
     if code:
         figures.append(asdict(failed(name, why(code, ""))))
     typed = f"python experiments/benchmarks/run.py {name} --repeats {args.repeats}{' --quick' if args.quick else ''}"
-    return {"figures": figures, "seconds": took, "date": f"{datetime.date.today():%Y-%m-%d}", "command": typed, **here}
+    date = f"{datetime.date.today():%Y-%m-%d}"
+    return {"figures": figures, "seconds": took, "date": date, "command": typed, "others": others, **here}
 
 
 def figure_of(line: dict[str, Any]) -> Figure:
@@ -214,16 +220,28 @@ def show(records: dict[str, Any]) -> None:
 # The record ----------------------------------------------------------------------------------------------------------
 
 
-def save(records: dict[str, Any], out: Path) -> None:
-    """Replace the same modules' records in results.json beside `out` by `records`, and write `out` from all of them."""
+def save(records: dict[str, Any], out: Path) -> int:
+    """Replace the same modules' records in results.json beside `out` by `records`, and write `out` from all of them.
+
+    A record that was disturbed stays out, and 1 is returned; one with other peaks than the last is marked.
+    """
     store = out.with_name("results.json")
     kept = json.loads(store.read_text()) if store.is_file() else {}
-    merged = {name: (kept | records)[name] for name in MODULES if name in kept | records}
+    merged, code = dict(kept), 0
+    for name, entry in records.items():
+        if reason := busy(entry["others"]):
+            print(f"{name} is not recorded: {reason}", file=sys.stderr)
+            code = 1
+        else:
+            merged[name] = {**entry, "doubt": changed(entry["peaks"], entry["machine"], kept)}
+    merged = {name: merged[name] for name in MODULES if name in merged}
     out.parent.mkdir(parents=True, exist_ok=True)
     for path, text in ((store, json.dumps(merged, indent=1) + "\n"), (out, markdown(merged))):
         fresh = path.with_name(path.name + ".tmp")
         fresh.write_text(text)
         os.replace(fresh, path)
+    print(f"written: {out}")
+    return code
 
 
 def markdown(records: dict[str, Any]) -> str:
@@ -240,11 +258,11 @@ def markdown(records: dict[str, Any]) -> str:
         "",
     ]
     text += [line(COLUMNS), line(("---",) * len(COLUMNS))]
-    figures = [figure_of(found) for entry in records.values() for found in entry["figures"]]
-    text += [line(row(figure)) for figure in figures]
+    figures = [(figure_of(found), entry.get("doubt", "")) for entry in records.values() for found in entry["figures"]]
+    text += [line((f"{'(doubtful) ' if doubt else ''}{row(figure)[0]}", *row(figure)[1:])) for figure, doubt in figures]
     text += ["", "## Notes and bounds", ""]
-    for figure in figures:
-        parts = (figure.note, f"Bound: {figure.bound_by}." if figure.bound_by else "")
+    for figure, doubt in figures:
+        parts = (doubt and f"Doubtful: {doubt}.", figure.note, f"Bound: {figure.bound_by}." if figure.bound_by else "")
         said = " ".join(part for part in parts if part)
         text += [f"* **{figure.name}** ({figure.peer or 'no peer'}): {said}"] if said else []
     text += ["", "## Runs", "", line(("module", "date", "minutes", "command", "machine")), line(("---",) * 5)]
