@@ -218,9 +218,12 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _mix_numpy(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MUL1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MUL2)
-    return z ^ (z >> np.uint64(31))
+    z = z ^ (z >> np.uint64(30))  # the only new array but the shifted ones
+    z *= np.uint64(_MUL1)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(_MUL2)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

@@ -156,6 +156,36 @@ def mixed(view, first, pixels, n, s, bands, m, bias, low, high, out, to):
 
 
 @compiled
+def of_gray(m, own, a, b):
+    """Whether m is diag(own) + a b', filled in (C,): as it is where colours are drawn towards a common gray."""
+    bands, largest = len(a), F(0.0)
+    a[0], a[1], b[0] = F(1.0), F(0.0), F(0.0)
+    b[1:] = m[0, 1:]
+    if b[1] == F(0.0) or b[2] == F(0.0):
+        return False
+    a[2:], a[1] = m[2:, 1] / b[1], m[1, 2] / b[2]
+    if a[1] == F(0.0):
+        return False
+    b[0] = m[1, 0] / a[1]
+    for c in range(bands):
+        own[c] = m[c, c] - a[c] * b[c]
+        for s in range(bands):
+            largest = max(largest, abs(m[c, s]))
+    for c in range(bands):
+        for s in range(bands):
+            if c != s and abs(m[c, s] - a[c] * b[s]) > F(1e-6) * largest:
+                return False
+    return True
+
+
+@compiled
+def toward(view, at, n, own, gray, share, bias, low, high, out):
+    """n pixels of out from `at` on = own * view + share * gray + bias, kept between low and high."""
+    for p in range(n):
+        out[at + p] = min(max(own * view[at + p] + share * gray[p] + bias, low), high)
+
+
+@compiled
 def finish(view, pixels, m, bias, low, high, out):
     """view, C bands of `pixels`, becomes m @ view + bias, kept between low and high (C,), in out."""
     bands, infinite = len(bias), F(np.inf)
@@ -167,13 +197,21 @@ def finish(view, pixels, m, bias, low, high, out):
         for c in range(bands):
             linear(view, U(c) * U(pixels), U(pixels), m[c, c], bias[c], low[c], high[c], out)
         return
+    own, a, b, gray = np.empty(bands, F), np.empty(bands, F), np.empty(bands, F), np.empty(STRIP, F)
+    by_gray = bands > 4 and of_gray(m, own, a, b)
     for first in range(0, pixels, STRIP):
         n = U(min(STRIP, pixels - first))
-        for c in range(bands):
+        if by_gray:
             for s in range(0, bands, 4):
-                last = s + 4 >= bands
-                least, most = (low[c], high[c]) if last else (-infinite, infinite)
-                mixed(view, U(first), U(pixels), n, s, bands, m[c], bias[c], least, most, out, U(c * pixels + first))
+                mixed(view, U(first), U(pixels), n, s, bands, b, F(0.0), -infinite, infinite, gray, U(0))
+        for c in range(bands):
+            at = U(c * pixels + first)
+            if by_gray:
+                toward(view, at, n, own[c], gray, a[c], bias[c], low[c], high[c], out)
+                continue
+            for s in range(0, bands, 4):
+                least, most = (low[c], high[c]) if s + 4 >= bands else (-infinite, infinite)
+                mixed(view, U(first), U(pixels), n, s, bands, m[c], bias[c], least, most, out, at)
 
 
 @compiled

@@ -113,35 +113,35 @@ def mix_columns(source, at, stride, rows, start, weight, n, out, to):
 
 
 @compiled
-def unit_value(v, low, gain, fill, missing):
-    u = min(max((v - low) * gain, F(0.0)), F(1.0))
-    return fill if v == missing or v != v else u
-
-
-@compiled
-def load(pixels, at, step, transpose, unit, band, rows, columns, stride, source, to):
-    """Stored values from `at` on, `step` apart from row to row, as float32 to `rows` rows of source, `stride` apart.
-
-    transpose: they are columns. What is left of a row is 0.
-    """
+def load(pixels, at, step, unit, band, rows, columns, stride, source, to):
+    """Stored values from `at` on, rows `step` apart, as float32 to rows of source, `stride` apart. What is left of a
+    row is 0."""
     low, gain, fill, missing = unit.low[band], unit.gain[band], unit.fill[band], unit.missing
-    down = U(1) if transpose else step
     for _ in range(rows):
-        if unit.bounded and transpose:
+        if unit.bounded:
             for c in range(columns):
-                source[to + c] = unit_value(F(pixels[at + c * step]), low, gain, fill, missing)
-        elif unit.bounded:
-            for c in range(columns):
-                source[to + c] = unit_value(F(pixels[at + c]), low, gain, fill, missing)
-        elif transpose:
-            for c in range(columns):
-                source[to + c] = F(pixels[at + c * step])
+                v = F(pixels[at + c])
+                u = min(max((v - low) * gain, F(0.0)), F(1.0))
+                source[to + c] = fill if v == missing or v != v else u
         else:
             for c in range(columns):
                 source[to + c] = F(pixels[at + c])
         for c in range(columns, stride):
             source[to + c] = F(0.0)
-        at += down
+        at += step
+        to += stride
+
+
+@compiled
+def transpose(source, step, rows, columns, stride, out):
+    """rows x columns of out, `stride` apart, from the columns of source, whose rows are `step` apart; what is left of a
+    row is 0."""
+    to = U(0)
+    for r in range(rows):
+        for c in range(columns):
+            out[to + c] = source[c * step + r]
+        for c in range(columns, stride):
+            out[to + c] = F(0.0)
         to += stride
 
 
@@ -156,6 +156,7 @@ class Scratch(NamedTuple):
     """Room for one band that is being resampled."""
 
     source: Any
+    turned: Any
     half: Any
     whole: Any
 
@@ -191,36 +192,44 @@ def scratch_of(height, width, first, size):
     side, most = max(height, width, first), max(first, size)
     source = max(height * up(width + 1), width * up(height + 1))
     whole = first * first + up(first + 1) if first else 0
-    return Scratch(np.zeros(source, F), np.zeros(most * max(most, up(side + 1)), F), np.zeros(whole, F))
+    room = np.zeros(2 * source, F)
+    return Scratch(room[:source], room[source:], np.zeros(most * max(most, up(side + 1)), F), np.zeros(whole, F))
 
 
 @compiled
 def resample(images, i, unit, axes, scratch, view):
     """View i from its stored image: resized to (first, first) where that is not 0, cropped, resized and turned into
-    view (C, S * S). It is turned as it is loaded; the flips are in the weights."""
+    view (C, S * S). The flips are in the weights."""
     bands, height, width = images.x.shape[1:]
     first, size = images.first, axes[0].start.shape[0]
     top, left, h, w = images.boxes[i, 0], images.boxes[i, 1], images.boxes[i, 2], images.boxes[i, 3]
-    transpose, flip_v, flip_h = images.codes[i] >= 4, images.codes[i] % 4 >= 2, images.codes[i] % 2 == 1
+    turned, flip_v, flip_h = images.codes[i] >= 4, images.codes[i] % 4 >= 2, images.codes[i] % 2 == 1
     down, across, down_0, across_0 = axes
     corner, rows, columns = top * width + left, h, w
     if first:
         corner, rows, columns = 0, height, width
-    if transpose:
-        top, left, h, w, rows, columns = left, top, w, h, columns, rows
+    lying, stands = U(up(columns + 1)), (columns, rows) if turned else (rows, columns)
+    if turned:
+        top, left, h, w = left, top, w, h
     n, m = triangle(h, size, flip_v, down.start, down.weight), triangle(w, size, flip_h, across.start, across.weight)
     n_0 = m_0 = 0
     if first:
-        n_0 = triangle(rows, first, False, down_0.start, down_0.weight)
-        m_0 = triangle(columns, first, False, across_0.start, across_0.weight)
-    as_it_is = h == size and w == size and not (flip_v or flip_h or first)
-    stride, whole, source = U(size if as_it_is else up(columns + 1)), scratch.whole, scratch.source
+        n_0 = triangle(stands[0], first, False, down_0.start, down_0.weight)
+        m_0 = triangle(stands[1], first, False, across_0.start, across_0.weight)
+    as_it_is = h == size and w == size and not (turned or flip_v or flip_h or first)
+    stride, whole, half = U(up(stands[1] + 1)), scratch.whole, scratch.half
     for b in range(bands):
         at, to = U((images.which[i] * bands + b) * height * width + corner), U(b * size * size)
-        room, place = (view, to) if as_it_is else (source, U(0))
-        load(images.flat, at, U(width), transpose, unit, b, U(rows), U(columns), stride, room, place)
+        if as_it_is:
+            load(images.flat, at, U(width), unit, b, U(rows), U(columns), U(size), view, to)
+            continue
+        source = scratch.source
+        load(images.flat, at, U(width), unit, b, U(rows), U(columns), lying, source, U(0))
+        if turned:
+            transpose(source, lying, U(columns), U(rows), stride, scratch.turned)
+            source = scratch.turned
         if first:
-            resize(source, U(0), stride, rows, columns, down_0, n_0, across_0, m_0, scratch.half, whole, U(0))
-            resize(whole, U(top * first + left), U(first), h, w, down, n, across, m, scratch.half, view, to)
-        elif not as_it_is:
-            resize(source, U(0), stride, h, w, down, n, across, m, scratch.half, view, to)
+            resize(source, U(0), stride, stands[0], stands[1], down_0, n_0, across_0, m_0, half, whole, U(0))
+            resize(whole, U(top * first + left), U(first), h, w, down, n, across, m, half, view, to)
+        else:
+            resize(source, U(0), stride, h, w, down, n, across, m, half, view, to)
