@@ -112,8 +112,14 @@ def uniform(key: int, ids: Tensor, n: int) -> Tensor:
     """
     import torch
 
-    if ids.device.type == "cpu":
+    if ids.device.type == "cpu":  # a batch's worth costs less with numpy
         return torch.from_numpy(uniform_numpy(key, ids.numpy(), n))
+    return _uniform_anywhere(key, ids, n)
+
+
+def _uniform_anywhere(key: int, ids: Tensor, n: int) -> Tensor:
+    import torch
+
     steps = torch.arange(1, n + 1, device=ids.device, dtype=torch.int64) * _signed(_GOLDEN)
     bits = _mix(hash64(key, ids.to(torch.int64))[:, None] + steps)
     return _shift(bits, 40).to(torch.float32) * 2.0**-24
