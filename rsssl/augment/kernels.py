@@ -265,13 +265,16 @@ def paint(images, unit, passes, out, start, stop):
                 m = passes.matrix[affine, i]
                 shift(passes.bias[affine, i], passes.of_means[affine, i], means, bias)
                 affine += 1
+                turn = F(0.0)
                 if kind == HUE:
-                    rotate_hue(view, U(pixels), m, bias, passes.turns[hues, i])
+                    turn = passes.turns[hues, i]
                     hues += 1
-                elif kind == SETTLE:
+                if turn != F(0.0):
+                    rotate_hue(view, U(pixels), m, bias, turn)
+                elif kind == FINISH:
+                    finish(view, pixels, m, bias, passes.low, passes.high, out[i])
+                else:
                     finish(view, pixels, m, bias, never, -never, spare)
                     view, spare = spare, view
-                else:
-                    finish(view, pixels, m, bias, passes.low, passes.high, out[i])
         if len(passes.kinds) == 0 or passes.kinds[-1] != FINISH:
             out[i] = view
