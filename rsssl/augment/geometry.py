@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -61,23 +62,21 @@ class RandomAreaCrop(Operation):
         self.aspect = interval(self, "aspect", aspect, 0.0, 100.0, "[0.75, 1.3333]")
 
     def draw(self, key: int, ids: Tensor, bands: int, height: int, width: int) -> Params:
-        u = uniform(key, ids, 3 + 2 * _TRIES).double()  # (B, 23)
+        u = uniform(key, ids, 3 + 2 * _TRIES).double().numpy()  # (B, 23); so small a thing costs less with numpy
         area = height * width * _between(u[:, 3 : 3 + _TRIES], *self.area)  # (B, tries)
-        aspect = torch.exp(_between(u[:, 3 + _TRIES :], math.log(self.aspect[0]), math.log(self.aspect[1])))
-        w = (area * aspect).sqrt().round().long()
-        h = (area / aspect).sqrt().round().long()
+        aspect = np.exp(_between(u[:, 3 + _TRIES :], math.log(self.aspect[0]), math.log(self.aspect[1])))
+        w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
         fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-        some_fits = fits.any(1)
-        pick = fits.to(torch.int8).argmax(1, keepdim=True)  # the first that fits
-        w, h = w.gather(1, pick)[:, 0], h.gather(1, pick)[:, 0]
+        pick = np.arange(len(u)), fits.argmax(1)  # the first that fits
+        some_fits = fits[pick]
         ratio = min(max(width / height, self.aspect[0]), self.aspect[1])
-        w = torch.where(some_fits, w, max(1, min(width, round(height * ratio))))
-        h = torch.where(some_fits, h, max(1, min(height, round(width / ratio))))
-        top = torch.where(some_fits, (u[:, 1] * (height - h + 1)).long(), (height - h) // 2)
-        left = torch.where(some_fits, (u[:, 2] * (width - w + 1)).long(), (width - w) // 2)
-        box = torch.stack([top, left, h, w])
-        whole = torch.tensor([[0], [0], [height], [width]])
-        return dict(zip(("top", "left", "height", "width"), torch.where(u[:, 0] < self.p, box, whole), strict=True))
+        w = np.where(some_fits, w[pick], max(1, min(width, round(height * ratio))))
+        h = np.where(some_fits, h[pick], max(1, min(height, round(width / ratio))))
+        top = np.where(some_fits, np.floor(u[:, 1] * (height - h + 1)), (height - h) // 2)
+        left = np.where(some_fits, np.floor(u[:, 2] * (width - w + 1)), (width - w) // 2)
+        box, whole = np.stack([top, left, h, w]), np.array([[0], [0], [height], [width]])
+        drawn = torch.from_numpy(np.where(u[:, 0] < self.p, box, whole).astype(np.int64))
+        return dict(zip(("top", "left", "height", "width"), drawn, strict=True))
 
     def apply(self, x: Tensor, params: Params, size: int) -> Tensor:
         out = []
@@ -154,7 +153,7 @@ def symmetries(x: Tensor) -> Tensor:
     return torch.stack([turn(x, k) for k in range(8)])
 
 
-def _between(u: Tensor, low: float, high: float) -> Tensor:
+def _between(u: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + (high - low) * u
 
 
