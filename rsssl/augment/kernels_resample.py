@@ -16,7 +16,7 @@ from numba import njit
 F, U = np.float32, np.uint64
 LANES = 16  # rows of a source begin at multiples of so many pixels
 # Sums may be reordered; NaN keeps its meaning. What `compiled` has made becomes a part of `kept`, which stays on disk.
-OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
 compiled, kept = njit(**OPTIONS), njit(cache=True, **OPTIONS)
 
 
