@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsssl.augment.kernels_resample import F, Images, U, Unit, axis_of, compiled, resample, scratch_of
+from rsssl.augment.kernels_resample import F, Images, U, Unit, axis_of, compiled, kept, resample, scratch_of
 
 __all__ = ["BLUR", "DISTANCES", "FINISH", "HUE", "MEASURE", "SETTLE", "Images", "Passes", "Unit", "paint"]
 
@@ -239,7 +239,7 @@ def shift(bias, of_means, means, out):
         out[c] = total
 
 
-@compiled
+@kept
 def paint(images, unit, passes, out, start, stop):
     """Views start..stop of out (n, C * S * S)."""
     bands, height, width = images.x.shape[1:]
@@ -271,10 +271,11 @@ def paint(images, unit, passes, out, start, stop):
                     hues += 1
                 if turn != F(0.0):
                     rotate_hue(view, U(pixels), m, bias, turn)
-                elif kind == FINISH:
-                    finish(view, pixels, m, bias, passes.low, passes.high, out[i])
-                else:
-                    finish(view, pixels, m, bias, never, -never, spare)
+                    continue
+                done = kind == FINISH
+                low, high, to = (passes.low, passes.high, out[i]) if done else (never, -never, spare)
+                finish(view, pixels, m, bias, low, high, to)
+                if not done:
                     view, spare = spare, view
         if len(passes.kinds) == 0 or passes.kinds[-1] != FINISH:
             out[i] = view

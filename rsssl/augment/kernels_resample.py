@@ -15,8 +15,9 @@ from numba import njit
 
 F, U = np.float32, np.uint64
 LANES = 16  # rows of a source begin at multiples of so many pixels
-# Compiled at the first call, and kept on disk. Sums may be reordered; NaN keeps its meaning.
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+# Sums may be reordered; NaN keeps its meaning. What `compiled` has made becomes a part of `kept`, which stays on disk.
+OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+compiled, kept = njit(**OPTIONS), njit(cache=True, **OPTIONS)
 
 
 class Images(NamedTuple):
