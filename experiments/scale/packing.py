@@ -30,8 +30,8 @@ SIDE, DISTINCT, PER = 64, 5000, 10_000  # pixels of a side; tiles that are drawn
 NAMES = {"eurosat_rgb": "EuroSAT_RGB", "eurosat_ms": "EuroSAT_MS"}
 
 
-def command(python: str, folder: Path, store: str, *keys: str) -> tuple[float, float]:
-    """Seconds and peak MB of a packing with a new store."""
+def command(python: str, folder: Path, store: str, *keys: str) -> tuple[float, float, float]:
+    """A packing with a new store; see `wait`."""
     (process,) = begin(python, folder, store, 1, *keys)
     return wait(process)
 
@@ -53,12 +53,13 @@ def begin(python: str, folder: Path, store: str, n: int, *keys: str) -> list[tup
     return started
 
 
-def wait(started: tuple[subprocess.Popen[bytes], float]) -> tuple[float, float]:
+def wait(started: tuple[subprocess.Popen[bytes], float]) -> tuple[float, float, float]:
+    """Seconds that passed, seconds of a processor, and peak MB of a process, when it has ended."""
     process, begun = started
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"the packing failed with {status}: see its log")
-    return time.monotonic() - begun, usage.ru_maxrss / 1024
+    return time.monotonic() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def small(options: argparse.Namespace) -> None:
@@ -66,7 +67,7 @@ def small(options: argparse.Namespace) -> None:
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     for name, images in NAMES.items():
-        measured: dict[str, list[tuple[float, float]]] = {}
+        measured: dict[str, list[tuple[float, float, float]]] = {}
         for turn in range(options.turns + 1):
             for python in (options.before, HERE):
                 keys = (f"dataset={name}", f"dataset.root={options.data / images}")
@@ -75,9 +76,12 @@ def small(options: argparse.Namespace) -> None:
                 if turn:
                     measured.setdefault(python, []).append(result)
         for label, python in (("before", options.before), ("after", HERE)):
-            seconds, memory = zip(*measured[python], strict=True)
+            seconds, work, memory = zip(*measured[python], strict=True)
             turns = ", ".join(f"{s:.2f}" for s in seconds)
-            print(f"{name} {label}: median {statistics.median(seconds):.2f} s of {turns}; {max(memory):.0f} MB")
+            print(
+                f"{name} {label}: median {statistics.median(seconds):.2f} s of {turns}; at most {max(memory):.0f} MB;"
+            )
+            print(f"  {statistics.median(work):.2f} s of a processor")
 
 
 def make(options: argparse.Namespace) -> None:
@@ -104,12 +108,14 @@ def make(options: argparse.Namespace) -> None:
 
 
 def large(options: argparse.Namespace) -> None:
-    """All processes start at the same time and share the parts."""
-    shutil.rmtree(options.folder / "store", ignore_errors=True)
+    """All processes start at the same time and share the parts; --resume goes on with what is there."""
+    if not options.resume:
+        shutil.rmtree(options.folder / "store", ignore_errors=True)
     keys = ("dataset=folder", f"dataset.root={options.folder}/tiles-*.tar", f"pack.tiles={options.part}", "workers=1")
     started = begin(HERE, options.folder, "store", options.processes, *keys)
-    for i, (seconds, memory) in enumerate(map(wait, started)):
-        print(f"process {i}: {seconds:.0f} s, {options.tiles / seconds:,.0f} tiles/s of all, peak {memory:.0f} MB")
+    for i, (seconds, work, memory) in enumerate(map(wait, started)):
+        rate = f"{options.tiles / seconds:,.0f} tiles/s of all"
+        print(f"process {i}: {seconds:.0f} s, {work:.0f} s of a processor, {rate}, peak {memory:.0f} MB")
 
 
 def main() -> None:
@@ -122,6 +128,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--part", type=int, default=250_000)
+    parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     {"small": small, "make": make, "large": large}[options.what](options)
