@@ -2,10 +2,11 @@
 
     python experiments/soak/run.py --minutes 30
     python experiments/soak/run.py --minutes 30 --cases start scene map
+    python experiments/soak/run.py --minutes 30 --cases parts remote ddp
 
 Each round takes one case on one or two processes. It runs the command once undisturbed, then in a fresh store with
 kills at random moments (packing, training, saving, evaluating, mapping, starting again), until it ends, and compares
-weights, metrics, results and maps bit for bit. `results.csv` gets a row a round, as soon as it is over.
+packs, weights, metrics, results and maps bit for bit. `results.csv` gets a row a round, as soon as it is over.
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ from safetensors.torch import load_file
 
 from rsssl.data.synthetic import generate
 from rsssl.engine.checkpoint import Checkpoints
+from rsssl.engine.files import sha256_of
 from rsssl.engine.tracking import read_metrics
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from tests.range_server import RangeServer  # noqa: E402
+
 METHODS = [
     ("simclr", 1),
     ("moco_v2", 2),
@@ -69,8 +75,17 @@ SCENE = ["dataset=scene", "dataset.scenes=../scene.tif", "dataset.labels=../scen
 SCENE += ["dataset.windows=400", "dataset.block=100"]
 
 
-def command(case: str) -> list[str]:
-    """What is typed: a method by its name, or one of the other cases."""
+FAULTS = ("503", "close", "truncate", "short", "wrong")  # of a server
+
+
+def command(case: str, address: str) -> list[str]:
+    """What is typed: a method by its name, or one of the other cases; the address is of a finished pack."""
+    if case == "parts":  # a dataset of many packs, made by all processes together
+        return ["ssl=simclr", *SMALL, *TRAINING, *TILES, "pack.tiles=53"]
+    if case == "remote":  # a pack that a web server has
+        return ["ssl=simclr", *SMALL, *TRAINING, "dataset=pack", f"dataset.root={address}", "ts=5", "hydra.run.dir=run"]
+    if case == "ddp":
+        return ["ssl=simclr", *SMALL, *TRAINING, *TILES, "distributed=ddp"]
     if case == "start":  # published weights, adapted; evaluate=auto, with the labels spread over the pool
         return ["ssl=vicreg", "pretrain.minutes=null", *TRAINING, "pretrain.epochs=2", *TILES]
     if case == "scene":  # windows of a scene, divided by their place
@@ -99,7 +114,7 @@ class Round:
 class Job:
     """The command on some processes in a folder of its own, in a session of its own."""
 
-    def __init__(self, case: str, processes: int, folder: Path) -> None:
+    def __init__(self, case: str, processes: int, folder: Path, address: str = "") -> None:
         network = ["+backbone.kwargs.depth=2"] if case in ("mae", "dino") else []
         launch = ["-m", "rsssl.run"]
         if processes > 1:
@@ -115,7 +130,7 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = open(folder / "log.txt", "a")  # noqa: SIM115
         environment = os.environ | {"RSSSL_STORE": str(folder / "store"), "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, *launch, *command(case), *network]
+        words = [sys.executable, *launch, *command(case, address), *network]
         self.process = subprocess.Popen(
             words, cwd=folder, env=environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -157,6 +172,8 @@ def saved_step(folder: Path) -> int:
 def differences(a: Path, b: Path) -> list[str]:
     """What two finished runs do not have in common, bit for bit."""
     found = []
+    packs = [sorted((f.name, sha256_of(f)) for f in run.glob("store/pack/**/*.bin")) for run in (a, b)]
+    found += ["packs"] if packs[0] != packs[1] else []
     one, two = training(a), training(b)
     assert one and two
     weights = [load_file(f / "backbone.safetensors") for f in (one, two)]
@@ -201,13 +218,17 @@ def finished(folder: Path) -> bool:
 def soak(case: str, processes: int, folder: Path, draw: random.Random) -> Round:
     begin, done = time.monotonic(), Round(case, processes)
     whole, killed = folder / "whole", folder / "killed"
+    server = served(folder) if case == "remote" else None
+    address = server.url if server else ""
     if case in ("scene", "map"):
         generate(folder, bands=3, size=64, per_class=1, seed=0, scene_size=512)
-    if Job(case, processes, whole).wait(600) != 0:
+    if Job(case, processes, whole, address).wait(600) != 0:
         raise RuntimeError(f"the undisturbed run of {case} failed: see {whole / 'log.txt'}")
     took, attempts = time.monotonic() - begin, 0
     while True:
-        job, attempts = Job(case, processes, killed), attempts + 1
+        if server:
+            server.faults.extend(draw.choices(FAULTS, k=3))
+        job, attempts = Job(case, processes, killed, address), attempts + 1
         if attempts % CALM == 0:  # left alone: one that hangs would not be seen otherwise
             code = job.wait(10 * took)
             if code is None:
@@ -221,7 +242,16 @@ def soak(case: str, processes: int, folder: Path, draw: random.Random) -> Round:
     done.resumes, done.steps = text.count("resumed at step"), last_step(whole)
     done.mismatches = len(differences(whole, killed))
     done.seconds = round(time.monotonic() - begin, 1)
+    if server:
+        server.close()
     return done
+
+
+def served(folder: Path) -> RangeServer:
+    """A server of the pack of built-in imagery."""
+    words = [sys.executable, "-m", "rsssl.run", "task=pack", *TILES[:2], f"paths.store={folder / 'packed'}"]
+    subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return RangeServer(next((folder / "packed" / "pack").glob("[0-9a-f]*")))
 
 
 def main() -> None:
