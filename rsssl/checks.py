@@ -16,6 +16,27 @@ def check(task: Any) -> None:
     getattr(task, "check", lambda: None)()
 
 
+def check_there(task: Any, store: str) -> None:
+    """Stops where a task is to read what does not exist, before torch is loaded.
+
+    Args:
+        task: its `checkpoint`, where it has one, is looked at, and what else its own `check_files` does.
+        store: the folder of artefacts, in which a checkpoint may be named.
+
+    Raises:
+        UserError: naming the key and what to type.
+    """
+    checkpoint = getattr(task, "checkpoint", None)
+    if checkpoint:
+        places = Path(checkpoint).expanduser(), Path(store).expanduser() / "pretrain" / checkpoint
+        if not any(place.exists() for place in places):
+            raise UserError(
+                f"checkpoint={checkpoint} does not exist: type checkpoint=DIR with a run folder, or with the folder "
+                "that rsssl-run task=pretrain prints"
+            )
+    getattr(task, "check_files", lambda: None)()
+
+
 def positive(**values: Any) -> None:
     """Stops when a value is not a number above zero (None passes). A key of a group is written with two underscores.
 

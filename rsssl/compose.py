@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rsssl.checks import check, check_shared
+from rsssl.checks import check, check_shared, check_there
 from rsssl.data.dataset import Dataset, class_of
 from rsssl.errors import UserError, nearest
 from rsssl.explain import check_options, chosen_task, explain, parsed
@@ -36,13 +36,14 @@ ROOT = "config"
 
 
 def register() -> None:
-    """Makes known to Hydra what our configs use of code: the resolver of run folders, and the joblib launcher's config.
+    """Makes known to Hydra what our configs use of code: their resolvers, and the joblib launcher's config.
 
     The joblib plugin's own config becomes `joblib_plugin`, which conf/hydra/launcher/joblib.yaml starts from: Hydra
     warns of two configs with one name.
     """
     if not OmegaConf.has_resolver("rsssl.unique"):
         OmegaConf.register_new_resolver("rsssl.unique", unique, use_cache=True)
+        OmegaConf.register_new_resolver("rsssl.unless", unless)
     Plugins.instance()  # they store their configs
     launchers = ConfigStore.instance().repo["hydra"]["launcher"]
     if "joblib.yaml" in launchers:
@@ -63,6 +64,11 @@ def unique(folder: str) -> str:
             pass  # told by what writes there
         return name
     raise AssertionError("counting has no end")
+
+
+def unless(default: Any, *others: Any) -> Any:
+    """A default that gives way, to None, where another key has a value: what was typed wins over what was not."""
+    return default if all(other is None for other in others) else None
 
 
 class Composer:
@@ -232,6 +238,8 @@ def composed(composer: Composer, overrides: list[str], needed: bool = False) -> 
     check_shared(cfg.device, cfg.workers, cfg.processes, cfg.timeout)
     check(task)
     check_named(composer, cfg)
+    if needed:
+        check_there(task, cfg.paths.store)
     return cfg
 
 

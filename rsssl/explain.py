@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from rsssl.errors import UserError, nearest
+from rsssl.errors import UserError, nearest, typed
 from rsssl.groups import GROUPS
 
 # Keys that have another name now: (task, old) -> new.
@@ -47,6 +49,9 @@ def parsed(overrides: list[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(overrides)
     except HydraException as error:
+        if bare := next((word for word in overrides if re.fullmatch(r"[^=~+]+", word)), None):
+            folder = f"dataset=folder {typed('dataset.root', bare)}" if Path(bare).is_dir() else f"KEY={bare}"
+            raise UserError(f"{bare} has no key; all is typed key=value: type {folder}") from None
         raise UserError(f"{error}\nAn override is typed key=value, for example ts=5 or dataset.root=/data") from None
 
 
@@ -146,7 +151,10 @@ def unknown_key(composer: Composer, override: Override, task: str, names: list[s
             f"{key}= belongs to task={owners[0]}{others} and not to task={task}: type task={owners[0]} with it, or "
             f"leave {key}= out"
         )
-    meant = nearest(key, names if "." in key else [*names, *GROUPS])
+    ending = sorted(
+        (name for name in names if name.endswith(f".{key}")), key=lambda name: not name.startswith("dataset.")
+    )
+    meant = ending[0] if ending else nearest(key, names if "." in key else [*names, *GROUPS])
     guess = f"Did you mean {meant}? Type {meant}={value}" if meant else "Type rsssl-run --help"
     return f"{key} is not a key of the configuration. {guess}"
 

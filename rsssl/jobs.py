@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rsssl.checks import check
-from rsssl.compose import Composer, composed, option, plain, task_of, unique
+from rsssl.compose import Composer, composed, option, plain, register, task_of, unique
 from rsssl.data.dataset import class_of
 from rsssl.engine.run import Run
 from rsssl.engine.store import Store
@@ -36,6 +36,7 @@ def prepared(cfg: DictConfig, options: Mapping[str, str], folder: Path) -> tuple
     Raises:
         UserError: for impossible values, and keys that are needed and not given.
     """
+    register()  # in a launcher's process nothing was composed before
     task = task_of(cfg, options["task"])
     check(task)
     run = Run(

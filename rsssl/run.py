@@ -20,13 +20,17 @@ from rsssl.engine.ranks import launched_by_torchrun, rank, world_size
 from rsssl.errors import UserError
 from rsssl.groups import GROUPS, group_options
 
-HELP = """\
-rsssl-run: pre-train a backbone on unlabelled imagery, then classify scenes from a few labels per class.
+SHORT = """\
+rsssl-run: pre-train a backbone on unlabelled imagery, then classify or map scenes from a few labels per class.
 
-  rsssl-run                                              the built-in synthetic dataset (add experiment=demo: 2 minutes)
-  rsssl-run dataset=folder dataset.root=/my/tiles ts=5   your own imagery, one folder a class, 5 labels per class
+  rsssl-run task=map dataset=scene dataset.scenes=scene.tif dataset.labels=polygons.gpkg dataset.field=class out=map.tif
+                                                         a map of your scene from labels drawn in QGIS
+  rsssl-run dataset=folder dataset.root=/my/tiles ts=5   your own tiles, one folder a class, 5 labels per class
   rsssl-run --multirun dataset=aid ssl=simclr ts=5,20 seed=0,1,2     a sweep; the pre-training is done once
+  rsssl-run --multirun experiment=demo ts=5,20           built-in imagery: a first look, some minutes
   rsssl-report multirun/...                              one table and its figures from any runs
+"""
+HELP = """\
 
 Groups, as group=option:
 {groups}
@@ -89,7 +93,15 @@ FLAGS = (
 def help_text(config_dir: str | None = None) -> str:
     """The help, with the groups and options read from the YAML files."""
     lines = [f"  {group:<10} {', '.join(group_options(group, config_dir))}" for group in GROUPS]
-    return HELP.format(groups="\n".join(lines))
+    return SHORT + HELP.format(groups="\n".join(lines))
+
+
+def show(text: str) -> None:
+    """Prints a text; quietly ends where its reader has seen enough, as `head` has."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
 
 
 def split_arguments(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -111,8 +123,9 @@ def main() -> None:
     let_threads_sleep()
     overrides, flags = split_arguments(sys.argv[1:])
     if {"--help", "-h"} & set(flags):
-        print(help_text(flags.get("--config-dir") or flags.get("-cd")))
-        return
+        return show(help_text(flags.get("--config-dir") or flags.get("-cd")))
+    if not sys.argv[1:]:  # nothing was asked for, and a training of minutes is no answer to that
+        return show(f"{SHORT}\nType rsssl-run --help for all groups, keys and flags.")
     if "--version" in flags:
         print(f"rsssl {__version__}")
         return
@@ -135,7 +148,9 @@ def start(overrides: list[str], flags: dict[str, str]) -> None:
             f"processes={world_size()} {' '.join(overrides)}"
         )
     if unknown := [name for name in flags if name not in FLAGS]:
-        raise UserError(f"{unknown[0]} is not a flag: type rsssl-run --help, or key=value for a key")
+        name = unknown[0].lstrip("-")
+        value = flags[unknown[0]] or next((word for word in overrides if "=" not in word), "VALUE")
+        raise UserError(f"{unknown[0]} is not a flag: type {name}={value}, or rsssl-run --help for the keys there are")
     config_dir = flags.get("--config-dir", flags.get("-cd"))
     if config_dir is not None and not (config_dir and Path(config_dir).is_dir()):
         raise UserError(

@@ -217,6 +217,16 @@ def test_light_commands_do_not_import_torch(arguments: list[str], tmp_path: Path
         assert yaml.safe_load(done.stdout)["dataset"]["name"] == "synthetic"
 
 
+def test_nothing_typed_shows_the_short_help_and_a_reader_may_leave(tmp_path: Path) -> None:
+    done = command(cwd=tmp_path)
+    assert done.returncode == 0 and "task=map" in done.stdout and "Type rsssl-run --help" in done.stdout
+    assert len(done.stdout.splitlines()) < 15 and list(tmp_path.iterdir()) == []
+    shell = f"{sys.executable} -m rsssl.run --help | (exec <&-; sleep 1)"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    gone = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment, check=False)
+    assert gone.stderr == ""
+
+
 def test_multirun_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = command("--multirun", "ts=5,20", cwd=tmp_path)

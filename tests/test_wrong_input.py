@@ -66,6 +66,16 @@ def test_every_key_and_option_is_found_from_its_misspelling() -> None:
         (["dataset.bands=[r,g,b]", "dataset.select=[nir]"], "dataset.select names nir"),
         (["dataset=eurosat_ms", "pretrain.dataset=aid"], "pretrain.dataset=null"),
         (["--multirun", "ts=5,20", "seed=0,1,x"], "seed=x"),
+        (["task=map", "dataset=scene", "dataset.scenes=s.tif", "out=m.tif"], "dataset.labels= is missing"),
+        (
+            ["task=map", "dataset=scene", "dataset.scenes=/vsimem/s.tif", "dataset.labels=p.csv", "out=map"],
+            "out=map.tif",
+        ),
+        (["task=map", "pretrain.minutes=2", "pretrain.steps=9", "out=m.tif"], "both say how long"),
+        (["dataset=folder", "root=my_tiles"], "Type dataset.root=my_tiles"),
+        (["checkpoint=runs/nmie", "ssl=none"], "checkpoint=runs/nmie does not exist"),
+        (["task=export", "checkpoint=runs/nmie", "out=x"], "checkpoint=runs/nmie does not exist"),
+        (["--dataset", "folder"], "type dataset=folder"),
     ],
 )
 def test_a_wrong_command_reads_nothing_and_leaves_nothing(
@@ -94,3 +104,41 @@ def test_a_wrong_command_reads_nothing_and_leaves_nothing(
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith("rsssl: ") and expected in said and "Traceback" not in said
     assert list((tmp_path / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["task=predict", "checkpoint=.", "images=tlies", "out=x.csv"], "images=tlies does not exist"),
+        (
+            ["task=predict", "checkpoint=.", "images=s.tif", "out=x.csv"],
+            "type rsssl-run task=map checkpoint=. scene=s.tif",
+        ),
+        (["tiles"], "tiles has no key; all is typed key=value: type dataset=folder dataset.root=tiles"),
+    ],
+)
+def test_what_lies_here_is_taken_for_what_it_is(
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One sentence, and nothing of Hydra's grammar."""
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / "s.tif").write_bytes(b"II*\0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rsssl-run", *arguments])
+    with pytest.raises(SystemExit):
+        rsssl.run.main()
+    GlobalHydra.instance().clear()
+    said = capsys.readouterr().err
+    assert expected in said and "hydra.cc" not in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("typed", ["pretrain.steps=106", "pretrain.epochs=1"])
+def test_a_length_that_is_typed_wins_over_the_minute_that_a_map_takes_by_itself(typed: str) -> None:
+    with Composer() as composer:
+        plain, given = (composed(composer, ["task=map", *words]).pretrain for words in ([], [typed]))
+        spent = composed(composer, ["task=map", "pretrain.minutes=3"]).pretrain
+    assert (plain.minutes, given.minutes, spent.minutes) == (1.0, None, 3)

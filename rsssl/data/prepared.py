@@ -256,7 +256,13 @@ def log_data(data: Data, root: str) -> None:
 
 def need_labels(data: Data) -> None:
     """Raises UserError for a dataset that cannot be evaluated on."""
-    if len(data.pack.card.classes) < 2 or not data.pack.labelled:
+    classes = data.pack.card.classes
+    if len(classes) == 1:
+        raise UserError(
+            f"{data.dataset.root} holds only one class ({classes[0]}), and a classifier tells at least two apart: put "
+            "images of another class into a folder beside it, or type task=pretrain to pre-train on these alone"
+        )
+    if not classes or not data.pack.labelled:
         raise UserError(
             f"{data.dataset.root} has no class folders, so a classifier cannot be trained or tested on it: "
             "type task=pretrain to pre-train on it alone, or name a labelled dataset= beside pretrain.root="

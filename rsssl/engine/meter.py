@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from statistics import median
@@ -100,11 +101,15 @@ class Pace:
         self._slow = self._slow + seconds if cost > SLOWER * usual else 0.0
         if self._slow > PATIENCE and not self._warned:
             self._warned = True
+            calmer = (
+                " Where that goes on, stop this (Ctrl-C) and type OMP_NUM_THREADS=1 before the same command, which "
+                "takes up the last checkpoint"
+            )
             log.warning(
                 "%s: a step takes %s now, %.0f times as long as the first ones: type top to see what else is on the "
-                "cores. Where that goes on, stop this (Ctrl-C) and type OMP_NUM_THREADS=1 before the same command, "
-                "which takes up the last checkpoint",
+                "cores.%s",
                 self.title,
                 duration(seconds) if seconds >= 10 else f"{seconds:.1f} s",
                 cost / usual,
+                "" if os.environ.get("OMP_NUM_THREADS") == "1" else calmer,
             )

@@ -142,14 +142,15 @@ def empty_raster(scene: ClassMap, window: tuple[int, int, int, int], kind: int, 
     return raster
 
 
-def brought_onto(grid: Any, source: Any, path: str) -> None:
-    """Puts a raster's values onto a grid by nearest neighbour; both are open datasets, and `path` names the raster.
+def brought_onto(grid: Any, source: Any, path: str, key: str = "reference") -> None:
+    """Puts a raster's values onto a grid by nearest neighbour; both are open datasets, `path` and `key` name the
+    raster.
 
     Raises:
         UserError: where GDAL cannot.
     """
     gdal = import_gdal(path)
-    with told(path, "reference= with another file"), quiet(gdal):
+    with told(path, f"{key}= with another file"), quiet(gdal):
         gdal.Warp(grid, source, resampleAlg="near", errorThreshold=0)
 
 
@@ -186,8 +187,8 @@ def numbers(band: Any, x: int, y: int, w: int, h: int, path: str | os.PathLike[s
         values = np.where(valid, raw, 0).astype(np.int64)
     if (values != raw)[valid].any():
         raise UserError(
-            f"{path} holds fractions, so it is not a map of classes: give one of whole numbers, class_map=MAP and "
-            "reference=FILE"
+            f"{path} holds fractions, so it is not a map of classes: type class_map=, reference= or dataset.labels= "
+            "with one of whole numbers"
         )
     return values, valid
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from rsssl.data.scene_file import SceneFile
 from rsssl.data.scene_windows import Label, lattice
 from rsssl.errors import UserError, nearest
 from rsssl.geo.class_map import brought_onto, category_names, numbers
+from rsssl.geo.extents import of_labels, of_scene
 from rsssl.geo.laying import Cut, geotransform_of, overlap, placement, starts, thinned
 from rsssl.geo.vectors import VectorFile, inside, place_in
 
@@ -70,6 +72,7 @@ class Labels:
         file = VectorFile(path, attribute, key, "dataset.field")
         before = len(self.windows)
         if file.is_raster:
+            refuse_bands(file)
             for number in range(len(self.scenes)):
                 self._from_raster(number, file)
         else:
@@ -146,7 +149,8 @@ class Labels:
         lost = count["features"] - len(placed)
         for n, what in ((lost, "outside the scenes"), *((count[w], w) for w in count if w.startswith("without"))):
             if n:
-                log.warning("%s: %d features lie %s, and are left out", file.path, n, what)
+                lie = "feature lies" if n == 1 else "features lie"
+                log.warning("%s: %d %s %s: left out", file.path, n, lie, what)
 
     def _laid(self, scene: SceneFile, geometry: Any, kind: str) -> list[tuple[int, int]]:
         """First row and column of the windows on a point, or in a polygon."""
@@ -220,7 +224,7 @@ class Labels:
             band = strip.GetRasterBand(1)
             band.SetNoDataValue(float("nan"))
             band.Fill(float("nan"))
-            brought_onto(strip, file.raster, file.path)
+            brought_onto(strip, file.raster, file.path, file.key)
             values, valid = numbers(band, 0, 0, scene.size[1], window, file.path)
             for col in cols:
                 part = values[:, col : col + window][valid[:, col : col + window]]
@@ -251,7 +255,8 @@ class Labels:
             )
 
     def _why_none(self, file: VectorFile) -> str:
-        text = f"{file.path} has no label on any of the {len(self.scenes)} scenes"
+        on = f"the scene {self.scenes[0].name}" if len(self.scenes) == 1 else f"any of the {len(self.scenes)} scenes"
+        text = f"{file.path} has no label on {on}"
         if file.is_raster:
             return f"{text} whose class fills {100 * self.cut.inside:.0f} % of a window: type {file.key}=FILE"
         for scene in self.scenes:
@@ -264,4 +269,16 @@ class Labels:
         if file.reference() is None and not file.in_raster_crs:
             text += "; it names no CRS, so its coordinates were taken to be those of the scenes: give it one, ogr2ogr "
             text += "-a_srs"
-        return f"{text}. Look at both in QGIS, and type {file.key}=FILE"
+        places = f"the labels lie at {of_labels(file)}; {self.scenes[0].name} at {of_scene(self.scenes[0])}"
+        return f"{text}: {places}. Look at both in QGIS, and type {file.key}=FILE with labels of this place"
+
+
+def refuse_bands(file: VectorFile) -> None:
+    """Raises UserError for a raster of several bands, such as a scene, in place of a class raster."""
+    gdal, raster = import_gdal(file.path), file.raster
+    bands = [raster.GetRasterBand(i + 1).GetColorInterpretation() for i in range(raster.RasterCount)]
+    if (n := sum(kind != gdal.GCI_AlphaBand for kind in bands)) > 1:
+        raise UserError(
+            f"{file.key}={file.path} has {n} bands, and a class raster has one: type {file.key}= with points, polygons "
+            f"or a class raster; for the first band alone, gdal_translate -b 1 {shlex.quote(file.path)} OUT.tif"
+        )

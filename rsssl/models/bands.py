@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 
+log = logging.getLogger(__name__)
 COLOURS = ("red", "green", "blue")
 LETTERS = {"r": "red", "g": "green", "b": "blue"}
 SENTINEL2 = {"b02": "blue", "b03": "green", "b04": "red"}
@@ -39,3 +42,11 @@ def places(theirs: Sequence[str], ours: Sequence[str]) -> list[int | None]:
     """For each of our bands the number of theirs with the same name (see `plain_names`); None where there is none."""
     known = plain_names(theirs)
     return [known.index(name) if name in known else None for name in plain_names(ours)]
+
+
+@cache
+def tell_unknown(bands: tuple[str, ...]) -> None:
+    """Says which bands a start does not know: once, though it is loaded for the training and again for baselines."""
+    if bands:
+        names = ", ".join(bands)
+        log.info("the start does not know these bands, which get the mean of its filters: %s", names)

@@ -35,6 +35,7 @@ FILE = "budget.json"
 AGAIN = "it is worked out again"
 SHARES = 1000  # the schedule of sizes is looked at in so many places
 TIMED = 3  # steps at each size, after one that warms up
+FEW = 50  # steps, below which a curve says nothing of what more of them would bring
 MANY = 400  # typed steps from which on it is said how long they will take: to find that out takes several
 
 
@@ -175,7 +176,7 @@ def outlook(folder: Path, planned: Plan, steps: int) -> str | None:
     """
     rows = read_metrics(folder / "metrics.csv")
     curve = [(int(row["step"]), 100 * float(row["value"])) for row in rows if row["name"] == SCORE]
-    if len(curve) < 4:
+    if len(curve) < 4 or steps < FEW:
         return None
     before = next(value for step, value in reversed(curve) if step <= steps / 2 or step == curve[0][0])
     after = curve[-1][1]

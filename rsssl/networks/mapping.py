@@ -96,8 +96,6 @@ class SceneMap:
     def __init__(
         self, name: str, out: Path, classifier: SceneNetwork, device: torch.device, options: MapOptions
     ) -> None:
-        if out.suffix.lower() not in (".tif", ".tiff"):
-            raise UserError(f"out={out} is not the name of a GeoTIFF: type out={out.with_suffix('.tif')}")
         self.classifier, self.out, self.options = classifier, out, options
         nodata = as_number(options.nodata, "scene_nodata")
         self.scene = Scene(name, classifier.card, options.bands, nodata, options.values)

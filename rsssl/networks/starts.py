@@ -21,7 +21,7 @@ from rsssl.data.download import fetch
 from rsssl.engine.files import sha256_of
 from rsssl.errors import UserError
 from rsssl.models.backbone import Published, create_timm, published_state, published_weights
-from rsssl.models.bands import COLOURS, places
+from rsssl.models.bands import COLOURS, places, tell_unknown
 from rsssl.models.card import SensorCard
 from rsssl.models.weights import existing, first_convolution, fit_state, read_state
 
@@ -150,9 +150,8 @@ class Start:
             return
         order = None if form is None else places(form.bands, card.bands)
         fit_state(backbone, state, order, f"the start's weights of {spec['name']}")
-        if order and None in order:
-            unknown = ", ".join(band for band, k in zip(card.bands, order, strict=True) if k is None)
-            log.info("the start does not know these bands, which get the mean of its filters: %s", unknown)
+        if order:
+            tell_unknown(tuple(band for band, k in zip(card.bands, order, strict=True) if k is None))
 
 
 class Tagged(Start):

@@ -122,7 +122,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
     warnings = [*notes, *(f"Warning: {warning}." for warning in warnings)]
     if not results:
         lines = [f"there are no results in {', '.join(map(str, folders))}", *warnings]
-        command = f"rsssl-run --multirun ts=5,20 seed=0,1,2 hydra.sweep.dir={folders[0]}"
+        command = "rsssl-run --multirun ts=5,20 seed=0,1,2 hydra.sweep.dir=runs/NAME, and then rsssl-report runs/NAME"
         raise UserError("\n".join([*lines, f"make some first, type for example: {command}"]))
     return results, warnings
 

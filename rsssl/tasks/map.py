@@ -88,6 +88,26 @@ class MapScene(Pipeline):
                 f"map.stride={self.stride} leaves gaps between windows of {self.window} pixels: leave it out"
             )
 
+    def check_files(self) -> None:
+        """Refuses a map without labels or a classifier, and a name that no map can have, before anything is read."""
+        named = self.scene or getattr(self.dataset, "scenes", None)
+        if not self.from_labels and not self.checkpoint and getattr(self.dataset, "scenes", None):
+            raise UserError(
+                "dataset.labels= is missing, which a classifier is trained from: type dataset.labels=points.gpkg "
+                "(points, polygons or a class raster), or checkpoint=runs/mine for a classifier that exists"
+            )
+        if not named:
+            return  # told where scenes are looked for
+        scenes, out = self._scenes(Path(self.out).expanduser())
+        if len(scenes) == 1 and not is_folder(scenes[0]):
+            if out.suffix.lower() not in (".tif", ".tiff"):
+                raise UserError(f"out={out} is not the name of a GeoTIFF: type out={out.with_suffix('.tif')}")
+        elif out.suffix or out.is_file():
+            raise UserError(
+                f"{self.scene or 'dataset.scenes'} are several scenes, so out= has to be a folder: type "
+                f"out={out.with_suffix('')}_maps"
+            )
+
     def run(self, run: Run) -> dict[str, Any]:
         """Maps what has not been mapped yet, and prints the areas.
 
@@ -200,10 +220,6 @@ class MapScene(Pipeline):
         from rsssl.geo.scene_list import listed_targets, targets
 
         named = self.scene or "dataset.scenes"
-        if out.suffix or out.is_file():
-            raise UserError(
-                f"{named} are several scenes, so out= has to be a folder: type out={out.with_suffix('')}_maps"
-            )
         maps, failed = {}, []
         pairs = targets(Path(scenes[0]), out) if self.scene else listed_targets(scenes, out)
         for scene, target in pairs:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from rsssl.checks import positive, writable
 from rsssl.engine.run import Run
-from rsssl.errors import UserError
+from rsssl.errors import UserError, typed
 
 
 @dataclass
@@ -37,6 +37,20 @@ class Predict:
         """Refuses impossible values."""
         positive(batch_size=self.batch_size)
         writable("out", self.out)
+
+    def check_files(self) -> None:
+        """Refuses images that do not exist, and one image in place of a list."""
+        from rsssl.data.catalog import EXTENSIONS
+
+        images = Path(self.images).expanduser()
+        if not images.exists():
+            raise UserError(f"images={images} does not exist: type images=FOLDER, or images=LIST.txt, a path a line")
+        if images.is_file() and images.suffix.lower() in EXTENSIONS:
+            scene = f"rsssl-run task=map {typed('checkpoint', self.checkpoint)} {typed('scene', images)} out=map.tif"
+            raise UserError(
+                f"images={images} is an image, and images= takes a folder of them or a list, a path a line: type "
+                f"{typed('images', images.parent)}; for a map of a scene type {scene}"
+            )
 
     def run(self, run: Run) -> dict[str, Any]:
         """Predicts, unless the same predictions stand already.

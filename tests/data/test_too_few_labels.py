@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rsssl
 from rsssl.data.catalog import Catalog
 from rsssl.data.pack import Pack
+from rsssl.data.prepared import load, need_labels
 from rsssl.data.scan import scan
 from rsssl.data.split import labelled_subset, split
+from rsssl.engine.store import Store
 from rsssl.errors import UserError
 
 
@@ -57,3 +60,12 @@ def test_one_seed_draws_nested_subsets_in_whatever_order_the_system_lists(
             sum(p.startswith(f"{c}/") for p in d) == n for d, n in zip(draws, (5, 20, 50), strict=True) for c in "bAä"
         )
     assert chosen(one, 5, 0) != chosen(one, 5, 1)
+
+
+def test_a_single_class_is_told_by_its_name(root: Path, tmp_path: Path) -> None:
+    for file in (root / "field").iterdir():
+        file.unlink()
+    (root / "field").rmdir()
+    data = load(rsssl.dataset("folder", root=str(root)), Store(tmp_path / "store"), 1, "clean")
+    with pytest.raises(UserError, match=r"only one class \(water\)"):
+        need_labels(data)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rsssl.data.raster import write_geotiff
 from rsssl.data.scene_file import SceneFile
 from rsssl.errors import UserError
 from rsssl.geo.labels import Labels
@@ -206,7 +207,7 @@ def test_labels_that_lie_nowhere_say_why(scene: SceneFile, tmp_path: Path) -> No
     swapped.write_text(f"lon,lat,class\n{lat},{lon},a\n{lat2},{lon2},b\n")
     with pytest.raises(UserError, match=r"longitude and latitude swapped they lie on scene\.tif"):
         labels.add(str(swapped), None, "dataset.labels")
-    with pytest.raises(UserError, match=r"no label on any of the 1 scenes.*type dataset\.labels=FILE"):
+    with pytest.raises(UserError, match=r"no label on the scene scene\.tif.*EPSG:32632.*type dataset\.labels=FILE"):
         labels.add(vector(tmp_path / "far.gpkg", [("a", [(9e3, 9e3)])]), None, "dataset.labels")
     bare = tmp_path / "bare.shp"
     source = ogr.GetDriverByName("ESRI Shapefile").CreateDataSource(str(bare))
@@ -232,3 +233,32 @@ def test_classes_that_are_given_are_looked_for_in_any_capitalisation(scene: Scen
     assert labels.finished()[1] == ("wood", "water", "rock") and set(windows(labels).values()) == {"water", "wood"}
     with pytest.raises(UserError, match=r"'WATER' is not in dataset\.classes=.*write 'watre' there"):
         Labels([scene], CUT, ["wood", "watre"]).add(file, None, "dataset.labels")
+
+
+def test_a_scene_in_place_of_a_class_raster_is_told_by_its_key(scene: SceneFile, tmp_path: Path) -> None:
+    bands = np.zeros((3, 50, 70), np.uint8)
+    write_geotiff(tmp_path / "bands.tif", bands)
+    with pytest.raises(UserError, match=r"^dataset\.labels=.*bands\.tif has 3 bands, and a class raster has one"):
+        Labels([scene], CUT).add(str(tmp_path / "bands.tif"), None, "dataset.labels")
+
+
+def test_the_extents_of_labels_and_scene_are_told(scene: SceneFile, tmp_path: Path) -> None:
+    """By GDAL's own corners of both."""
+    file = vector(tmp_path / "far.gpkg", [("a", [(9e3, 9e3)]), ("b", [(9.1e3, 9.2e3)])], 4326)
+    with pytest.raises(UserError) as refused:
+        Labels([scene], CUT).add(file, None, "dataset.labels")
+    opened = ogr.Open(file)
+    left, right, low, high = opened.GetLayer(0).GetExtent()
+    told = str(refused.value)
+    assert f"x {left:,.4f} to {right:,.4f}, y {low:,.4f} to {high:,.4f} in WGS 84 (EPSG:4326)" in told
+    corners = gdal.Info(scene.path, format="json")["cornerCoordinates"]
+    (x0, y1), (x1, y0) = corners["upperLeft"], corners["lowerRight"]
+    assert f"x {x0:,.0f} to {x1:,.0f}, y {y0:,.0f} to {y1:,.0f} in" in told and "EPSG:32632" in told
+
+
+def test_one_feature_that_lies_outside_is_one(
+    scene: SceneFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    features: list[tuple[str | None, Shape]] = [("a", [(20.0, 20.0)]), ("b", [(60.0, 60.0)]), ("a", [(9e3, 9e3)])]
+    Labels([scene], CUT).add(vector(tmp_path / "p.gpkg", features), None, "dataset.labels")
+    assert "1 feature lies outside the scenes: left out" in caplog.text

@@ -205,5 +205,6 @@ def test_the_outlook_follows_the_curve(values: tuple[float, ...], said: str, tmp
     (tmp_path / "metrics.csv").write_text("\n".join(["step,epoch,name,value", *rows, ""]))
     sentence = outlook(tmp_path, planned(10.0), 100)
     assert sentence and said in sentence
+    assert outlook(tmp_path, planned(10.0), 8) is None, "eight steps say nothing of more"
     (tmp_path / "metrics.csv").write_text("step,epoch,name,value\n")
     assert outlook(tmp_path, planned(10.0), 100) is None

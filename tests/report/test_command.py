@@ -215,7 +215,7 @@ def test_nothing_found_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureF
     error = capsys.readouterr().err
     assert "no results" in error
     assert str(tmp_path / "0") in error  # the run that never finished
-    assert "rsssl-run" in error.splitlines()[-1]
+    assert "hydra.sweep.dir=runs/NAME" in error.splitlines()[-1], "the folder asked about may hold images"
     assert main([str(tmp_path / "absent")]) == 2
     assert "does not exist: type" in capsys.readouterr().err
     for arguments in ([], [str(tmp_path), "--metric", "f1"]):
