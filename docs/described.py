@@ -157,6 +157,8 @@ def shown(value: Any) -> str:
     if value == "???":
         return "to be typed"
     text = "null" if str(value).startswith("${oc.select") else typed(value)
+    if unless := re.fullmatch(r"\$\{rsssl\.unless:([^,]+),.*\}", str(value)):
+        text = typed(float(unless[1]))
     return f"`{text}`" if len(text) <= LONGEST else f"`{text[: LONGEST - 4]} ...`"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -25,13 +25,14 @@ def store_at(root: str, cache: str, cache_gb: float) -> Store:
     return Store(root, (cache, cache_gb))
 
 
-def prepared(cfg: DictConfig, options: Mapping[str, str], folder: Path) -> tuple[Any, Run]:
+def prepared(cfg: DictConfig, options: Mapping[str, str], folder: Path, typed: Sequence[str] = ()) -> tuple[Any, Run]:
     """The task of a configuration, checked, and what it needs to know of its surroundings.
 
     Args:
         cfg: composed, without Hydra's own node.
         options: the chosen option of each group by its name.
         folder: where records go.
+        typed: the overrides.
 
     Raises:
         UserError: for impossible values, and keys that are needed and not given.
@@ -48,6 +49,7 @@ def prepared(cfg: DictConfig, options: Mapping[str, str], folder: Path) -> tuple
         device_name=cfg.device,
         workers=cfg.workers,
         timeout=cfg.timeout,
+        typed=tuple(typed),
     )
     return task, run
 
@@ -109,7 +111,7 @@ def run_here(overrides: list[str], config_dir: str | None) -> Any:
         cfg.pop("hydra")
         if cfg.processes > 1:
             raise UserError("processes= starts other processes: type it with rsssl-run, on the command line")
-        task, run = prepared(cfg, options, folder)
+        task, run = prepared(cfg, options, folder, overrides)
         return started(task, run)
 
 

@@ -240,7 +240,7 @@ def run_job(cfg: Any, launch: Any) -> Any:
     from rsssl.jobs import prepared, started
     from rsssl.launch import after, alone_in, under_torchrun
 
-    task, run = prepared(cfg, launch.options, launch.folder)
+    task, run = prepared(cfg, launch.options, launch.folder, launch.overrides)
     if cfg.processes > 1 and not launched_by_torchrun() and launch.options["task"] != "replay":
         return under_torchrun(cfg.processes, launch)
     if world_size() > 1:

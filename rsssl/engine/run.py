@@ -32,6 +32,7 @@ class Run:
         device_name: auto, cpu, cuda or cuda:N.
         workers: processes that decode images, threads that read them; None for as many as there are cores.
         timeout: seconds without progress after which a rank ends, when there are several.
+        typed: the overrides as they were typed, for records.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Run:
     device_name: str = "auto"
     workers: int | None = None
     timeout: float = 600.0
+    typed: tuple[str, ...] = ()
 
     @cached_property
     def device(self) -> torch.device:

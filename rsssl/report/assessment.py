@@ -49,7 +49,10 @@ def show(results: dict[str, Any], files: tuple[Path, Path]) -> None:
     terminal = Terminal()
     left, samples, area = results["left_out"], results["of_samples"], results["of_area"]
     kappa = NONE if samples["kappa"] is None else f"{samples['kappa']:.3f}"
+    warnings = [note for note in results["notes"] if note.startswith("Warning")]
     terminal.line(f"\n{results['class_map']} by {results['n_samples']:,} {results['kind']} of {results['reference']}")
+    for warning in warnings:  # before the figures, and with the other notes after them
+        terminal.line(f"  {warning}", "bold red")
     terminal.line(
         f"  left out: {left['outside']:,} outside, {left['nodata']:,} where the map is nodata, "
         f"{left['unlabelled']:,} without a class, {left['unplaced']:,} without a place"
@@ -59,6 +62,6 @@ def show(results: dict[str, Any], files: tuple[Path, Path]) -> None:
     headings, lines = table(results)
     terminal.table(headings, [[(text, "") for text in line] for line in lines])
     for note in results["notes"]:
-        terminal.line(note, "dim")
+        terminal.line(note, "bold red" if note in warnings else "dim")
     for file in files:
         terminal.line(str(file))

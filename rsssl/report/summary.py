@@ -1,11 +1,15 @@
-"""The few lines of one result on the terminal."""
+"""The few lines of one result, or of a map, on the terminal."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rsssl.report.results import method_of
+
+LEAST = 0.05  # points, less than which a printed figure does not show
 
 
 def print_results(results: dict[str, Any], file: Path) -> None:
@@ -26,6 +30,8 @@ def print_results(results: dict[str, Any], file: Path) -> None:
     for name, values in rows:
         oa, aa, kappa = 100 * values["oa"], 100 * values["aa"], values["kappa"]
         print(f"  {name:<{width}}  OA {oa:5.1f}  AA {aa:5.1f}  kappa {kappa:.3f}")
+    for sentence in better_baselines(results):
+        print(f"  {sentence}")
     if "calibration" in results:
         trust = results["calibration"]
         error, chance = (f"{100 * trust[key]:.1f}" for key in ("ece", "chance"))
@@ -46,3 +52,59 @@ def print_results(results: dict[str, Any], file: Path) -> None:
             f"{100 * further['high']:.0f} % (nine times in ten)"
         )
     print(f"  {file}")
+
+
+def print_areas(out: Path, areas: dict[str, dict[str, Any]], notes: dict[str, Any]) -> None:
+    """The classes on the terminal, the largest first: how much of the map, and how many of its test samples were found.
+
+    Args:
+        out: the map.
+        areas: {class: {"pixels": ..., "hectares": ...}}.
+        notes: of the classifier.
+    """
+    whole, recalls = max(1, sum(area["pixels"] for area in areas.values())), notes.get("per_class") or {}
+    print(f"\n{out}")
+    for name, area in sorted(areas.items(), key=lambda item: -item[1]["pixels"]):
+        if area["pixels"] or name in recalls:
+            hectares = "" if area["hectares"] is None else f"  {area['hectares']:>14,.1f} ha"
+            recall = "" if recalls.get(name) is None else f"  recall {100 * recalls[name]:5.1f} %"
+            print(f"  {name:<28} {100 * area['pixels'] / whole:6.2f} %{hectares}{recall}")
+    if recalls:
+        print(f"  recall: the share of a class's test samples that were found ({notes.get('split', 'at random')})")
+    for sentence in better_baselines(notes):
+        print(f"  {sentence}")
+    beside = [name for name in (f"{out.stem}_preview.png", f"{out.stem}_areas.csv") if out.with_name(name).is_file()]
+    print(f"  {', '.join(beside)} and {out.stem}.qml lie beside it")
+    command = f"rsssl-run task=accuracy {shlex.quote(f'class_map={out}')} reference=FILE"
+    print(f"  how good it is by labels that the map has not seen: {command}")
+
+
+def better_baselines(results: Mapping[str, Any]) -> list[str]:
+    """A sentence for each baseline, and for the linear part, that got more of the test samples right than the result:
+    by how much, and what to type to have it.
+
+    Args:
+        results: as they stand in results.json, or a classifier's notes.
+    """
+    others = dict(results.get("baselines") or {})
+    if "linear" in results.get("parts", {}):
+        others["the linear part"] = results["parts"]["linear"]
+    sentences = []
+    for name, values in others.items():
+        if (more := 100 * (values["oa"] - results["oa"])) >= LEAST:
+            told = f"{name.replace('_', ' ')} did better here, by {more:.1f} points ({100 * values['oa']:.1f} %)"
+            sentences.append(f"{told}: {instead(name, str(results.get('evaluate')), values)}")
+    return sentences
+
+
+def instead(name: str, evaluate: str, values: Mapping[str, Any]) -> str:
+    """What to type to have a baseline in place of the result."""
+    if name == "image_statistics":
+        colour = "the classes differ by colour and brightness as a whole"
+        if evaluate == "auto":
+            return f"{colour}; no command classifies by that alone, so label more of the classes that are mixed up"
+        return f"{colour}; type evaluate=auto, which weighs that in"
+    if name == "the linear part":
+        return "type evaluate=linear"
+    probe = f" evaluate={values['evaluate']}" if "evaluate" in values else ""
+    return f"type ssl=none{' start=random' * (name == 'random_init')}{probe}"

@@ -12,6 +12,11 @@ from typing import Any, ClassVar
 from rsssl.checks import writable
 from rsssl.engine.run import Run
 
+SEEN = (
+    "Warning: {reference} is what the map's classifier was trained from. These figures say how well it remembers its "
+    "labels, and not how good the map is: type reference=FILE with labels that the map has not seen."
+)
+
 
 @dataclass
 class AssessAccuracy:
@@ -51,6 +56,7 @@ class AssessAccuracy:
         from rsssl.geo.assessment import summary
         from rsssl.geo.class_map import ClassMap
         from rsssl.geo.reference import compare
+        from rsssl.geo.seen import learnt_from
         from rsssl.report.assessment import matrix_csv, show
         from rsssl.report.versions import versions
 
@@ -61,6 +67,9 @@ class AssessAccuracy:
         mapped, unit = class_map.areas()
         results: dict[str, Any] = {"task": "accuracy", "class_map": self.class_map, "reference": self.reference}
         results |= summary(class_map.names, samples, mapped, unit)
+        results["seen"] = learnt_from(self.class_map, self.reference)
+        if results["seen"]:
+            results["notes"].insert(0, SEEN.format(reference=self.reference))
         results |= {"versions": versions("numpy"), "config": run.config, "finished": time.time()}
         files = targets(self.out, self.class_map)
         write_json(files[0], results)

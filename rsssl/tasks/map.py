@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -148,7 +147,7 @@ class MapScene(Pipeline):
         if self.page and rank() == 0:
             for name in maps:
                 seen = {"bands": self.bands, "nodata": self.nothing_here(), "values": self.values}
-                print(f"  {write_page(page_of(Path(name), classifier, **seen))}")
+                print(f"  {write_page(page_of(Path(name), classifier, run.typed, **seen))}")
         return maps
 
     def _assess(self, scenes: list[str], maps: list[Path], run: Run) -> None:
@@ -247,6 +246,7 @@ class MapScene(Pipeline):
         from rsssl.engine.outputs import read_record
         from rsssl.engine.ranks import rank
         from rsssl.networks.mapping import LAYERS, MapOptions, SceneMap
+        from rsssl.report.summary import print_areas
 
         asked = {"plausible": self.coverage is not None}
         layers = tuple(name for name in LAYERS if asked.get(name, getattr(self, name, False)))
@@ -269,7 +269,7 @@ class MapScene(Pipeline):
             return {}
         areas: dict[str, Any] = read_record(out).get("areas", {})
         if made:
-            print_areas(out, areas)
+            print_areas(out, areas, classifier.notes)
         return areas
 
 
@@ -283,16 +283,3 @@ def read_key(folder: Path) -> str | None:
         return str(read_sealed(folder / KEY, "run the same command again")["key"])
     except Damaged:
         return None
-
-
-def print_areas(out: Path, areas: dict[str, dict[str, Any]]) -> None:
-    """The classes on the terminal, the largest first."""
-    whole = max(1, sum(area["pixels"] for area in areas.values()))
-    print(f"\n{out}")
-    for name, area in sorted(areas.items(), key=lambda item: -item[1]["pixels"]):
-        if area["pixels"]:
-            hectares = "" if area["hectares"] is None else f"  {area['hectares']:>14,.1f} ha"
-            print(f"  {name:<28} {100 * area['pixels'] / whole:6.2f} %{hectares}")
-    beside = [name for name in (f"{out.stem}_preview.png", f"{out.stem}_areas.csv") if out.with_name(name).is_file()]
-    print(f"  {', '.join(beside)} and {out.stem}.qml lie beside it")
-    print(f"  how good it is: rsssl-run task=accuracy {shlex.quote(f'class_map={out}')} reference=FILE")

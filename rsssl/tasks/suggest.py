@@ -118,7 +118,7 @@ class Suggest(Pretrain):
             notes = [[f"{name} {share}", *note] for name, share, note in pairs]
         pages = contact_sheet(data.pack, rows, notes, title, out.with_suffix(".png"))
         print(f"\n{title}: from {free} without a label" + (f" ({int(known.sum())} have one)" if known.any() else ""))
-        if tested := len(data.split.test):
+        if (tested := len(data.split.test)) and not self.on_scenes:  # their windows with a label are known anyway
             print(f"  left alone: the {tested} of the fixed test set (dataset.classes=[] for tiles without classes)")
         print(f"  {out}\n  {pages[0]}" + (f" and {len(pages) - 1} more pages" if len(pages) > 1 else ""))
         self._print_next(checkpoint)
@@ -172,7 +172,7 @@ class Suggest(Pretrain):
             print(
                 "  next: open the GeoPackage in QGIS, fill in the class of each place, save it, and type it\n"
                 "  beside the labels that you have: dataset=scene dataset.scenes=... "
-                "dataset.labels=[OLD.gpkg,THIS.gpkg]"
+                "'dataset.labels=[OLD.gpkg,THIS.gpkg]'"
             )
             return
         dataset = f"dataset={self.dataset.name} {typed('dataset.root', self.dataset.root)}"

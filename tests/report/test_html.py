@@ -157,6 +157,13 @@ def test_scores_and_comparison_are_those_of_the_runs(sweep: tuple[Path, list[dic
     assert any(f"-11.0{-11 - half:.1f} to {-11 + half:.1f}0.25 (0.25)" in text for text in rows), rows
 
 
+def test_one_run_has_no_comparison(tmp_path: Path, tiny_store: tuple[Path, Pack]) -> None:
+    """Nothing can be tested on one seed: a row beside another has neither an interval nor a p."""
+    add_run(tmp_path / "runs", *tiny_store, seed=0, baselines={"image_statistics": scores(0.3, 1, NAMES)})
+    html = made(tmp_path / "runs")[0]
+    assert "image statistics" in html and "Paired comparison</h3>" not in html
+
+
 def test_the_confusion_matrix_has_numbers(sweep: tuple[Path, list[dict]]) -> None:
     _, page = made(sweep[0])
     cells = {a["title"]: text for a, text in page.all("td") if "taken for" in (a.get("title") or "")}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import beta
 
+from rsssl.engine.outputs import write_record
 from rsssl.geo.good_practice import Z95, estimate
 from rsssl.tasks.accuracy import targets
 
@@ -146,3 +148,26 @@ def test_where_the_files_go(tmp_path: Path) -> None:
     assert targets(str(tmp_path), "map.tif") == (tmp_path / "accuracy.json", tmp_path / "confusion.csv")
     for out in ("a/b.c", "a/b.c.json", "a/b.c.csv"):
         assert targets(out, "map.tif") == (Path("a/b.c.json"), Path("a/b.c.csv"))
+
+
+@pytest.mark.parametrize("where", ["the command's own labels", "the classifier's run folder", "a copy", "others"])
+def test_labels_that_the_classifier_learnt_from_are_told_apart(
+    workshop, folder: Path, tmp_path: Path, where: str
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    labels = {"dataset": {"labels": ["points.gpkg"]}}
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "config.yaml").write_text(json.dumps(labels))
+    from_run = {"dataset": {"labels": None}, "checkpoint": "runs"}
+    write_record(tmp_path / "map.tif", {"config": from_run if "run folder" in where else labels})
+    reference = "points.gpkg"
+    if where in ("a copy", "others"):
+        reference = "other.gpkg"
+        shutil.copy(tmp_path / "points.gpkg", tmp_path / reference)
+    if where == "others":
+        made = gdal.OpenEx(str(tmp_path / reference), gdal.OF_VECTOR | gdal.OF_UPDATE)
+        made.GetLayer(0).DeleteFeature(1)
+        del made
+    text = workshop.run(tmp_path, "task=accuracy", "class_map=map.tif", f"reference={reference}", "field=cover")
+    got = json.loads((tmp_path / "map_accuracy.json").read_text())
+    assert got["seen"] == (where != "others") == ("is what the map's classifier was trained from" in text)

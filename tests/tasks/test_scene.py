@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ def test_one_command_makes_a_map_with_its_accuracy_and_makes_nothing_twice(works
     unlike = gdal.Open(str(place / "map_unlike.tif"))
     assert unlike.RasterCount == 2 and unlike.GetRasterBand(1).GetScale() == pytest.approx(1e-3)
     html = (place / "map.html").read_text()
+    recalls = {name: f"{100 * recall:.1f} %" for name, recall in results["per_class"].items()}
+    rows = dict(re.findall(r"</i>(\w+)</td>.*<td>([^<]*)</td></tr>", html))
+    assert rows == recalls and "<title>map: scene.tif</title>" in html
+    assert "command: rsssl-run task=map dataset=scene dataset.scenes=scene.tif" in html
+    printed = dict(re.findall(r"^  (\w+) .* ha  recall +(.*)$", text, re.MULTILINE))
+    assert printed == recalls and "by labels that the map has not seen: rsssl-run task=accuracy" in text
     assert "http://" not in html and "https://" not in html and html.count("data:image/") == 2 and "hectares" in html
     before = {f.name: f.stat().st_mtime_ns for f in place.glob("map*.tif")}
     again = workshop.run(place, *words)
@@ -123,7 +130,7 @@ def test_places_to_label_come_back_as_labels(workshop: Any, place: Path, tmp_pat
     out = tmp_path / "next.gpkg"
     words = ["task=suggest", *SCENE, *NETWORK[:-1], "suggest.n=6", f"out={out}"]
     text = workshop.run(place, *words)
-    assert "QGIS" in text
+    assert "QGIS" in text and "'dataset.labels=[OLD.gpkg,THIS.gpkg]'" in text and "fixed test set" not in text
     opened = gdal.OpenEx(str(out), gdal.OF_VECTOR | gdal.OF_UPDATE)
     layer = opened.GetLayer(0)
     rows = [(f.GetField("class"), f.GetField("rank"), f.GetField("window")) for f in layer]

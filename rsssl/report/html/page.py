@@ -107,7 +107,8 @@ def section(name: str, table: Table, dataset: str, names: Mapping[Row, str], col
         parts.append(f"<h3>Reliability</h3><p>{text(words)} {HOW}</p>")
         parts.append(f'<div class="panels small">{plots.reliability_panels(columns)}</div>')
     parts.append("</div></div>")
-    if found := comparisons(table, dataset):
+    found = comparisons(table, dataset)
+    if any(c.seeds > 1 for c in found):  # of one seed there is no interval and no test, and the table has its points
         words = "Each row beside the best of its column, in points of the metric, over the seeds that both have."
         parts.append(f"<h3>Paired comparison</h3><p>{words} {HOW}</p>{tables.comparison(found, names)}")
     if best:
