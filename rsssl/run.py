@@ -27,7 +27,7 @@ rsssl-run: pre-train a backbone on unlabelled imagery, then classify or map scen
                                                          a map of your scene from labels drawn in QGIS
   rsssl-run dataset=folder dataset.root=/my/tiles ts=5   your own tiles, one folder a class, 5 labels per class
   rsssl-run --multirun dataset=aid ssl=simclr ts=5,20 seed=0,1,2     a sweep; the pre-training is done once
-  rsssl-run --multirun experiment=demo ts=5,20           built-in imagery: a first look, some minutes
+  rsssl-run --multirun experiment=demo ts=5,20 seed=0,1,2            built-in imagery: a first look, five minutes
   rsssl-report multirun/...                              one table and its figures from any runs
 """
 HELP = """\
