@@ -87,7 +87,8 @@ class Workshop:
 
     def close(self) -> None:
         self._in.close()
-        self.process.wait(30)
+        self.process.kill()  # it waits for work, and has nothing to lose: Python's own end takes seconds
+        self.process.wait()
 
 
 @pytest.fixture(scope="session")
