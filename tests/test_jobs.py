@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritable(tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--foo"], "--foo is not a flag: type rsssl-run --help"),
+        (["--foo"], "--foo is not a flag: type foo=VALUE, or rsssl-run --help"),
         (["-0.5"], "-0.5 is not a flag"),
         (["--multi", "ts=1,2"], "--multi is not a flag"),
         (["--config-name=nope"], "Type rsssl-run --help for the groups, keys and flags"),
