@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rsssl.data.remote import WAITS, final, is_remote, opened
+from rsssl.data.remote import WAITS, final, is_remote, opened, said, unreadable
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
+MEANT = "the address of what is, or look at how it is written"  # where there is no such file
 READ = 1 << 20  # bytes asked for at a time, of a file that is read from its beginning
 Part = tuple[str, "int | None", "int | None"]  # address, first byte, byte after the last; None, None: all of the file
 
@@ -66,8 +67,8 @@ def fetch(parts: Sequence[Part]) -> list[bytes | FileNotFoundError]:
             return contents
         name, error = parts[missing[0]][0], contents[missing[0]]
         if wait is None or final(error):
-            raise unreadable(name, error) from error
-        log.warning("%s cannot be read (%s); once more in %g s", name, _said(error), wait)
+            raise unreadable(name, error, MEANT) from error
+        log.warning("%s cannot be read (%s); once more in %g s", name, said(error), wait)
         time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 
@@ -91,30 +92,11 @@ def _whole(content: Any, name: str, start: int | None, stop: int | None) -> Any:
     return content
 
 
-def _said(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def unreadable(name: str, error: BaseException) -> UserError:
-    """The error for an address that cannot be read."""
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{name} is not there: type the address of what is, or look at how it is written")
-    if final(error):
-        return UserError(
-            f"{name} must not be read ({_said(error)}): give the access that its owner gave you, for s3:// as "
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL in the environment"
-        )
-    return UserError(
-        f"{name} cannot be read ({_said(error)}): look at the network and the address, then type the same command "
-        "again; what was done is kept"
-    )
-
-
 def whole(name: str, start: int | None = None, stop: int | None = None) -> bytes:
     """One file, or a part of it. Raises UserError as `fetch` does, and where it is not there."""
     (content,) = fetch([(name, start, stop)])
     if isinstance(content, FileNotFoundError):
-        raise unreadable(name, content) from content
+        raise unreadable(name, content, MEANT) from content
     return content
 
 
@@ -134,8 +116,8 @@ def asked(name: str, what: str) -> Any:
             return ASKED[what](files, path)
         except Exception as error:  # each kind of storage has errors of its own
             if wait is None or final(error):
-                raise unreadable(name, error) from error
-            log.warning("%s cannot be read (%s); once more in %g s", name, _said(error), wait)
+                raise unreadable(name, error, MEANT) from error
+            log.warning("%s cannot be read (%s); once more in %g s", name, said(error), wait)
             time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 

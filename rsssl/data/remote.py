@@ -102,10 +102,10 @@ class Remote:
             except UserError:
                 raise
             except Exception as error:  # each kind of storage has errors of its own
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 if wait is None or final(error):
-                    raise _unreadable(address, reason, error) from error
-                log.warning("%s cannot be read (%s); once more in %g s", address, reason, wait)
+                    pack = "the address of a finished pack, dataset.root=s3://bucket/pack"
+                    raise unreadable(address, error, pack) from error
+                log.warning("%s cannot be read (%s); once more in %g s", address, said(error), wait)
                 time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -141,15 +141,27 @@ def final(error: BaseException) -> bool:
     return isinstance(error, FINAL) or refused or "Credentials" in type(error).__name__
 
 
-def _unreadable(address: str, reason: str, error: BaseException) -> UserError:
+def said(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def unreadable(address: str, error: BaseException, meant: str) -> UserError:
+    """What is said of an address that cannot be read.
+
+    Args:
+        address: of a file.
+        error: of the attempt.
+        meant: what to type in its place, where there is no such file.
+    """
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{address} is not there: type the address of a finished pack, dataset.root=s3://bucket/pack")
+        return UserError(f"{address} is not there: type {meant}")
     if final(error):
         return UserError(
-            f"{address} must not be read ({reason}): give the access that its owner gave you, for s3:// as "
+            f"{address} must not be read ({said(error)}): give the access that its owner gave you, for s3:// as "
             "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL in the environment"
         )
     return UserError(
-        f"{address} cannot be read ({reason}): look at the network and the address, then type the same command again; "
-        "a training goes on where its last checkpoint left it"
+        f"{address} cannot be read ({said(error)}): look at the network and the address, then type the same command "
+        "again; it goes on where it was"
     )
