@@ -41,8 +41,8 @@ def test_short_commented_and_typed(name: str) -> None:
     if name == "nr":
         assert values["defaults"][0] == "nwpu_resisc45"
         return
-    kind = "rsssl.geo.scene_dataset.SceneDataset" if name == "scene" else "rsssl.data.dataset.Dataset"
-    assert values.pop("_target_") == kind and values["name"] == name
+    own = {"scene": "rsssl.geo.scene_dataset.SceneDataset", "pack": "rsssl.data.finished.FinishedPack"}
+    assert values.pop("_target_") == own.get(name, "rsssl.data.dataset.Dataset") and values["name"] == name
     if name == "scene":
         values.pop("nodata")  # it refers to what is typed for task=map
     assert set(values) <= {f.name for f in dataclasses.fields(rsssl.dataset(**values))}
