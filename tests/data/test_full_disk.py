@@ -60,7 +60,7 @@ def test_no_write_permission(root: Path, tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):  # somebody else has to get as far as here
         if folder.stat().st_uid == os.geteuid() and os.geteuid() == 0:
             folder.chmod(folder.stat().st_mode | 0o055)
-    before = "from rsssl.data import conform, chunks, pack as _; import PIL.Image, tqdm; PIL.Image.init()\n"
+    before = "from rsssl.data import conform, packing, scan, shards; import PIL.Image, tqdm; PIL.Image.init()\n"
     before += "if os.geteuid() == 0: os.seteuid(65534)"
     result = run(root, locked / "pack", before)
     assert result.returncode == 3, result.stderr
