@@ -167,9 +167,12 @@ def test_a_finished_training_and_an_interrupted_evaluation(workshop, until, tile
     assert "reused on" in workshop.run(tmp_path, *train)
 
 
-@pytest.mark.parametrize(("images", "batch", "accumulate"), [(50, 8, 1), (50, 16, 2), (7, 4, 3), (64, 64, 1)])
+@pytest.mark.parametrize(
+    ("images", "batch", "accumulate", "block"),
+    [(50, 8, 1, 0), (50, 16, 2, 0), (7, 4, 3, 0), (64, 64, 1, 0), (403, 16, 1, 5)],  # the last one in object storage
+)
 def test_the_order_is_the_same_on_any_number_of_ranks(
-    images: int, batch: int, accumulate: int, monkeypatch: pytest.MonkeyPatch
+    images: int, batch: int, accumulate: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def order(ranks: int) -> list[list[int]]:
         monkeypatch.setenv("WORLD_SIZE", str(ranks))
@@ -177,7 +180,7 @@ def test_the_order_is_the_same_on_any_number_of_ranks(
         for rank in range(ranks):
             monkeypatch.setenv("RANK", str(rank))
             sampling = Sampling(batch, 3, 0, "k", accumulate=accumulate)
-            batches = PoolBatches(Sized(images), None, 2, None, sampling)  # type: ignore[arg-type]
+            batches = PoolBatches(Sized(images, block), None, 2, None, sampling)  # type: ignore[arg-type]
             for number in range(batches.total_steps * accumulate):
                 ids = batches.ids(number)[1].tolist()
                 if rank == 0:
@@ -196,10 +199,11 @@ def test_the_order_is_the_same_on_any_number_of_ranks(
 
 
 class Sized:
-    """A pool of that many images."""
+    """A pool of that many images, which are read together by blocks of so many, or one by one."""
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: int, block: int) -> None:
         self.images, self.labels = images, None
+        self.block_starts = np.append(np.arange(0, images, block), images) if block else None
 
     def __len__(self) -> int:
         return self.images
