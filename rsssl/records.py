@@ -43,10 +43,7 @@ def parse_json(text: str | bytes, origin: str | Path, again: str) -> dict[str, A
     Raises:
         Damaged: when it is no JSON object.
     """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
-        raise Damaged(f"{origin} is damaged ({error}): {again}") from error
+    content = _parsed(text, origin, again)
     if not isinstance(content, dict):
         raise Damaged(f"{origin} is damaged (it holds no JSON object): {again}")
     return content
@@ -74,6 +71,14 @@ def read_json(path: Path, again: str) -> dict[str, Any]:
     return parse_json(_content(path, again), path, again)
 
 
+def read_list(path: Path, again: str) -> list[Any]:
+    """The list in a file. Raises Damaged when it holds none, and when it cannot be read."""
+    content = _parsed(_content(path, again), path, again)
+    if not isinstance(content, list):
+        raise Damaged(f"{path} is damaged (it holds no JSON list): {again}")
+    return content
+
+
 def read_sealed(path: Path, again: str) -> dict[str, Any]:
     """The object in a file of `write_sealed`. Raises Damaged as `parse_sealed` does, and when it cannot be read."""
     return parse_sealed(_content(path, again), path, again)
@@ -84,3 +89,10 @@ def _content(path: Path, again: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror}): {again}") from error
+
+
+def _parsed(text: str | bytes, origin: str | Path, again: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
+        raise Damaged(f"{origin} is damaged ({error}): {again}") from error

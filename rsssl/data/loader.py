@@ -34,6 +34,7 @@ from rsssl.errors import UserError
 from rsssl.models.preprocess import Preprocess
 
 PREFETCH = 2
+LAST = 10.0  # seconds that an end waits for what its thread is doing: one that is killed within torch ends the process
 Tiles = tuple[np.ndarray, list[Part]]  # ids, and their images by source
 
 
@@ -270,7 +271,9 @@ def prefetched(items: Iterator, ahead: int = PREFETCH) -> Iterator:
         except BaseException as error:  # handed over, not swallowed
             ready.put((None, error))
 
-    threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()  # it counts ranks as its caller does
+    context = copy_context()  # it counts ranks as its caller does
+    thread = threading.Thread(target=context.run, args=(work,), daemon=True)
+    thread.start()
     try:
         while True:
             item, error = ready.get()
@@ -281,3 +284,4 @@ def prefetched(items: Iterator, ahead: int = PREFETCH) -> Iterator:
             yield item
     finally:
         stop.set()
+        thread.join(LAST)

@@ -17,7 +17,6 @@ depends on N. (The card of a sensor of many dozen bands is longer.) After the pa
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +35,7 @@ from rsssl.data.remote_file import tiles_of_block
 from rsssl.engine.files import sha256_of
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
-from rsssl.records import parse_json, unsealed
+from rsssl.records import parse_json, read_json, read_list, unsealed
 
 PACK_VERSION = 1  # of how images are brought into form: a change makes all packs stale
 CARD = "card.json"
@@ -202,7 +201,7 @@ def opened(
         check_files(folder, {name: of for name, of in meta["files"].items() if name not in elsewhere})
         card = SensorCard.from_dict(meta["card"])
         if "classes.json" in meta["files"]:
-            card = replace(card, classes=tuple(json.loads((folder / "classes.json").read_bytes())))
+            card = replace(card, classes=tuple(read_list(folder / "classes.json", again(folder))))
         return card, meta, columns
     except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
         raise damaged(folder, error) from error
@@ -228,7 +227,7 @@ def columns_of(folder: Path, meta: Mapping[str, Any]) -> dict[str, Callable[[], 
         "moments": column("moments.bin", "<f8", n, len(meta["card"]["bands"]), 3),
         "labels": column("labels.bin", "<i8", n) if "labels.bin" in files else partial(unlabelled, n),
         "ground": lambda: places and Ground.of_records(places()),
-        "skipped": lambda: json.loads(Path(folder, "skipped.json").read_bytes()) if "skipped.json" in files else {},
+        "skipped": lambda: read_json(folder / "skipped.json", again(folder)) if "skipped.json" in files else {},
     }
 
 

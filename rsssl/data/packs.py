@@ -23,13 +23,14 @@ import numpy as np
 from rsssl.data.chunks import mean_std
 from rsssl.data.ground import Ground
 from rsssl.data.names import BLOCK, Names
-from rsssl.data.pack import CARD, Pack, damaged, opened
+from rsssl.data.pack import CARD, Pack, again, damaged, opened
 from rsssl.data.reads import read_rows
 from rsssl.data.remote_file import tiles_of_block
 from rsssl.data.write_pack import write_files
 from rsssl.engine.files import HashedFile, sha256
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
+from rsssl.records import read_list
 
 KIND, PARTS = "packs", "parts.json"
 AT_ONCE = 112  # parts whose files are read together: with those that stay open, handles.LIMIT, fewer than 256
@@ -54,7 +55,7 @@ class Packs(Pack):
     def __init__(self, folder: Path, card: SensorCard, meta: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
         super().__init__(folder, card, meta, columns)
         try:
-            self._parts = Parts(folder, json.loads((folder / PARTS).read_bytes()))
+            self._parts = Parts(folder, read_list(folder / PARTS, again(folder)))
             self.starts = np.cumsum([0, *(n for _, n, *_ in self._parts.listed)])
         except (OSError, ValueError, TypeError) as error:
             raise damaged(folder, error) from error

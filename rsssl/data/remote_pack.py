@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -13,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from rsssl.data.blocks import FETCHERS, Blocks
-from rsssl.data.pack import CARD, Pack, opened
+from rsssl.data.pack import CARD, Pack, again, opened
 from rsssl.data.packs import KIND, PARTS, Packs, Parts
 from rsssl.data.remote import Remote
 from rsssl.data.remote_file import SUMS, RemoteFile, tiles_of_block
 from rsssl.engine.files import atomic, write_atomic
 from rsssl.errors import UserError
 from rsssl.models.card import SensorCard
-from rsssl.records import parse_json, unsealed
+from rsssl.records import parse_json, read_list, unsealed
 
 PIXELS = "images.bin"
 AT_ONCE = 32 << 20  # bytes of a file in a request
@@ -139,11 +138,11 @@ def card_of(remote: Remote) -> dict[str, Any]:
     Raises:
         UserError: when there is none, it is damaged, or of a pack of the first kind.
     """
-    origin, again = f"{remote.url}/{CARD}", "copy the pack there again"
-    meta = parse_json(remote.read(CARD), origin, again)
+    origin, advice = f"{remote.url}/{CARD}", "copy the pack there again"
+    meta = parse_json(remote.read(CARD), origin, advice)
     if "paths" in meta:
         raise UserError(f"{remote.url} was packed by an earlier version, and cannot be read from there: pack it again")
-    return unsealed(meta, origin, again)
+    return unsealed(meta, origin, advice)
 
 
 def fetch_columns(remote: Remote, folder: Path) -> None:
@@ -163,7 +162,7 @@ def fetch_columns(remote: Remote, folder: Path) -> None:
         elif (length := remote.size(name)) != size:
             raise UserError(f"{remote.url}/{name} has {length} bytes, not {size}: copy the pack there again")
     if meta.get("kind") == KIND:
-        names = [str(name) for name, *_ in json.loads((folder / PARTS).read_bytes())]
+        names = [str(name) for name, *_ in read_list(folder / PARTS, again(folder))]
         parts = [Remote(f"{remote.url}/{name}") for name in names]
         with ThreadPoolExecutor(FETCHERS) as threads:
             list(threads.map(fetch_columns, parts, [folder / name for name in names]))

@@ -33,6 +33,7 @@ from rsssl.data.tree import image_name, is_folder
 from rsssl.engine.files import locked, sha256, write_atomic
 from rsssl.engine.progress import followed
 from rsssl.errors import UserError
+from rsssl.records import read_list
 
 MOST = 100_000  # archives
 ARRAYS, NAMES = ("names.npy", "labels.npy", "places.npy"), "classes.json"  # what headers say; the last one written
@@ -169,7 +170,7 @@ class Shards:
                     np.save(index / name, array)
                 write_atomic(index / NAMES, json.dumps(classes).encode())
         mapped = [np.load(index / name, mmap_mode="r").view(np.ndarray) for name in ARRAYS]
-        return self._catalog(mapped, tuple(json.loads((index / NAMES).read_text())))
+        return self._catalog(mapped, tuple(read_list(index / NAMES, f"remove it: rm -r '{index}'")))
 
     def _catalog(self, arrays: Sequence[np.ndarray], classes: tuple[str, ...]) -> Catalog:
         names, labels, places = arrays
