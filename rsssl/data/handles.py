@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 LIMIT = 128  # handles that all packs of a process keep together; the usual limit of a process is 1,024
+FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 T = TypeVar("T")
 
 
@@ -47,7 +48,7 @@ class Descriptor:
     number = -1
 
     def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.number = os.open(path, FLAGS)
 
     def __del__(self) -> None:
         if self.number >= 0:

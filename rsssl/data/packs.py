@@ -33,7 +33,7 @@ from rsssl.models.card import SensorCard
 from rsssl.records import read_list
 
 KIND, PARTS = "packs", "parts.json"
-AT_ONCE = 112  # parts whose files are read together: with those that stay open, handles.LIMIT, fewer than 256
+AT_ONCE = 240  # parts whose files are read together: fewer than 256 are open, those that handles.py keeps among them
 ALIKE = ("bands", "dtype", "low", "high", "nodata", "classes", "size", "gsd")  # in the cards of all parts
 
 

@@ -10,12 +10,12 @@ import errno
 import importlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import numpy as np
 
-THREADS = 8  # reads in flight; experiments/scale shows what more and fewer give
+THREADS = 8  # reads in flight, one of them by the thread that asks; experiments/scale shows what more and fewer give
 FEW = 16  # rows that are not worth a second thread
 
 
@@ -49,8 +49,13 @@ def read_rows(
     order = np.lexsort((offsets, files))
     if n <= FEW:
         return _read(files, offsets, order, places, memory)
-    parts = np.array_split(order, THREADS)
-    for part in [_threads().submit(_read, files, offsets, part, places, memory) for part in parts]:
+    ours, *others = np.array_split(order, THREADS)
+    waiting = [_threads().submit(_read, files, offsets, part, places, memory) for part in others]
+    try:
+        _read(files, offsets, ours, places, memory)
+    finally:  # nobody reads on when the files are closed
+        wait(waiting)
+    for part in waiting:
         part.result()
 
 
@@ -108,7 +113,7 @@ def _loop() -> Callable[..., int]:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, "reads")
+    return ThreadPoolExecutor(THREADS - 1, "reads")
 
 
 if hasattr(os, "register_at_fork"):
