@@ -69,6 +69,8 @@ def test_every_option_composes_and_its_file_is_short(group: str, option: str, mo
         ("tracker=true", "Type tracker=csv"),
         ("dataset=[0,inf]", "Type dataset="),
         ("~task=0.2", "task cannot be left out: type task="),
+        ("~backbone.name", "backbone.name= cannot be left out: type backbone="),
+        ("~backbone.depths", "backbone.depths= cannot be left out: type backbone="),
         ("task._target_=false", "names no class"),
         ("task._target_=os.system", "write @dataclass above the class"),
         # Values that nothing could be made of.

@@ -12,9 +12,8 @@ from rsssl.models.backbone import describe_backbone, read_backbone
 from rsssl.models.weights import AGAIN, TENSORS
 from rsssl.networks.files import check_bands, preprocess_of
 from rsssl.networks.load import find_weights
+from rsssl.networks.recipe import NETWORK
 from rsssl.records import digest, parse_json
-
-NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
 
 
 def from_file(file: Path, data: Data, record: dict[str, Any] | None = None) -> Weights:

@@ -16,6 +16,7 @@ DISTRIBUTED = ("auto", "ddp", "flat")
 GRAPHS = ("reduce-overhead", "max-autotune")  # those that record CUDA graphs
 AUTO_MINUTES = {"cpu": 8.0, "cuda": 60.0}  # by device
 MOST_EPOCHS = 100  # a budget buys no more passes over the pool
+NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
 FIXED_SIZE = ("swin", "mixer", "mlp")  # families of backbones that take images of one size only
 
 
@@ -181,6 +182,8 @@ class Recipe:
         # paper: the published code's choice of the best epoch on half of the test images.
         one_of("distributed", self.distributed, DISTRIBUTED)
         one_of("protocol", self.protocol, ("clean", "validation", "paper"))
+        if missing := [key for key in NETWORK if key not in self.backbone]:
+            raise UserError(f"backbone.{missing[0]}= cannot be left out: type backbone=resnet18, or an option of yours")
         positive(backbone__depths=self.backbone["depths"])
         for name, value in self.ssl.items():  # numbers of views, units, prototypes; a queue may be none
             if name == "temperature" or (type(value) is int and name != "queue"):

@@ -15,11 +15,11 @@ from rsssl.engine.run import Run
 from rsssl.engine.store import Store, digest
 from rsssl.errors import UserError
 from rsssl.evaluation.features import Weights
-from rsssl.networks.checkpoints import NETWORK, find_checkpoint, from_file
+from rsssl.networks.checkpoints import find_checkpoint, from_file
 from rsssl.networks.files import BACKBONE, write_backbone
 from rsssl.networks.plan import canonical, presented
 from rsssl.networks.pretraining import pretrain
-from rsssl.networks.recipe import Recipe
+from rsssl.networks.recipe import NETWORK, Recipe
 from rsssl.networks.starts import Start
 from rsssl.networks.training import started
 
