@@ -1,8 +1,9 @@
 """How many cores this process may use, how many of them other work has taken, and how torch's threads live with that.
 
 At the end of every operation of a network all threads wait for the last one, and while they wait they spin, on cores
-that this last one needs where other work is about: a training becomes many times slower. Threads that spin for some
-microseconds and then sleep keep its speed alone, and much of it beside other work (experiments/busy).
+that this last one needs where other work is about: a training becomes many times slower. As many threads as cores are
+free are fastest; those that spin for some microseconds and then sleep stand still nowhere when other work comes later
+(experiments/busy).
 """
 
 from __future__ import annotations
@@ -78,22 +79,24 @@ def let_threads_sleep(environment: MutableMapping[str, str] = os.environ) -> Non
         environment["GOMP_SPINCOUNT"] = SPINS
 
 
+def chosen() -> bool:
+    """Whether somebody else has said how many threads there are."""
+    return "OMP_NUM_THREADS" in os.environ or launched_by_torchrun()
+
+
 @cache
 def choose_threads() -> None:
-    """Lets torch use no more threads than there are cores for it, and where they spin, than are free; says so. Once a
-    process.
+    """Lets torch use no more threads than cores are free for it; says so. Once a process.
 
     Nothing is changed where OMP_NUM_THREADS or torchrun has chosen, and they never become more.
     """
     import torch
 
     usual = torch.get_num_threads()
-    if "OMP_NUM_THREADS" in os.environ or launched_by_torchrun() or usual == 1:
+    if chosen() or usual == 1:
         return
     everything, allowed = len(bound()), cores()
-    asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == SPINS
-    taken = 0.0 if asleep else others()
-    threads = max(1, min(usual, allowed, round(everything - taken)))
+    threads = max(1, min(usual, allowed, round(everything - others())))
     if threads == usual:
         return
     torch.set_num_threads(threads)
@@ -103,3 +106,19 @@ def choose_threads() -> None:
         why = f"this process may use {allowed} of {everything} cores"
     count = f"{threads} thread{'s' if threads > 1 else ''}"
     log.info("%s: %s; OMP_NUM_THREADS=%d takes %s", why, count, usual, "both" if usual == 2 else "all")
+
+
+def keep_threads(before: int) -> None:
+    """Lets torch use as many threads as the training that is resumed: what is summed up in parts depends on it in the
+    last bits. Nothing is changed where somebody has chosen, or where there are fewer cores."""
+    import torch
+
+    if chosen() or before in (now := torch.get_num_threads(), 0) or before > cores():
+        return
+    torch.set_num_threads(before)
+    log.info(
+        "%d thread%s, as before, in place of %d: so the training ends as if it had not stopped",
+        before,
+        "s" * (before > 1),
+        now,
+    )

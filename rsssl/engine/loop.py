@@ -17,6 +17,7 @@ from rsssl.batch import Batch
 from rsssl.engine import checkpoint, distributed
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.contract import check_first_output
+from rsssl.engine.cores import keep_threads
 from rsssl.engine.meter import Meter
 from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.steps import Settled, Steps
@@ -181,6 +182,7 @@ class Fit:
             "seconds": self.seconds,
             "images": self.images,
             "ranks": distributed.world_size(),
+            "threads": torch.get_num_threads() if self.device.type == "cpu" else 0,
             "collapsed_checks": self.monitor.below if self.monitor else 0,
         }
 
@@ -196,6 +198,7 @@ class Fit:
             raise UserError(f"{file}, from which this training began, is gone: type another pretrain.resume=")
         state = checkpoint.read(file)
         step = state["step"]
+        keep_threads(state.get("threads", 0))
         if step > total:
             raise UserError(
                 f"{file} was written after step {step}, and this training has {total}: type a larger pretrain.epochs, "

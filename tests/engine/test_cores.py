@@ -91,15 +91,27 @@ def test_threads_are_as_many_as_cores_are_free(
     with caplog.at_level(logging.INFO):
         cores.choose_threads.__wrapped__()
     assert chosen[-1] == threads and caplog.messages == ([said] if said else [])
-    if threads < allowed:
-        monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        chosen[:] = [usual]
-        cores.choose_threads.__wrapped__()
-        assert chosen[-1] == usual, "threads that sleep while they wait may be as many as ever"
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setattr(torch, "set_num_threads", lambda n: pytest.fail("who has chosen is overruled"))
     chosen[:] = [usual]
     cores.choose_threads.__wrapped__()
+
+
+@pytest.mark.parametrize(("before", "there", "threads"), [(1, 2, 1), (2, 2, 2), (0, 2, 3), (8, 2, 3)])
+def test_a_resumed_training_has_as_many_threads_as_before(
+    before: int, there: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "cores", lambda: there)
+    usual = torch.get_num_threads()
+    try:
+        for chosen, expected in ((True, 3), (False, threads)):  # where somebody has chosen nothing changes
+            torch.set_num_threads(3)
+            if not chosen:
+                monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            cores.keep_threads(before)
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_threads_sleep_while_they_wait_unless_somebody_has_chosen() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,22 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         for p in "ab"
     }
     assert steps["a"] == steps["b"] and len(steps["a"]) == 12
+
+
+def test_a_resumed_training_takes_the_threads_of_the_one_that_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    usual, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    try:
+        torch.set_num_threads(cores)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, Numbers(stop_at=5))
+        torch.set_num_threads(cores + 1)  # as after a start beside other work, but for the direction
+        fit(tmp_path, Numbers())
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_it_learns_and_follows_the_schedule(tmp_path: Path) -> None:
