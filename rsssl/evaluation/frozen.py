@@ -112,6 +112,18 @@ def fitted(
     return figures, head, trust
 
 
+def random_split(job: Job, probe: Probe, weights: Weights, ts: int | float | str) -> dict[str, Any]:
+    """What a test set drawn without regard to the ground would have said, where another one was drawn."""
+    ground = job.data.ground
+    if ground is None or job.crossed or ground.own_test.any():
+        return {}
+    try:
+        found = frozen(job.at_random(ts), probe, weights)[0]
+    except UserError:  # a class may have fewer labels there; the run's own result stands
+        return {}
+    return {"random_split": {k: found[k] for k in ("oa", "aa", "kappa") if k in found}}
+
+
 def soft_labels(job: Job, probe: Probe, weights: Weights, images: int) -> tuple[np.ndarray, Tensor]:
     """Rows (N,) of the pool without a label, and on rank 0 what the probe thinks they are (N, n_classes)."""
     combined, rows = Combined.of(probe), pool_rows(job, images)

@@ -99,20 +99,46 @@ class Evaluate(Pretrain):
         Returns:
             The results, as they stand in results.json.
         """
-        import numpy as np
         from hydra.utils import instantiate
 
-        from rsssl.data.prepared import load, need_labels
-        from rsssl.data.split import labelled_subset
         from rsssl.engine.ranks import rank
-        from rsssl.evaluation.job import Job
+        from rsssl.evaluation.frozen import random_split
         from rsssl.evaluation.predictions import FILE, write_predictions
-        from rsssl.networks.checkpoints import find_checkpoint
-        from rsssl.networks.starts import Start
-        from rsssl.networks.weights import begun_from, pretrained_or_train, untrained
+        from rsssl.networks.baselines import baselines
+        from rsssl.networks.weights import begun_from
 
         evaluator = instantiate(self.evaluate, _convert_="all")
         self._check_protocol(evaluator, run)
+        job = self._job(evaluator, run)
+        scratch = evaluator.trains_network and evaluator.start == "random"
+        weights = self._weights(job, scratch, run)
+        begin = time.monotonic()
+        figures, head, network, trust = self._fit(job, evaluator, weights, run)
+        seconds, predictions = time.monotonic() - begin, figures.pop("predictions", None)
+        start = None if scratch else begun_from(weights, instantiate(self.start, _convert_="all"))
+        beside = baselines(self, job, evaluator, weights, start, run) if self.baselines else {}
+        too_good = {} if evaluator.trains_network else random_split(job, evaluator, weights, train_scale(self.ts))
+        if rank() > 0:
+            return {}
+        results = self._results(job, weights, figures, beside, run) | {"evaluation_seconds": seconds} | too_good
+        results["data"] = self._data(job, evaluator, weights)
+        results["ssl"] = "none" if scratch else self.method_name(run)
+        results["start"] = "random" if scratch else self.start_name(weights, start, run)
+        if predictions is not None:
+            sure, predicted = (values.numpy() for values in predictions)
+            results["predictions"] = write_predictions(run.record(FILE), job.data, job.test, predicted, sure)
+        self._write(results, head, weights, network, trust, run)
+        return results | {"run_folder": str(run.folder)}
+
+    def _job(self, evaluator: Any, run: Run) -> Job:
+        """The images and their split, and those that are labelled."""
+        import numpy as np
+
+        from rsssl.data.prepared import load, need_labels
+        from rsssl.data.split import labelled_subset
+        from rsssl.evaluation.job import Job
+        from rsssl.networks.checkpoints import find_checkpoint
+
         device, store = run.device, run.store
         if self.checkpoint:
             find_checkpoint(self.checkpoint, store)  # a wrong path is told before any data is read
@@ -128,32 +154,23 @@ class Evaluate(Pretrain):
                 f"evaluate={run.options['evaluate']} needs images to test on: type dataset.test_fraction=0.2 or "
                 "dataset.test=FILE"
             )
-        scratch = evaluator.trains_network and evaluator.start == "random"
+        return job
+
+    def _weights(self, job: Job, scratch: bool, run: Run) -> Weights:
+        """The weights that are evaluated: random ones from scratch, else those that the command asks for."""
+        from rsssl.networks.starts import Start
+        from rsssl.networks.weights import pretrained_or_train, untrained
+
         asked = "a random network" if scratch else self.weights_asked(self.checkpoint, run)
-        how = f"evaluate={run.options['evaluate']} from {len(train):,} labels (ts={self.ts})"
+        how = f"evaluate={run.options['evaluate']} from {len(job.train):,} labels (ts={self.ts})"
         log.info(f"{how} on {asked}; results in {run.folder}")
-        weights = (
-            untrained(self, Start(), data, run) if scratch else pretrained_or_train(self, self.checkpoint, data, run)
-        )
+        if scratch:
+            weights = untrained(self, Start(), job.data, run)
+        else:
+            weights = pretrained_or_train(self, self.checkpoint, job.data, run)
         if self.image_size:
             weights = replace(weights, preprocess=weights.preprocess.at(self.image_size))
-        begin = time.monotonic()
-        figures, head, network, trust = self._fit(job, evaluator, weights, run)
-        seconds, predictions = time.monotonic() - begin, figures.pop("predictions", None)
-        start = None if scratch else begun_from(weights, instantiate(self.start, _convert_="all"))
-        baselines = self._baselines(job, evaluator, weights, start, run) if self.baselines else {}
-        too_good = self._random_split(job, evaluator, weights)
-        if rank() > 0:
-            return {}
-        results = self._results(job, weights, figures, baselines, run) | {"evaluation_seconds": seconds} | too_good
-        results["data"] = self._data(job, evaluator, weights)
-        results["ssl"] = "none" if scratch else self.method_name(run)
-        results["start"] = "random" if scratch else self.start_name(weights, start, run)
-        if predictions is not None:
-            sure, predicted = (values.numpy() for values in predictions)
-            results["predictions"] = write_predictions(run.record(FILE), data, job.test, predicted, sure)
-        self._write(results, head, weights, network, trust, run)
-        return results | {"run_folder": str(run.folder)}
+        return weights
 
     def _write(self, results: dict[str, Any], head: Any, weights: Weights, network: Any, trust: Any, run: Run) -> None:
         """Puts the classifier, the configuration and, last, the results into the run folder, and prints them."""
@@ -186,19 +203,6 @@ class Evaluate(Pretrain):
                 "evaluate=linear (the paper's layer), evaluate=finetune or evaluate=scratch, or protocol=clean"
             )
 
-    def _random_split(self, job: Job, evaluator: Any, weights: Weights) -> dict[str, Any]:
-        """What a test set drawn without regard to the ground would have said, where another one was drawn."""
-        from rsssl.evaluation.frozen import frozen
-
-        ground = job.data.ground
-        if ground is None or evaluator.trains_network or job.crossed or ground.own_test.any():
-            return {}
-        try:
-            found = frozen(job.at_random(train_scale(self.ts)), evaluator, weights)[0]
-        except UserError:  # a class may have fewer labels there; the run's own result stands
-            return {}
-        return {"random_split": {k: found[k] for k in ("oa", "aa", "kappa") if k in found}}
-
     def _fit(self, job: Job, evaluator: Any, weights: Weights, run: Run) -> tuple[dict[str, Any], Any, Any, Any]:
         """The figures; on rank 0 the head, the backbone where it was trained with it, and what it does not know."""
         from hydra.utils import instantiate
@@ -229,28 +233,6 @@ class Evaluate(Pretrain):
             more = soft_labels(job, auto, weights, evaluator.pool_images)
         linear = instantiate(run.option("evaluate", "linear"), _convert_="all") if adapted else None
         return *train_network(job, weights, how, evaluator.held_out, linear, more), None
-
-    def _baselines(self, job: Job, evaluator: Any, weights: Weights, start: Start | None, run: Run) -> dict[str, Any]:
-        """The start as it is, a random network and the image statistics under the same probe; the linear one beside a
-        network trained whole, and beside a probe that looks at the whole pool, which would take as long again."""
-        from hydra.utils import instantiate
-
-        from rsssl.evaluation.frozen import frozen, statistics
-        from rsssl.networks.starts import Start
-        from rsssl.networks.weights import untrained
-
-        judged = {}
-        if evaluator.trains_network or evaluator.pool_images:
-            evaluator = instantiate(run.option("evaluate", "linear"), _convert_="all")
-            judged = {"evaluate": "linear"}
-        figures = {}
-        if start:
-            begun = untrained(self, start, job.data, run, like=weights)
-            figures["frozen_start"] = frozen(job, evaluator, begun)[0]
-        random = untrained(self, Start(), job.data, run, like=weights)
-        figures["random_init"] = frozen(job, evaluator, random)[0]
-        figures["image_statistics"] = statistics(job, evaluator)
-        return {name: found | judged for name, found in figures.items()}
 
     def _results(
         self, job: Job, weights: Weights, figures: dict[str, Any], baselines: dict[str, Any], run: Run
