@@ -7,7 +7,6 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +22,6 @@ from rsssl.records import parse_json
 
 SMALL = "_small"  # resnet34_small, resnet18_small, ...: a timm ResNet with classic.small_stem
 _SPEC = "rsssl.backbone"  # key in the metadata of a weights file: how to build the model again
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights that timm or torchvision publish.
-
-    Args:
-        name: of the weights, as "resnet18.a1_in1k".
-        mean: per band in units of 0 to 1, of the standardisation that they expect.
-        std: per band in units of 0 to 1.
-        size: pixels of a side that they were trained at.
-        licence: of the weights.
-    """
-
-    name: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int
-    licence: str
 
 
 def build_backbone(
@@ -89,7 +69,7 @@ def _build(name: str, in_chans: int, kwargs: dict[str, Any]) -> nn.Module:
             raise UserError(f"{name} takes no arguments but was given {sorted(kwargs)}. Type backbone.kwargs={{}}")
         return classic.build_classic(name, in_chans)
     checked_arguments(kwargs, "backbone.kwargs")
-    base = _timm_name(name)
+    base = timm_name(name)
     if not timm.is_model(base):
         near = difflib.get_close_matches(name.lower(), [*timm.list_models(), *classic.NAMES], n=3, cutoff=0.5)
         hint = f"Did you mean {', '.join(near)}? " if near else ""
@@ -98,7 +78,7 @@ def _build(name: str, in_chans: int, kwargs: dict[str, Any]) -> nn.Module:
     return model if base == name else classic.small_stem(model, in_chans, base)
 
 
-def _timm_name(name: str) -> str:
+def timm_name(name: str) -> str:
     """The timm model under `name`: without `_small`, unless timm itself has a model of that name (as mixnet_small)."""
     import timm
 
@@ -140,61 +120,6 @@ def create_timm(
     # Some heads widen the features after pooling (VGG, MobileNetV3): this is the width that forward returns.
     model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
     return model
-
-
-def published_weights(name: str) -> Published | None:
-    """What timm or torchvision say of the weights they publish for a network; None where they publish none.
-
-    Args:
-        name: of the network, with or without a tag of timm's, as "vit_small_patch14_dinov2.lvd142m".
-
-    Raises:
-        UserError: for a tag that timm does not know.
-    """
-    import timm
-
-    if name in classic.NAMES:
-        weights_name = f"{name.removesuffix(SMALL)} of torchvision"
-        return Published(weights_name, *classic.STANDARDISATION[name], 224, "BSD-3-Clause")
-    name = _timm_name(name)
-    network = name.split(".")[0]
-    try:
-        config = timm.models.get_pretrained_cfg(name) if timm.is_model(network) else None
-    except RuntimeError as error:
-        known = ", ".join(timm.list_pretrained(f"{network}.*"))
-        raise UserError(f"timm knows no weights {name}: type start.tag= with one of {known}") from error
-    if config is None or not config.has_weights:
-        return None
-    full_name = f"{config.architecture}.{config.tag}"
-    return Published(
-        full_name, tuple(config.mean), tuple(config.std), config.input_size[-1], config.license or "not said"
-    )
-
-
-def published_state(published: Published, name: str, kwargs: Mapping[str, Any], instead: str) -> dict[str, Tensor]:
-    """Published weights, from the cache of timm or torchvision or fetched into it.
-
-    Args:
-        published: which.
-        name: of the backbone.
-        kwargs: its further arguments: a transformer's weights are fitted to its patches.
-        instead: what to type where they cannot be had.
-
-    Raises:
-        UserError: when they cannot be had.
-    """
-    try:
-        if name in classic.NAMES:
-            return classic.torchvision_state(name.removesuffix(SMALL))
-        return create_timm(published.name, 3, dict(kwargs), pretrained=True).state_dict()
-    except UserError:
-        raise
-    except Exception as error:  # hubs, proxies and caches raise errors of many kinds
-        raise UserError(
-            f"the weights {published.name} are neither in the cache nor could they be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}): type the command once where there is a network "
-            f"and copy the cache, or {instead}"
-        ) from error
 
 
 def save_backbone(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> Path:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from rsssl.data.download import fetch
 from rsssl.engine.files import sha256_of
 from rsssl.errors import UserError
-from rsssl.models.backbone import Published, create_timm, published_state, published_weights
+from rsssl.models.backbone import create_timm
 from rsssl.models.bands import COLOURS, places, tell_unknown
 from rsssl.models.card import SensorCard
+from rsssl.models.published import Published, published_state, published_weights
 from rsssl.models.weights import existing, first_convolution, fit_state, read_state
 
 log = logging.getLogger(__name__)
