@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rsssl.report.tables import NONE, to_csv
+from rsssl.report.formats import to_csv
+from rsssl.report.tables import NONE
 
 
 def matrix_csv(names: list[str], counts: np.ndarray) -> str:

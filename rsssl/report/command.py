@@ -70,7 +70,7 @@ def report(
     Raises:
         UserError: when a folder is missing, no results are found, or `out` cannot be written.
     """
-    from rsssl.report import tables
+    from rsssl.report import formats, tables
 
     results, warnings = collect(folders)
     if html and store:
@@ -81,10 +81,10 @@ def report(
     table.notes += warnings
     images = draw(table) if figures else {}
     texts = {
-        "report.md": tables.markdown(table, list(images)),
-        "report.csv": tables.long_csv(table),
-        "report_summary.csv": tables.summary_csv(table),
-        "report.tex": tables.latex(table),
+        "report.md": formats.markdown(table, list(images)),
+        "report.csv": formats.long_csv(table),
+        "report_summary.csv": formats.summary_csv(table),
+        "report.tex": formats.latex(table),
     }
     # Names of folders may hold bytes that no text has.
     files = {name: content.encode("utf-8", "replace") for name, content in texts.items()} | images
@@ -180,7 +180,8 @@ def write(path: Path, data: bytes) -> None:
 
 def show(table: Table, files: Sequence[Path]) -> None:
     """Prints the table, its caption and notes, and the files; no wider than the terminal, never cut when piped."""
-    from rsssl.report.tables import caption, grid
+    from rsssl.report.formats import grid
+    from rsssl.report.tables import caption
     from rsssl.report.terminal import UNLIMITED, Terminal
 
     terminal = Terminal()
