@@ -25,13 +25,13 @@ PIXELS = "images.bin"
 AT_ONCE = 32 << 20  # bytes of a file in a request
 
 
-class RemotePack(Pack):
-    """A pack whose `images.bin` is in object storage.
+class InBlocks(Pack):
+    """What one pack and many in object storage have in common.
 
     Args:
-        folder: of its other files.
+        folder: of their other files.
         card: as for `Pack`, and so are `meta` and `columns`.
-        remote: where its pixels are.
+        remote: where the pixels are.
         blocks: reads them.
     """
 
@@ -49,6 +49,26 @@ class RemotePack(Pack):
         super().__init__(folder, card, meta, columns)
         self.address, self.blocks = remote, blocks
 
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        out = self._room(rows, out)
+        files, which, inside = self._placed(np.asarray(rows))
+        self.blocks.read(files, which, inside, out)
+        return out
+
+    def prefetch(self, rows: np.ndarray) -> None:
+        files, which, inside = self._placed(rows)
+        numbers = inside // tiles_of_block(self.image_bytes)
+        wanted = dict.fromkeys(zip(which.tolist(), numbers.tolist(), strict=True))
+        self.blocks.prefetch([(files[k], n) for k, n in wanted])
+
+    def _placed(self, rows: np.ndarray) -> tuple[list[RemoteFile], np.ndarray, np.ndarray]:
+        """The files that rows (n,) lie in; (n,) which of them each lies in; (n,) its number in there."""
+        raise NotImplementedError
+
+
+class RemotePack(InBlocks):
+    """A pack whose `images.bin` is in object storage."""
+
     @cached_property
     def file(self) -> RemoteFile:
         """The pixels."""
@@ -60,47 +80,20 @@ class RemotePack(Pack):
     def images(self) -> np.ndarray:
         raise TypeError("the pixels of a pack in object storage are no array: use read()")
 
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        out = self._room(rows, out)
-        self.blocks.read([self.file], np.zeros(len(rows), np.int64), np.asarray(rows), out)
-        return out
-
-    def prefetch(self, rows: np.ndarray) -> None:
-        self.blocks.prefetch(
-            [(self.file, n) for n in dict.fromkeys((rows // tiles_of_block(self.image_bytes)).tolist())]
-        )
+    def _placed(self, rows: np.ndarray) -> tuple[list[RemoteFile], np.ndarray, np.ndarray]:
+        return [self.file], np.zeros(len(rows), np.int64), rows
 
 
-class RemotePacks(Packs):
-    """A dataset in many packs whose pixels are in object storage; arguments as for `RemotePack`."""
+class RemotePacks(InBlocks, Packs):
+    """A dataset in many packs whose pixels are in object storage."""
 
-    remote = True
+    @cached_property
+    def parts(self) -> RemoteParts:
+        return RemoteParts(self.folder, self._parts.listed, self.address, self.blocks)
 
-    def __init__(
-        self,
-        folder: Path,
-        card: SensorCard,
-        meta: Mapping[str, Any],
-        columns: Mapping[str, Any],
-        remote: Remote,
-        blocks: Blocks,
-    ) -> None:
-        super().__init__(folder, card, meta, columns)
-        self._parts = RemoteParts(folder, self._parts.listed, remote, blocks)
-        self.blocks = blocks
-
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        out, rows = self._room(rows, out), np.asarray(rows)
+    def _placed(self, rows: np.ndarray) -> tuple[list[RemoteFile], np.ndarray, np.ndarray]:
         numbers, which = np.unique(self.part_of(rows), return_inverse=True)
-        files = [self.parts[k].file for k in numbers.tolist()]
-        self.blocks.read(files, which, rows - self.starts[numbers[which]], out)
-        return out
-
-    def prefetch(self, rows: np.ndarray) -> None:
-        parts = self.part_of(rows)
-        numbers = (rows - self.starts[parts]) // tiles_of_block(self.image_bytes)
-        wanted = dict.fromkeys(zip(parts.tolist(), numbers.tolist(), strict=True))
-        self.blocks.prefetch([(self.parts[k].file, n) for k, n in wanted])
+        return [self.parts[k].file for k in numbers.tolist()], which, rows - self.starts[numbers[which]]
 
 
 class RemoteParts(Parts):
