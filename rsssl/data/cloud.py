@@ -6,16 +6,13 @@ Only addresses that a user typed, and what lies below them, are ever opened. See
 from __future__ import annotations
 
 import io
-import logging
 import posixpath
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rsssl.data.remote import WAITS, final, is_remote, opened, said, unreadable
+from rsssl.data.remote import is_remote, opened, patiently, unreadable
 from rsssl.errors import UserError
 
-log = logging.getLogger(__name__)
 MEANT = "the address of what is, or look at how it is written"  # where there is no such file
 READ = 1 << 20  # bytes asked for at a time, of a file that is read from its beginning
 Part = tuple[str, "int | None", "int | None"]  # address, first byte, byte after the last; None, None: all of the file
@@ -58,19 +55,19 @@ def fetch(parts: Sequence[Part]) -> list[bytes | FileNotFoundError]:
         UserError: when a file cannot be read, or ends early, again and again; when it may not be read.
     """
     contents: list[Any] = [None] * len(parts)
-    missing = list(range(len(parts)))
-    for wait in (*WAITS, None):
-        for i, content in zip(missing, _ranges([parts[i] for i in missing]), strict=True):
+
+    def missing() -> list[int]:
+        return [i for i, content in enumerate(contents) if not isinstance(content, bytes | FileNotFoundError)]
+
+    def attempt() -> None:
+        wanted = missing()
+        for i, content in zip(wanted, _ranges([parts[i] for i in wanted]), strict=True):
             contents[i] = _whole(content, *parts[i])
-        missing = [i for i in missing if not isinstance(contents[i], bytes | FileNotFoundError)]
-        if not missing:
-            return contents
-        name, error = parts[missing[0]][0], contents[missing[0]]
-        if wait is None or final(error):
-            raise unreadable(name, error, MEANT) from error
-        log.warning("%s cannot be read (%s); once more in %g s", name, said(error), wait)
-        time.sleep(wait)
-    raise AssertionError("the last attempt returns or raises")
+        for i in missing()[:1]:
+            raise contents[i]
+
+    patiently(attempt, lambda: parts[missing()[0]][0], MEANT)
+    return contents
 
 
 def _ranges(parts: Sequence[Part]) -> list[Any]:
@@ -111,15 +108,7 @@ ASKED: dict[str, Callable[[Any, str], Any]] = {
 def asked(name: str, what: str) -> Any:
     """What a file system says of an address, to one of the questions ASKED; asked again when that fails."""
     files, path = opened(name)
-    for wait in (*WAITS, None):
-        try:
-            return ASKED[what](files, path)
-        except Exception as error:  # each kind of storage has errors of its own
-            if wait is None or final(error):
-                raise unreadable(name, error, MEANT) from error
-            log.warning("%s cannot be read (%s); once more in %g s", name, said(error), wait)
-            time.sleep(wait)
-    raise AssertionError("the last attempt returns or raises")
+    return patiently(lambda: ASKED[what](files, path), lambda: name, MEANT)
 
 
 def state(info: dict[str, Any]) -> tuple[int, str]:

@@ -96,18 +96,33 @@ class Remote:
     def _asked(self, name: str, ask: Callable[[Any, str], Any], patient: bool = True) -> Any:
         address = f"{self.url}/{name}"
         files, path = opened(address)
-        for wait in (*(WAITS if patient else ()), None):
-            try:
-                return ask(files, path)
-            except UserError:
-                raise
-            except Exception as error:  # each kind of storage has errors of its own
-                if wait is None or final(error):
-                    pack = "the address of a finished pack, dataset.root=s3://bucket/pack"
-                    raise unreadable(address, error, pack) from error
-                log.warning("%s cannot be read (%s); once more in %g s", address, said(error), wait)
-                time.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
+        pack = "the address of a finished pack, dataset.root=s3://bucket/pack"
+        return patiently(lambda: ask(files, path), lambda: address, pack, patient)
+
+
+def patiently(attempt: Callable[[], Any], address: Callable[[], str], meant: str, patient: bool = True) -> Any:
+    """What an attempt gives; one that fails is made again after each of WAITS.
+
+    Args:
+        attempt: raises what it likes, and UserError for what no other attempt would change.
+        address: of the file at which the last attempt failed.
+        meant: what to type in its place, where there is no such file.
+        patient: False: there is one attempt.
+
+    Raises:
+        UserError: when all attempts fail, or one for good.
+    """
+    for wait in (*(WAITS if patient else ()), None):
+        try:
+            return attempt()
+        except UserError:
+            raise
+        except Exception as error:  # each kind of storage has errors of its own
+            if wait is None or final(error):
+                raise unreadable(address(), error, meant) from error
+            log.warning("%s cannot be read (%s); once more in %g s", address(), said(error), wait)
+            time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def opened(address: str) -> tuple[Any, str]:

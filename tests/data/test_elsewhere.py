@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import rsssl
-from rsssl.data import cloud
+from rsssl.data import remote
 from rsssl.data.pack import Pack
 from rsssl.data.packing import pack
 from rsssl.errors import UserError
@@ -25,7 +25,7 @@ fsspec = pytest.importorskip("fsspec")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
 
 
 class Server:
