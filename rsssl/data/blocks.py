@@ -11,9 +11,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -25,12 +23,14 @@ from rsssl.data.order import GROUP
 from rsssl.data.reads import read_rows
 from rsssl.data.remote_file import RemoteFile, tiles_of_block
 from rsssl.engine.files import NO_SPACE, NOT_ALLOWED
+from rsssl.engine.threads import lasting
 from rsssl.errors import UserError
 
 log = logging.getLogger(__name__)
 
 OPEN = 2 * GROUP  # blocks that a process keeps open: those of two groups
 FETCHERS = 8  # requests in flight
+_fetchers = lasting(FETCHERS, "blocks")
 Block = tuple[RemoteFile, int]  # a file, and the number of one of its blocks
 
 
@@ -183,12 +183,3 @@ def _memory(data: bytes) -> int:
     while view:
         view = view[os.write(fd, view) :]
     return fd
-
-
-@cache
-def _fetchers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(FETCHERS, "blocks")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_fetchers.cache_clear)  # a forked process has none of its parent's threads

@@ -10,13 +10,16 @@ import errno
 import importlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from functools import cache
 
 import numpy as np
 
+from rsssl.engine.threads import lasting
+
 THREADS = 8  # reads in flight, one of them by the thread that asks; experiments/scale shows what more and fewer give
 FEW = 16  # rows that are not worth a second thread
+_threads = lasting(THREADS - 1, "reads")
 
 
 def read_rows(
@@ -109,12 +112,3 @@ def _loop() -> Callable[..., int]:
     except (ImportError, RuntimeError):  # numba is missing, or has nowhere to keep what it compiled
         return fill_in_python
     return loop
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS - 1, "reads")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # a forked process has none of its parent's threads
