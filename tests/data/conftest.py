@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -41,3 +44,21 @@ def rasters(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket `tiles` of a server on this machine that speaks S3; the environment names the server."""
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    for name, value in (keys | {"AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": os.devnull}).items():
+        monkeypatch.setenv(name, value)
+    urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()  # servers of one process share all
+    s3fs.S3FileSystem.clear_instance_cache()  # one of another test would ask that test's server
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    files.mkdir("tiles")
+    yield files
+    server.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 import threading
@@ -185,28 +184,9 @@ def test_a_missing_and_a_damaged_file_are_images_that_cannot_be_used(
     assert left.skipped["tree/field/0001.png"].startswith("damaged or cut short")
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A bucket `tiles` of a server that speaks S3, as fsspec's file system; the environment names the server."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_CONFIG_FILE", os.devnull)
-        files = fsspec.filesystem("s3")
-        files.mkdir("tiles")
-        yield files
-    server.stop()
-
-
-def test_s3_is_packed_as_the_files_are(s3: Any, published: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_s3_is_packed_as_the_files_are(bucket: Any, published: Callable[[Path], Path], tmp_path: Path) -> None:
     here = packed(tmp_path / "a", root=str(published(tmp_path / "up")))
-    s3.put(str(tmp_path / "up"), "tiles/set", recursive=True)
+    bucket.put(str(tmp_path / "up"), "tiles/set", recursive=True)
     tree = packed(tmp_path / "b", workers=2, root="s3://tiles/set/tree")
     same(tree, here)
     assert list(tree.paths) == list(here.paths)
@@ -214,15 +194,15 @@ def test_s3_is_packed_as_the_files_are(s3: Any, published: Callable[[Path], Path
     same(packed(tmp_path / "d", list="s3://tiles/set/list.csv"), here)
     before = rsssl.dataset("folder", root="s3://tiles/set/tree").listing()
     assert before == rsssl.dataset("folder", root="s3://tiles/set/tree").listing()
-    s3.pipe("tiles/set/tree/water/0000.png", (tmp_path / "up/tree/field/0000.png").read_bytes())
-    s3.invalidate_cache()
+    bucket.pipe("tiles/set/tree/water/0000.png", (tmp_path / "up/tree/field/0000.png").read_bytes())
+    fsspec.filesystem("s3").invalidate_cache()
     assert before != rsssl.dataset("folder", root="s3://tiles/set/tree").listing()
-    s3.mkdir("tiles/shards")
-    s3.put(str(tmp_path / "up" / "s-0.tar"), "tiles/shards/s-0.tar")
+    bucket.mkdir("tiles/shards")
+    bucket.put(str(tmp_path / "up" / "s-0.tar"), "tiles/shards/s-0.tar")
     assert len(rsssl.dataset("folder", root="s3://tiles/shards").catalog()) == 4  # a folder of archives alone
     content = (tmp_path / "up" / "s-0.tar").read_bytes()
-    s3.pipe("tiles/shards/s-0.tar", content[: len(content) // 2])
-    s3.invalidate_cache()
+    bucket.pipe("tiles/shards/s-0.tar", content[: len(content) // 2])
+    fsspec.filesystem("s3").invalidate_cache()
     with pytest.raises(UserError, match=r"s3://tiles/shards/s-0\.tar is cut short"):
         rsssl.dataset("folder", root="s3://tiles/shards").catalog()
     with pytest.raises(UserError, match=r"s3://nowhere/x is not there"):

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -267,24 +267,6 @@ def test_a_training_over_the_network_that_is_killed_and_one_of_two_ranks_end_as_
     starts = [start for name, start, _ in served.ranges if name == "images.bin"]
     assert sorted(starts) == sorted(set(starts)) and len(starts) > 48, "two ranks fetch each block once"
     assert losses(tmp_path / "two")[:6] == pytest.approx(losses(tmp_path / "whole")[:6], rel=3e-3)
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A bucket of an S3 server on this machine."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    for name, value in (keys | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    files = s3fs.S3FileSystem(skip_instance_cache=True)
-    files.mkdir("tiles")
-    yield files
-    server.stop()
 
 
 def test_a_pack_in_s3(bucket: Any, local: Pack, tmp_path: Path) -> None:
