@@ -227,8 +227,9 @@ def soak(case: str, processes: int, folder: Path, draw: random.Random) -> Round:
     took, attempts = time.monotonic() - begin, 0
     while True:
         if server:
+            server.faults.clear()
             server.faults.extend(draw.choices(FAULTS, k=3))
-        job, attempts = Job(case, processes, killed, address), attempts + 1
+        job, attempts, before = Job(case, processes, killed, address), attempts + 1, done.kills + done.stops
         if attempts % CALM == 0:  # left alone: one that hangs would not be seen otherwise
             code = job.wait(10 * took)
             if code is None:
@@ -238,6 +239,8 @@ def soak(case: str, processes: int, folder: Path, draw: random.Random) -> Round:
             disturb(job, done, draw)
         if code == 0:
             break
+        if done.kills + done.stops == before:
+            raise RuntimeError(f"{case} on {processes} processes fails by itself ({code}): see {killed / 'log.txt'}")
     text = (killed / "log.txt").read_text(errors="replace")
     done.resumes, done.steps = text.count("resumed at step"), last_step(whole)
     done.mismatches = len(differences(whole, killed))
