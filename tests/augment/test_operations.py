@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,20 +14,10 @@ from rsssl.augment import BandGain, Blur, Colour, Grayscale, Policy, RandomAreaC
 from rsssl.augment.ops import Operation, Params
 from rsssl.augment.with_torch import hue_rotated
 from rsssl.errors import UserError
-from rsssl.models.card import SensorCard
-from rsssl.models.preprocess import Preprocess
+from tests.augment.cards import pre
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # standardisation that does nothing
 SIZE = 48
-
-
-def pre(x: Tensor, size: int, mean: Any, std: Any) -> Preprocess:
-    """Bytes are n / 255, floats lie in 0 to 1 already."""
-    n, high = x.shape[1], 255.0 if x.dtype == torch.uint8 else 1.0
-    dtype = "uint8" if x.dtype == torch.uint8 else "float32"
-    bands = tuple(f"b{i}" for i in range(n))
-    card = SensorCard("t", bands, dtype, (0.0,) * n, (high,) * n, None, (0.5,) * n, (0.2,) * n, (), (size, size))
-    return Preprocess(card, size, mean, std)
 
 
 def images(b: int = 24, size: int = 64, bands: int = 3) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -13,18 +11,8 @@ from torch import Tensor
 from rsssl.augment import BandGain, Blur, Colour, Grayscale, PixelOperation, Policy, RandomAreaCrop, Resize, Symmetry
 from rsssl.augment import policy as policy_module
 from rsssl.augment.ops import Params
-from rsssl.models.card import SensorCard
-from rsssl.models.preprocess import Preprocess
 from rsssl.rng import uniform
-
-
-def pre(x: Tensor, size: int, mean: Any, std: Any) -> Preprocess:
-    """Bytes are n / 255, floats lie in 0 to 1 already."""
-    n, high = x.shape[1], 255.0 if x.dtype == torch.uint8 else 1.0
-    dtype = "uint8" if x.dtype == torch.uint8 else "float32"
-    bands = tuple(f"b{i}" for i in range(n))
-    card = SensorCard("t", bands, dtype, (0.0,) * n, (high,) * n, None, (0.5,) * n, (0.2,) * n, (), (size, size))
-    return Preprocess(card, size, mean, std)
+from tests.augment.cards import pre
 
 
 def everything(resize: bool = False) -> Policy:
