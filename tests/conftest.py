@@ -245,18 +245,16 @@ def served(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """torchrun(*arguments, options=[..], cwd=..): a real torchrun of rsssl.run; its remains are killed in the end."""
+def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """started(*arguments of Python, cwd=.., prefix=[..], ENVIRONMENT=..): a process; its remains are killed in the
+    end, and so are those of its children."""
     begun: list[subprocess.Popen[str]] = []
 
-    def start(
-        *argv: str, options: Sequence[str] = (), cwd: Path = tmp_path, prefix: Sequence[str] = (), **env: str
-    ) -> Any:
+    def start(*argv: str, cwd: Path = tmp_path, prefix: Sequence[str] = (), **env: str) -> subprocess.Popen[str]:
         cwd.mkdir(parents=True, exist_ok=True)
-        command = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, "-m", "rsssl.run", *argv]
         begun.append(
             subprocess.Popen(
-                command,
+                [*prefix, sys.executable, *argv],
                 cwd=cwd,
                 env=environment_of(cwd, **env),
                 stdout=subprocess.PIPE,
@@ -272,6 +270,16 @@ def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.fixture
+def torchrun(started: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
+    """torchrun(*arguments, options=[..], ...): a real torchrun of rsssl.run, with what `started` takes."""
+
+    def start(*argv: str, options: Sequence[str] = (), **more: Any) -> subprocess.Popen[str]:
+        return started("-m", "torch.distributed.run", *options, "-m", "rsssl.run", *argv, **more)
+
+    return start
 
 
 @pytest.fixture

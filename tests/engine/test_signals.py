@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -80,19 +78,11 @@ def test_sigterm_to_torchrun_is_one_checkpoint_that_one_process_and_then_two_go_
     assert a.keys() == b.keys() and not any(k.startswith("module.") for k in b)
 
 
-def test_sigusr1_to_a_job_that_started_torchrun_itself_and_its_exit_code(until, tiles: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "rsssl.run",
-        *TRAIN,
-        f"dataset.root={tiles}",
-        "pretrain.epochs=2000",
-        "processes=2",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "RSSSL_STORE": str(tmp_path / "store")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)  # type: ignore[call-overload]
+def test_sigusr1_to_a_job_that_started_torchrun_itself_and_its_exit_code(
+    started, until, tiles: Path, tmp_path: Path
+) -> None:
+    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=2000", "processes=2"]
+    process = started("-m", "rsssl.run", *command)
     until(lambda: any(len(losses(f.parent)) >= 3 for f in tmp_path.glob("store/pretrain/*/metrics.csv")))
     process.send_signal(signal.SIGUSR1)
     begin = time.monotonic()

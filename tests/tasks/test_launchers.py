@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,49 +53,18 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """start(*arguments): a real rsssl-run; what is left of it and of its jobs is killed in the end."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def run(*arguments: str, store: str = "store") -> subprocess.Popen[str]:
-        environment = os.environ | {
-            "PYTHONPATH": str(REPOSITORY),
-            "RSSSL_STORE": str(tmp_path / store),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", "rsssl.run", *arguments]
-        begun.append(
-            subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=tmp_path,
-                env=environment,
-                start_new_session=True,
-            )
-        )
-        return begun[-1]
-
-    yield run
-    for process in begun:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def results(folder: Path) -> list[dict]:
     return [json.loads(p.read_text()) for p in sorted(folder.rglob("results.json"))]
 
 
 def test_jobs_side_by_side_share_one_pre_training_and_a_wrong_one_fails_alone(
-    tiles: Path, tmp_path: Path, start
+    tiles: Path, tmp_path: Path, started
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     command = ["--multirun", *TINY, f"dataset.root={tiles}", "pretrain.steps=20"]
-    side_by_side = start(*command, "ts=2,5,25", "hydra/launcher=joblib", "hydra.sweep.dir=sweep")
-    alone = start(*command, "ts=2,5", "hydra.sweep.dir=alone", store="other")
+    side_by_side = started("-m", "rsssl.run", *command, "ts=2,5,25", "hydra/launcher=joblib", "hydra.sweep.dir=sweep")
+    elsewhere = {"RSSSL_STORE": str(tmp_path / "other")}
+    alone = started("-m", "rsssl.run", *command, "ts=2,5", "hydra.sweep.dir=alone", **elsewhere)
     text, _ = side_by_side.communicate(timeout=200)
     assert side_by_side.returncode == 2, text[-4000:]
     assert len(re.findall(r"pretrain \w+: working", text)) == 1
@@ -118,7 +86,7 @@ def test_jobs_side_by_side_share_one_pre_training_and_a_wrong_one_fails_alone(
 
 
 def test_a_pre_empted_job_is_put_back_into_the_queue_and_goes_on_from_its_checkpoint(
-    tiles: Path, tmp_path: Path, start
+    tiles: Path, tmp_path: Path, started
 ) -> None:
     """By submitit on this machine: its processes, signals, handlers, queue. SLURM's order: SIGTERM, then SIGUSR2."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -128,7 +96,7 @@ def test_a_pre_empted_job_is_put_back_into_the_queue_and_goes_on_from_its_checkp
     (tmp_path / "my" / "my_method.py").write_text(METHOD)
     launch = ["--multirun", "--config-dir", "my", "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep"]
     mine = ["ssl=mine", "pretrain.dataset=folder", f"pretrain.root={tiles}"]
-    sweep = start(*launch, *mine, *TINY, f"dataset.root={tiles}", "ts=2", "pretrain.steps=150")
+    sweep = started("-m", "rsssl.run", *launch, *mine, *TINY, f"dataset.root={tiles}", "ts=2", "pretrain.steps=150")
 
     def log() -> str:
         return "".join(p.read_text() for p in tmp_path.glob("sweep/.submitit/*/*_log.*"))

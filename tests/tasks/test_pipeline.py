@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,18 +51,6 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
             gains = rng.uniform(300, 600, (4, 1, 1))
             write_geotiff(root / name / f"{i}.tif", np.clip(2000 + gains * texture, 1, 9000).astype(np.uint16))
     return root
-
-
-def start(store: Path, cwd: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RSSSL_STORE": str(store), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "rsssl.run", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env=environment,
-    )
 
 
 @pytest.fixture
@@ -197,7 +184,7 @@ def test_a_protocol_that_chooses_an_epoch_refuses_what_has_none(workshop, tmp_pa
 
 
 def test_a_killed_pre_training_goes_on_to_the_same_weights(
-    rsssl_run: Callable[..., str], tiles: Path, tmp_path: Path
+    rsssl_run: Callable[..., str], started, until, tiles: Path, tmp_path: Path
 ) -> None:
     command = [
         "task=pretrain",
@@ -210,10 +197,8 @@ def test_a_killed_pre_training_goes_on_to_the_same_weights(
         "+backbone.kwargs.channels=[8,16,32,64]",
     ]
     rsssl_run(tmp_path / "whole", tmp_path, *command)
-    process = start(tmp_path / "killed", tmp_path, *command)
-    deadline = time.monotonic() + 200
-    while not list((tmp_path / "killed").glob("pretrain/*/checkpoint-*.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = started("-m", "rsssl.run", *command, RSSSL_STORE=str(tmp_path / "killed"))
+    until(lambda: list((tmp_path / "killed").glob("pretrain/*/checkpoint-*.json")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not list((tmp_path / "killed").glob("pretrain/*/done.json")), "it was killed too late"
