@@ -8,18 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TRAIN = [
-    "task=pretrain",
-    "dataset=folder",
-    "backbone.name=resnet10t",
-    "start=random",
-    "ssl.views=2",
-    "pretrain.batch_size=16",
-    "pretrain.image_size=16",
-    "pretrain.probes=0",
-    "pretrain.pictures=0",
-    "tracker=csv",
-]
+from tests.small import TRAIN
 
 
 def test_a_second_process_on_a_run_folder_is_refused_and_a_dead_ones_lock_is_recovered(

@@ -15,23 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from rsssl.engine.tracking import read_metrics
+from tests.small import TRAIN
 
-TRAIN = [
-    "task=pretrain",
-    "dataset=folder",
-    "backbone.name=resnet10t",
-    "start=random",
-    "+backbone.kwargs.channels=[8,16,32,64]",
-    "ssl.views=2",
-    "pretrain.batch_size=16",
-    "pretrain.image_size=16",
-    "pretrain.probes=0",
-    "pretrain.pictures=0",
-    "tracker=csv",
-    "pretrain.log_every=1",
-    "pretrain.checkpoint_minutes=0",
-    "hydra.run.dir=run",
-]
+RUN = [*TRAIN, "pretrain.checkpoint_minutes=0", "hydra.run.dir=run"]
 LONG = "train('moco_v2', {pack!r}, 'run', 100000, checkpoint_minutes=60, timeout=4, exchange={exchange!r})"
 
 
@@ -101,7 +87,7 @@ except UserError as error:
 def test_torchrun_restarts_after_a_killed_rank_and_ends_with_the_same_weights(
     workshop, torchrun, until, tiles: Path, tmp_path: Path
 ) -> None:
-    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=14", "distributed=ddp"]
+    command = [*RUN, f"dataset.root={tiles}", "pretrain.epochs=14", "distributed=ddp"]
     workshop.run(tmp_path / "whole", *command, ranks=2)
     process = torchrun(
         *command, options=["--standalone", "--nproc-per-node=2", "--max-restarts=3"], cwd=tmp_path / "cut"
@@ -146,7 +132,7 @@ def hosts() -> Iterator[list[str]]:
 def test_two_hosts_train_together_and_survive_the_loss_of_one(
     hosts: list[str], workshop, torchrun, until, tiles: Path, tmp_path: Path
 ) -> None:
-    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=14", "distributed=ddp"]
+    command = [*RUN, f"dataset.root={tiles}", "pretrain.epochs=14", "distributed=ddp"]
     workshop.run(tmp_path / "whole", *command, ranks=2)
     options = [
         "--nnodes=2",

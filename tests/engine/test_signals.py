@@ -16,22 +16,9 @@ from safetensors.torch import load_file
 from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.tracking import read_metrics
+from tests.small import TRAIN
 
-TRAIN = [
-    "task=pretrain",
-    "dataset=folder",
-    "backbone.name=resnet10t",
-    "start=random",
-    "+backbone.kwargs.channels=[8,16,32,64]",
-    "ssl.views=2",
-    "pretrain.batch_size=16",
-    "pretrain.image_size=16",
-    "pretrain.probes=0",
-    "pretrain.pictures=0",
-    "tracker=csv",
-    "pretrain.log_every=1",
-    "hydra.run.dir=run",
-]
+RUN = [*TRAIN, "hydra.run.dir=run"]
 
 
 def losses(folder: Path) -> list[float]:
@@ -44,7 +31,7 @@ def test_sigterm_to_torchrun_is_one_checkpoint_that_one_process_and_then_two_go_
     workshop, torchrun, until, tiles: Path, tmp_path: Path
 ) -> None:
     """What ranks wrote, one process reads, and the reverse: 2 ranks, then 1, then 2."""
-    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=30"]  # 3 steps each
+    command = [*RUN, f"dataset.root={tiles}", "pretrain.epochs=30"]  # 3 steps each
     workshop.run(tmp_path / "whole", *command)
     process = torchrun(*command, options=["--standalone", "--nproc-per-node=2"], cwd=tmp_path / "cut")
 
@@ -81,7 +68,7 @@ def test_sigterm_to_torchrun_is_one_checkpoint_that_one_process_and_then_two_go_
 def test_sigusr1_to_a_job_that_started_torchrun_itself_and_its_exit_code(
     started, until, tiles: Path, tmp_path: Path
 ) -> None:
-    command = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=2000", "processes=2"]
+    command = [*RUN, f"dataset.root={tiles}", "pretrain.epochs=2000", "processes=2"]
     process = started("-m", "rsssl.run", *command)
     until(lambda: any(len(losses(f.parent)) >= 3 for f in tmp_path.glob("store/pretrain/*/metrics.csv")))
     process.send_signal(signal.SIGUSR1)
@@ -98,7 +85,7 @@ def test_when_torchrun_itself_is_killed_its_processes_stop_with_a_checkpoint(
     torchrun, until, tiles: Path, tmp_path: Path
 ) -> None:
     process = torchrun(
-        *TRAIN, f"dataset.root={tiles}", "pretrain.epochs=2000", options=["--standalone", "--nproc-per-node=2"]
+        *RUN, f"dataset.root={tiles}", "pretrain.epochs=2000", options=["--standalone", "--nproc-per-node=2"]
     )
     until(lambda: any(len(losses(f.parent)) >= 3 for f in tmp_path.glob("store/pretrain/*/metrics.csv")))
     process.kill()
@@ -152,7 +139,7 @@ def test_a_finished_training_and_an_interrupted_evaluation(workshop, until, tile
     workshop.run(tmp_path / "cut", *command)
     whole, cut = [json.loads((tmp_path / f / "run" / "results.json").read_text()) for f in ("whole", "cut")]
     assert all(whole[k] == cut[k] for k in ("oa", "aa", "kappa", "confusion", "split_hash", "config_hash"))
-    train = [*TRAIN, f"dataset.root={tiles}", "pretrain.epochs=1"]
+    train = [*RUN, f"dataset.root={tiles}", "pretrain.epochs=1"]
     workshop.run(tmp_path, *train)
     assert "reused on" in workshop.run(tmp_path, *train)
 

@@ -16,21 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.small import SMALL
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = [
-    "dataset=folder",
-    "backbone.name=resnet10t",
-    "start=random",
-    "+backbone.kwargs.channels=[8,16,32,64]",
-    "ssl.views=2",
-    "tracker=csv",
-    "pretrain.batch_size=16",
-    "pretrain.image_size=16",
-    "pretrain.probes=0",
-    "pretrain.pictures=0",
-    "pretrain.log_every=1",
-    "evaluate=ridge",
-]
+TINY = [*SMALL, "evaluate=ridge"]
 METHOD = """
 from rsssl.methods.simclr import SimCLR
 
