@@ -128,6 +128,22 @@ def root(tmp_path: Path, random: np.random.Generator) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def two_colours() -> Callable[..., Path]:
+    """two_colours(folder, n, size, suffix): that folder, of two classes of n images of noise around a colour."""
+
+    def make(folder: Path, n: int = 12, size: int = 16, suffix: str = "png") -> Path:
+        draw = np.random.default_rng(0)
+        for name, colour in (("field", 60), ("water", 160)):
+            (folder / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = (colour + draw.integers(0, 60, (size, size, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{i}.{suffix}")
+        return folder
+
+    return make
+
+
 @pytest.fixture
 def packed() -> Callable[..., Pack]:
     """packed(root, **fields of the dataset): the pack of that folder, beside it."""

@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUNS = """
@@ -27,15 +26,10 @@ print("IMPORTED", json.dumps(imported))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 16 JPEGs of 32 pixels, of noise around two colours."""
+def folder(tmp_path_factory: pytest.TempPathFactory, two_colours: Callable[..., Path]) -> Path:
+    """Two classes of 16 JPEGs of 32 pixels, in the folder `images` of this one."""
     folder = tmp_path_factory.mktemp("imports")
-    random = np.random.default_rng(0)
-    for name, colour in (("field", 60), ("water", 160)):
-        (folder / "images" / name).mkdir(parents=True)
-        for i in range(16):
-            pixels = (colour + random.integers(0, 60, (32, 32, 3))).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "images" / name / f"{i}.jpg")
+    two_colours(folder / "images", n=16, size=32, suffix="jpg")
     return folder
 
 

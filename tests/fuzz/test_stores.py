@@ -6,12 +6,11 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 TRIALS = 4 * int(float(os.environ.get("RSSSL_FUZZ", "1")))
 SMALL = (
@@ -29,15 +28,12 @@ VOLATILE = ("data", "evaluation_seconds", "finished", "pretrain", "run_folder", 
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, workshop: Any) -> tuple[Path, tuple[str, ...]]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, two_colours: Callable[..., Path], workshop: Any
+) -> tuple[Path, tuple[str, ...]]:
     """A folder with `images`, a finished `store` and a finished `run`; and the command that made them."""
-    folder, draw = tmp_path_factory.mktemp("store"), np.random.default_rng(0)
-    for name, colour in (("field", 60), ("water", 160)):
-        (folder / "images" / name).mkdir(parents=True)
-        for i in range(12):
-            pixels = (colour + draw.integers(0, 60, (16, 16, 3))).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "images" / name / f"{i}.png")
-    command = ("dataset=folder", f"dataset.root={folder / 'images'}", *SMALL)
+    folder = tmp_path_factory.mktemp("store")
+    command = ("dataset=folder", f"dataset.root={two_colours(folder / 'images')}", *SMALL)
     workshop.run(folder, *command)
     return folder, command
 

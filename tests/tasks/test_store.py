@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from filelock import FileLock
-from PIL import Image
 
 from rsssl.engine import contents
 from rsssl.engine.contents import Held, sweep
@@ -37,15 +35,10 @@ def flip(file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def finished(tmp_path_factory: pytest.TempPathFactory, two_colours: Callable[..., Path]) -> tuple[Path, list[str]]:
     """A folder with `harbours` (the images), `store` and `runs/one`; and the command that made them."""
-    folder, draw = tmp_path_factory.mktemp("finished"), np.random.default_rng(0)
-    for name, colour in (("field", 60), ("water", 160)):
-        (folder / "harbours" / name).mkdir(parents=True)
-        for i in range(12):
-            pixels = (colour + draw.integers(0, 60, (16, 16, 3))).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "harbours" / name / f"{i}.png")
-    command = ["dataset=folder", f"dataset.root={folder / 'harbours'}", *SMALL]
+    folder = tmp_path_factory.mktemp("finished")
+    command = ["dataset=folder", f"dataset.root={two_colours(folder / 'harbours')}", *SMALL]
     run_here([*command, f"paths.store={folder / 'store'}", f"hydra.run.dir={folder / 'runs' / 'one'}"], None)
     return folder, command
 
