@@ -99,6 +99,27 @@ def workshop() -> Iterator[Workshop]:
 
 
 @pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """refused(*arguments): what rsssl-run, in this process, says of a command line that it refuses."""
+
+    def run(*arguments: str) -> str:
+        from hydra.core.global_hydra import GlobalHydra
+
+        from rsssl.run import main
+
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "argv", ["rsssl-run", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        GlobalHydra.instance().clear()
+        message = capsys.readouterr().err
+        assert stop.value.code == 2 and "Traceback" not in message
+        return message
+
+    return run
+
+
+@pytest.fixture
 def method_of() -> Callable[..., Any]:
     """method_of(name, backbone, **arguments): a method as its YAML has it, but for these arguments."""
 

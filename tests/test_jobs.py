@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
@@ -107,17 +105,7 @@ def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritable(tmp_path: Path)
     ],
 )
 def test_flags_that_are_none_are_told(
-    arguments: list[str],
-    expected: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["rsssl-run", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        rsssl.run.main()  # type: ignore[attr-defined]
-    GlobalHydra.instance().clear()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and expected in said and "Traceback" not in said
+    assert expected in refused(*arguments)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-import rsssl.run
 from rsssl.compose import Composer, composed
 from rsssl.data.dataset import Dataset
 from rsssl.errors import nearest
@@ -84,7 +82,7 @@ def test_a_wrong_command_reads_nothing_and_leaves_nothing(
     root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
 ) -> None:
     """The command itself, with a dataset that exists: one line, exit code 2, no run folder, no store."""
 
@@ -95,14 +93,9 @@ def test_a_wrong_command_reads_nothing_and_leaves_nothing(
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("RSSSL_STORE", str(tmp_path / "here" / "store"))
     monkeypatch.setattr(Dataset, "catalog", never)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     data = [] if any(a.startswith("task=") for a in arguments) else [f"dataset.root={root}"]
-    monkeypatch.setattr(sys, "argv", ["rsssl-run", *data, *arguments])
-    with pytest.raises(SystemExit) as stop:
-        rsssl.run.main()
-    GlobalHydra.instance().clear()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and said.startswith("rsssl: ") and expected in said and "Traceback" not in said
+    said = refused(*data, *arguments)
+    assert said.startswith("rsssl: ") and expected in said
     assert list((tmp_path / "here").iterdir()) == []
 
 
@@ -122,17 +115,13 @@ def test_what_lies_here_is_taken_for_what_it_is(
     expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
 ) -> None:
     """One sentence, and nothing of Hydra's grammar."""
     (tmp_path / "tiles").mkdir()
     (tmp_path / "s.tif").write_bytes(b"II*\0")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["rsssl-run", *arguments])
-    with pytest.raises(SystemExit):
-        rsssl.run.main()
-    GlobalHydra.instance().clear()
-    said = capsys.readouterr().err
+    said = refused(*arguments)
     assert expected in said and "hydra.cc" not in said and len(said.splitlines()) == 1
 
 
