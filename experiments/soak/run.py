@@ -2,7 +2,7 @@
 
     python experiments/soak/run.py --minutes 30
     python experiments/soak/run.py --minutes 30 --cases start scene map
-    python experiments/soak/run.py --minutes 30 --cases parts remote ddp
+    python experiments/soak/run.py --minutes 30 --cases packing parts remote ddp
 
 Each round takes one case on one or two processes. It runs the command once undisturbed, then in a fresh store with
 kills at random moments (packing, training, saving, evaluating, mapping, starting again), until it ends, and compares
@@ -50,14 +50,7 @@ METHODS = [
 ]
 CALM = 8  # every eighth attempt is not disturbed
 TIMED = ("images_per_second", "data_share")
-SAME = (
-    "oa",
-    "aa",
-    "kappa",
-    "confusion",
-    "baselines",
-    "split_hash",
-)  # not the hash of the configuration, which knows the store
+SAME = ("oa", "aa", "kappa", "confusion", "baselines", "split_hash")  # not config_hash, which knows the store
 TRAINING = [
     "pretrain.images=256",
     "pretrain.batch_size=16",
@@ -80,7 +73,9 @@ FAULTS = ("503", "close", "truncate", "short", "wrong")  # of a server
 
 def command(case: str, address: str) -> list[str]:
     """What is typed: a method by its name, or one of the other cases; the address is of a finished pack."""
-    if case == "parts":  # a dataset of many packs, made by all processes together
+    if case == "packing":  # into many packs, by all processes together, and nothing else: all kills fall into it
+        return ["task=pack", "dataset=folder", "dataset.root=../tiles", "pack.tiles=53", "hydra.run.dir=run"]
+    if case == "parts":  # a training on a dataset of many packs
         return ["ssl=simclr", *SMALL, *TRAINING, *TILES, "pack.tiles=53"]
     if case == "remote":  # a pack that a web server has
         return ["ssl=simclr", *SMALL, *TRAINING, "dataset=pack", f"dataset.root={address}", "ts=5", "hydra.run.dir=run"]
@@ -169,12 +164,20 @@ def saved_step(folder: Path) -> int:
     return entries[0].step if entries else 0
 
 
+def packs(folder: Path) -> list[tuple[str, str]]:
+    """Files of packs, by where they lie in theirs, and their checksums."""
+    store = folder / "store" / "pack"
+    files = [*store.rglob("*.bin"), *store.rglob("parts.json")]
+    return sorted(("/".join(file.relative_to(store).parts[1:]), sha256_of(file)) for file in files)
+
+
 def differences(a: Path, b: Path) -> list[str]:
     """What two finished runs do not have in common, bit for bit."""
-    found = []
-    packs = [sorted((f.name, sha256_of(f)) for f in run.glob("store/pack/**/*.bin")) for run in (a, b)]
-    found += ["packs"] if packs[0] != packs[1] else []
+    found = [] if packs(a) == packs(b) else ["packs"]
     one, two = training(a), training(b)
+    if not one and not two:
+        assert packs(a), "neither packs nor a training"
+        return found
     assert one and two
     weights = [load_file(f / "backbone.safetensors") for f in (one, two)]
     found += [k for k in weights[0] if not torch.equal(weights[0][k], weights[1][k])]
@@ -222,9 +225,13 @@ def soak(case: str, processes: int, folder: Path, draw: random.Random) -> Round:
     address = server.url if server else ""
     if case in ("scene", "map"):
         generate(folder, bands=3, size=64, per_class=1, seed=0, scene_size=512)
+    if case == "packing":
+        generate(folder, bands=3, size=64, per_class=300, seed=0, scene_size=64)
+    start = time.monotonic()
     if Job(case, processes, whole, address).wait(600) != 0:
         raise RuntimeError(f"the undisturbed run of {case} failed: see {whole / 'log.txt'}")
-    took, attempts = time.monotonic() - begin, 0
+    took, attempts = time.monotonic() - start, 0
+    longest = (0.7 if case == "packing" else 0.35) * took  # before a kill; imports take a third of a packing
     while True:
         if server:
             server.faults.clear()
@@ -235,7 +242,7 @@ def soak(case: str, processes: int, folder: Path, draw: random.Random) -> Round:
             if code is None:
                 job.kill_all()
                 raise RuntimeError(f"{case} on {processes} processes hangs: see {killed / 'log.txt'}")
-        while (code := job.wait(draw.uniform(0, 0.35) * took)) is None:
+        while (code := job.wait(draw.uniform(0, longest))) is None:
             disturb(job, done, draw)
         if code == 0:
             break
