@@ -93,7 +93,7 @@ def mapped(bench: Bench, scene: Path, checkpoint: Path, fast: bool = False) -> C
     from rsssl.networks.load import find_classifier
     from rsssl.networks.mapping import MapOptions, SceneMap
 
-    options = MapOptions(None, None, "moments", WINDOW, STRIDE, fast, (), BATCH, tta=False)
+    options = MapOptions(None, "none", "moments", WINDOW, STRIDE, fast, (), BATCH, tta=False)  # its frame is mapped too
     classifier = find_classifier(checkpoint)
 
     def rate() -> float:
@@ -227,9 +227,12 @@ def end_to_end(bench: Bench, scene: Path, checkpoint: Path) -> Iterator[Figure]:
     import rasterio
     import torch
 
-    found, layout, mapper = opened(scene, checkpoint)
+    from rsssl.engine.device import on_device
+    from rsssl.networks.load import find_classifier
+
+    found, layout, _ = opened(scene, checkpoint)
     workers, make = best_workers(scene, bench.threads)
-    model = mapper.classifier
+    model = on_device(find_classifier(checkpoint), torch.device("cpu"))  # as anybody has it: nothing is folded
     with rasterio.open(scene) as source:
         profile, transform = source.profile, source.transform
     rows, cols = found.size

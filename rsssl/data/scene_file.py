@@ -129,15 +129,22 @@ class SceneFile:
             where = f"row {y}, column {x}"
             raise UserError(f"{self.path} cannot be read at {where} ({error}): copy the file again") from error
         values = np.frombuffer(data, self._numpy).reshape(len(self.bands), rows, cols)
+        missing = self._missing(values)
+        outside = np.zeros((rows, cols), bool) if missing is None else np.logical_and.reduce(missing)
+        if self._mask is not None:
+            outside |= np.frombuffer(covered, np.uint8).reshape(rows, cols) == 0
+        return Window(values, missing, outside if outside.any() else None)
+
+    def _missing(self, values: np.ndarray) -> np.ndarray | None:
+        """(C, h, w) bool: where bands (C, h, w) have no value; None for nowhere."""
+        if values.dtype.kind != "f" and not any(self.nodata):
+            return None
         missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
         for plane, band, nodata in zip(missing, values, self.nodata, strict=True):
             for value in nodata:
                 if band.dtype.kind == "f" or fits(value, band.dtype):
                     plane |= band == band.dtype.type(value)
-        outside = np.logical_and.reduce(missing)
-        if self._mask is not None:
-            outside |= np.frombuffer(covered, np.uint8).reshape(rows, cols) == 0
-        return Window(values, missing if missing.any() else None, outside if outside.any() else None)
+        return missing if missing.any() else None
 
     def files(self) -> list[Path]:
         """The files that GDAL reads."""

@@ -28,6 +28,7 @@ from rsssl.engine.store import AGAIN, DONE, INPUTS, Store, is_artifact, lock_of,
 from rsssl.engine.users import in_use
 from rsssl.evaluation.bank_files import CHUNK, BankFiles
 from rsssl.evaluation.on_disk import OnDisk
+from rsssl.models.folded import folded
 from rsssl.models.maps import check_size
 from rsssl.models.preprocess import Preprocess
 from rsssl.models.statistics import band_statistics
@@ -35,7 +36,7 @@ from rsssl.records import Damaged, read_sealed
 
 log = logging.getLogger(__name__)
 MANY = 5000  # images from which on it is said that their features take a while
-FEATURES_VERSION = 3  # raised when a change of the code changes the features of the same weights and images
+FEATURES_VERSION = 4  # raised when a change of the code changes the features of the same weights and images
 
 Extract = Callable[[np.ndarray], Tensor]  # rows of a pack -> (n, D) float32 features
 
@@ -170,6 +171,7 @@ class Extractor:
         preprocess: how they become the backbone's input.
         device: where the features are computed.
         symmetry: which of the eight flips and quarter turns the images are seen under; 0 leaves them as they are.
+        trained: the backbone's weights change between two calls.
     """
 
     def __init__(
@@ -179,9 +181,10 @@ class Extractor:
         preprocess: Preprocess,
         device: torch.device,
         symmetry: int = 0,
+        trained: bool = False,
     ) -> None:
         self.build, self.pack, self.preprocess = build, pack, preprocess.of(pack.card)
-        self.device, self.symmetry = device, symmetry
+        self.device, self.symmetry, self.trained = device, symmetry, trained
         self._model: nn.Module | None = None
         self._at_once = 0
 
@@ -189,13 +192,18 @@ class Extractor:
     def __call__(self, rows: np.ndarray) -> Tensor:
         """Rows (n,) of the pack -> features (n, D)."""
         if self._model is None:
-            self._model = on_device(self.build(), self.device)
-            check_size(self._model, self.preprocess.size, "image_size")
-        self._model.eval()  # the online probe's backbone is put back into training between two calls
+            self._model = self._made()
+        self._model.eval()  # one that is trained is put back into training between two calls
         if not self._at_once:
             self._at_once = images_at_once(self._model, self._seen(rows[:1]), CHUNK)
         with autocast(self.device):
             return torch.cat([self._model(self._seen(part)) for part in parts_of(rows, self._at_once)])
+
+    def _made(self) -> nn.Module:
+        """The backbone on the device."""
+        model, size = self.build(), self.preprocess.size
+        check_size(model, size, "image_size")
+        return on_device(model if self.trained else folded(model, self.pack.card.n_bands, size), self.device)
 
     def _seen(self, rows: np.ndarray) -> Tensor:
         """The images (n, C, S, S) as the network sees them."""

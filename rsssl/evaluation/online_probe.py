@@ -41,7 +41,7 @@ class OnlineProbe:
         self.fit_rows, self.test_rows = np.sort(rows[::2]), np.sort(rows[1::2])
         self.usable = len(self.test_rows) >= 10 and len(np.unique(labels[rows])) > 1
         self.labels, self.n_classes = labels, len(data.pack.card.classes)
-        self.extract = Extractor(lambda: backbone, data.pack, preprocess, device)
+        self.extract = Extractor(lambda: backbone, data.pack, preprocess, device, trained=True)
         self.probe = probe
 
     def __call__(self, step: int = 0) -> dict[str, float]:

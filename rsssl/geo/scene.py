@@ -68,7 +68,8 @@ class Scene(SceneFile):
             beyond = ~(inside_rows[:, None] & inside_cols[None])
             outside = beyond if outside is None else beyond | outside[iy, ix]
         if self._gain is not None:
-            values = values.astype(np.float32) * self._gain + self._offset
+            values = np.multiply(values, self._gain, dtype=np.float32)
+            values += self._offset
         return Window(values.astype(np.float32) if values.dtype == np.float64 else values, missing, outside)
 
     def thumbnail(self, shape: tuple[int, int]) -> np.ndarray:

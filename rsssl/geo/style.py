@@ -246,7 +246,7 @@ def _draw(pictures: dict[str, np.ndarray], entries: list[Entry], title: str) -> 
             figure.text(margin / width, 1 - margin / height, title, va="top", fontsize=13, fontweight="bold")
         _draw_legend(figure, entries, left, top + 0.1)
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+        figure.savefig(png, format="png", dpi=150, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
     return png.getvalue()
 
 

@@ -115,6 +115,11 @@ class InputLayer(nn.Module):
 
     def resize(self, x: Tensor) -> Tensor:
         """Size alone: (B, C, H, W) -> (B, C, size, size)."""
-        if x.shape[-2:] == (self.size, self.size):
-            return x
-        return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return resized(x, (self.size, self.size))
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) -> (B, C, *size), bilinear and antialiased. Enlarging needs no filter, which takes twice as long."""
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", antialias=x.shape[-2] > size[0] or x.shape[-1] > size[1])

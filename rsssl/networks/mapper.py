@@ -23,6 +23,7 @@ from rsssl.evaluation.heads import LinearHead
 from rsssl.geo.classified import Classified
 from rsssl.geo.scene import Scene
 from rsssl.geo.windows import Block, Layout
+from rsssl.models.preprocess import resized
 from rsssl.networks.dense import DenseClassifier
 from rsssl.networks.network import SceneNetwork
 from rsssl.rng import Order, fold
@@ -30,6 +31,7 @@ from rsssl.rng import Order, fold
 log = logging.getLogger(__name__)
 SELDOM = 1e-9  # what a window that lies mostly outside the scene counts
 PIXEL = 14  # bytes that a value of a block takes while it is read, mirrored and standardised
+STRIP = 32  # rows that a CPU standardises at once: they stay in its cache
 PLACES, PLACE = 12, 7  # the short cut learns from so many places of so many windows a side
 
 
@@ -66,10 +68,10 @@ class Mapper:
                 "map.unlike=false"
             )
         self.unlike = unlike
-        self.classifier, self.device = on_device(classifier, device), device
+        self.classifier, self.device = on_device(classifier.folded(), device), device
         self.window, self.stride, self.tta = window, stride, tta
         self.batch_size = self.classifier.at_once(batch_size)
-        self.dense = DenseClassifier(classifier, stride, window) if fast else None
+        self.dense = DenseClassifier(self.classifier, stride, window) if fast else None
 
     def learn(self, scene: Scene, layout: Layout, file: Path) -> None:
         """Fits the short cut to the scene, on windows of places spread over it; leaves it out for a scene of few
@@ -108,12 +110,8 @@ class Mapper:
 
     def _resized(self, x: Tensor) -> Tensor:
         """A region (C, h, w) as the backbone sees it."""
-        if self.window == self.classifier.size:
-            return x
-        size = tuple(
-            n * self.classifier.size // self.window for n in x.shape[1:]
-        )  # whole: DenseClassifier has seen to it
-        return torch.nn.functional.interpolate(x[None], size, mode="bilinear", antialias=True)[0]
+        height, width = (n * self.classifier.size // self.window for n in x.shape[1:])  # whole: see DenseClassifier
+        return resized(x[None], (height, width))[0]
 
     @torch.inference_mode()
     def block(self, block: Block, region: Window) -> Classified:
@@ -151,14 +149,18 @@ class Mapper:
 
     def _standardised(self, region: Window) -> Tensor:
         """(C, h, w) float32 on the device, channels last, at the scene's resolution."""
-        layer = self.classifier.input
-        values = region.values
-        if values.dtype == np.uint16 and self.device.type != "cpu":  # which few operations of an accelerator take
-            values = values.astype(np.int32)
-        x = layer.scale(sent(torch.from_numpy(values), self.device)[None])
-        if region.missing is not None:
-            x = torch.where(sent(torch.from_numpy(region.missing), self.device), layer.absent, x)
-        return x[0].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        layer, (bands, h, w) = self.classifier.input, region.values.shape
+        out = torch.empty(h, w, bands, device=self.device).permute(2, 0, 1)
+        step = STRIP if self.device.type == "cpu" else h
+        for rows in (slice(y, y + step) for y in range(0, h, step)):
+            values = region.values[:, rows]
+            if values.dtype == np.uint16 and self.device.type != "cpu":  # which few operations of an accelerator take
+                values = values.astype(np.int32)
+            x = layer.scale(sent(torch.from_numpy(values), self.device)[None])
+            if region.missing is not None:
+                x = torch.where(sent(torch.from_numpy(region.missing[:, rows]), self.device), layer.absent, x)
+            out[:, rows] = x[0]
+        return out
 
     def _probabilities(self, x: Tensor, block: Block, chosen: np.ndarray, nothing: np.ndarray | None) -> Tensor:
         """(len(chosen), K) for windows of the block, numbered along its rows; K + 2 with how unlike they are."""

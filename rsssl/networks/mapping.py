@@ -33,7 +33,7 @@ from rsssl.networks.network import SceneNetwork
 
 log = logging.getLogger(__name__)
 
-MAP_VERSION = 2  # raised when a change of the code changes maps
+MAP_VERSION = 3  # raised when a change of the code changes maps
 SCALE = 1e-4  # of confidence and probabilities, kept as uint16
 UNKNOWN = 65535
 UNLIKE_SCALE = 1e-3  # of how unlike places are

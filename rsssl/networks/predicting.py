@@ -31,7 +31,7 @@ from rsssl.networks.network import SceneNetwork
 
 log = logging.getLogger(__name__)
 
-PREDICT_VERSION = 2  # raised when a change of the code changes predictions
+PREDICT_VERSION = 3  # raised when a change of the code changes predictions
 PART = 1024  # images whose predictions are kept together, in one file, until all are there
 COLUMNS = ("path", "class", "probability")
 PLACE = ("lon", "lat")  # further columns, in degrees, of images that say where they lie
@@ -76,7 +76,7 @@ def predict_files(
         UserError: for a list, bands or a folder that cannot be used, or when no image can be.
     """
     root, paths = listed(source)
-    on_device(classifier, device)
+    classifier = on_device(classifier.folded(), device)
     bands, at_once = wanted_bands(classifier.card, options.bands), classifier.at_once(options.batch_size)
     options = replace(options, bands=bands, batch_size=at_once)
     inputs = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ from torch import Tensor
 
 from rsssl.evaluation import bank_files, on_disk
 from rsssl.evaluation.bank_files import BankFiles, damaged_features, row_checksums
-from rsssl.evaluation.features import FeatureBank
+from rsssl.evaluation.features import Extractor, FeatureBank
 from rsssl.evaluation.on_disk import OnDisk, in_parts
+from rsssl.models.backbone import build_backbone
+from rsssl.models.card import SensorCard
+from rsssl.models.preprocess import InputLayer, Preprocess
 
 
 class Counting:
@@ -127,3 +132,27 @@ def test_checksums_are_those_of_zlib_and_never_zero() -> None:
     # four bytes whose CRC-32 is 0: found by running the register backwards from it
     assert zlib.crc32(b"\x9d\x0a\xd9\x6d") == 0
     assert row_checksums(np.frombuffer(b"\x9d\x0a\xd9\x6d", np.float32)[None]).tolist() == [1]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_features_are_those_of_the_network_and_follow_its_training(trained: bool) -> None:
+    card = SensorCard("t", ("a", "b"), "uint8", (0, 0), (255, 255), None, (0.4,) * 2, (0.2,) * 2, ("c",), (32, 32))
+    images = np.random.default_rng(0).integers(0, 256, (6, 2, 32, 32), dtype=np.uint8)
+    pack: Any = SimpleNamespace(card=card, read=lambda rows: images[rows])
+    network, preprocess = build_backbone("resnet10t", 2), Preprocess(card, 48, card.mean, card.std)
+    extract = Extractor(lambda: network, pack, preprocess, torch.device("cpu"), trained=trained)
+    rows = np.array([4, 0, 5])
+
+    def expected() -> Tensor:
+        with torch.inference_mode():
+            return network.eval()(InputLayer(preprocess)(torch.from_numpy(images[rows])))
+
+    torch.testing.assert_close(extract(rows), expected(), rtol=1e-4, atol=1e-4)
+    first = expected()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean += 0.1
+                module.weight *= 1.5
+    torch.testing.assert_close(extract(rows), expected() if trained else first, rtol=1e-4, atol=1e-4)
+    assert (expected() - first).abs().max() > 0.1
