@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -162,15 +163,20 @@ def fetch_columns(remote: Remote, folder: Path) -> None:
     write_atomic(folder / CARD, remote.read(CARD))
 
 
+class Spoilt(Exception):
+    """Other bytes than were packed."""
+
+
 def _fetch(remote: Remote, name: str, target: Path, size: int, digest: str) -> None:
-    """Fetches a file, some megabytes at a time."""
-    found = hashlib.sha256()
-    with atomic(target) as file:
-        for start in range(0, size, AT_ONCE):
-            data = remote.read(name, start, min(size, start + AT_ONCE))
-            found.update(data)
-            file.write(data)
-        if found.hexdigest() != digest:
-            raise UserError(
-                f"{remote.url}/{name} is not what was packed: its checksum differs. Copy the pack there again"
-            )
+    """Fetches a file, some megabytes at a time; once more when it was spoilt on its way."""
+    for _ in range(2):
+        with suppress(Spoilt), atomic(target) as file:
+            found = hashlib.sha256()
+            for start in range(0, size, AT_ONCE):
+                data = remote.read(name, start, min(size, start + AT_ONCE))
+                found.update(data)
+                file.write(data)
+            if found.hexdigest() != digest:
+                raise Spoilt
+            return
+    raise UserError(f"{remote.url}/{name} is not what was packed: its checksum differs. Copy the pack there again")

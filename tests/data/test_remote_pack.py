@@ -122,6 +122,13 @@ def test_a_pack_that_was_not_copied_whole_is_refused(
     assert list((tmp_path / "store").glob("pack/*/done.json")) == []
 
 
+def test_a_file_that_is_spoilt_on_its_way_is_fetched_again(served: Any, local: Pack, tmp_path: Path) -> None:
+    served.faults += ["wrong"]
+    there = loaded(f"{served.url}/pack", tmp_path).pack
+    assert not served.faults and np.array_equal(there.paths.ids(), local.paths.ids())
+    assert np.array_equal(there.moments, local.moments) and list(there.paths) == list(local.paths)
+
+
 def test_pixels_that_changed_are_never_given_out(served: Any, local: Pack, tmp_path: Path) -> None:
     there = loaded(f"{served.url}/pack", tmp_path).pack
     content = bytearray((local.folder / "images.bin").read_bytes())
