@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rsssl.augment import kernels
 from rsssl.augment.resample import Frame, Place
-from rsssl.augment.threads import over_samples
+from rsssl.threads import over_samples
 
 TINY = 2.0**-25  # a weight that a float32 sum of weights, which is 1, does not see
 

@@ -14,10 +14,12 @@ from rsssl.engine import distributed, memory
 from rsssl.engine.device import autocast
 from rsssl.engine.ranks import local_world_size
 from rsssl.errors import UserError
+from rsssl.models.fused import is_fused
 from rsssl.models.parts import in_parts, mixes_images
 
 log = logging.getLogger(__name__)
 PEAK = 1.3  # of a step's memory to what its forward pass keeps for the backward pass: 1.25 to 1.32 were measured
+PEAK_FUSED = 1.7  # the same of networks with fused convolutions, which keep less: 1.45 to 1.7 were measured
 KEPT = 4  # a trained parameter, its gradient, and the optimizer's two moments
 MARGIN = 0.9  # of the memory that is free
 SEEN = 2.5  # of the memory of an image on its way through a network to what its largest layer takes and gives
@@ -49,22 +51,23 @@ def fit_into_memory(
     fixed = sum(p.numel() * p.element_size() * (KEPT if p.requires_grad else 1) for p in model.parameters())
     whole, views = kept_for_an_image(model, backbone, batch_of, images, device)
     free = min(distributed.collect(free_for(device)))
-    need = int(fixed + PEAK * whole * images)
+    peak = PEAK_FUSED if is_fused(backbone) else PEAK
+    need = int(fixed + peak * whole * images)
     log.info(f"a step takes up to {need / 1e9:.1f} GB, of {free / 1e9:.1f} GB that are free")
     if need <= free:
         return need, None
     if views and not mixes_images(backbone):
         in_parts(backbone, 1)
         outside, _ = kept_for_an_image(model, backbone, batch_of, images, device)  # of the network: what is beside it
-        of_a_view = PEAK * (whole - outside) / views
-        rows = min(int((free - fixed - PEAK * outside * images) / of_a_view), int(images * views) // 2)
+        of_a_view = peak * (whole - outside) / views
+        rows = min(int((free - fixed - peak * outside * images) / of_a_view), int(images * views) // 2)
         if rows >= 1:
             in_parts(backbone, rows)
             log.info(
                 f"so {rows} views at a time go through the network, twice: the gradient is that of the whole batch"
             )
-            return int(fixed + PEAK * outside * images + of_a_view * rows), rows
-    fitting, (n_views, *_, size) = int((free - fixed) / (PEAK * whole)), batch_of(1).views.shape
+            return int(fixed + peak * outside * images + of_a_view * rows), rows
+    fitting, (n_views, *_, size) = int((free - fixed) / (peak * whole)), batch_of(1).views.shape
     what = f"{keys}.batch_size={fitting}" if fitting > 1 else f"a smaller {SIZES[keys]} or another backbone="
     raise UserError(
         f"a step of {images} images x {n_views} views of {size} pixels takes about {need / 1e9:.1f} GB, and "

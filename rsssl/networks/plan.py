@@ -33,12 +33,13 @@ from rsssl.networks.starts import Start
 from rsssl.networks.teacher import teacher_file
 
 log = logging.getLogger(__name__)
-VERSION = 3  # raised when a change of the code changes what the same inputs train to
+VERSION = 4  # raised when a change of the code changes what the same inputs train to
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per band, in units of 0 to 1
 ENLARGED = 2  # times that small images are enlarged, at most, to the size that a start wants
 GROUPS = ("ssl", "augment", "optimizer", "schedule", "backbone")
 # Keys that cannot change the weights, or that stand in the inputs in another form.
 NOT_IN_THE_INPUTS = ("dataset", "root", "resume", "keep", "log_every", "checkpoint_minutes", "probes", "pictures")
+WITHOUT = {"epochs": None, "steps": None, "minutes": None, "accumulate": 1, "distill": 0.0, "freeze": 0.0}
 PLACES_HINT = (
     "type ssl.together=folder for place_1/january.tif place_1/july.tif, or ssl.together=name for january/place_1.tif "
     "july/place_1.tif, or ssl=simclr for tiles of different places"
@@ -116,7 +117,7 @@ def plan(recipe: Recipe, dataset: Dataset, run: Run) -> Plan:
     }
     minutes = keys.budget(run.device.type)
     settings["minutes"] = keys.minutes or (None if minutes is None else "auto")  # the same on any device
-    for key, without in (("epochs", None), ("steps", None), ("minutes", None), ("accumulate", 1), ("distill", 0.0)):
+    for key, without in WITHOUT.items():
         if settings[key] == without:
             settings.pop(key)
     inputs = {

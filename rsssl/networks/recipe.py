@@ -38,6 +38,8 @@ class PretrainKeys:
         progressive: [until, scale] pairs: up to that share of the steps, views at that scale of the size.
         lr: peak learning rate; None: the optimizer's own.
         layer_decay: from each stage of the backbone to the one before it the rate is multiplied by it.
+        freeze: stages of the backbone whose rate `layer_decay` brings below that share of `lr` stay as they start: no
+            time is spent on their gradients; 0: all are trained.
         average: the weights that are kept are averages over about that share of the steps; 0: the last ones.
         distill: weight of a loss that keeps the start's features readable from the trained ones; 0: none.
         standardise: "start" (as the start's network is used to), "card" (mean and std of the pool) or "half" (the
@@ -63,6 +65,7 @@ class PretrainKeys:
     progressive: list[Any]
     lr: float | None
     layer_decay: float
+    freeze: float
     average: float
     distill: float
     standardise: str
@@ -103,6 +106,8 @@ class PretrainKeys:
             )
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"pretrain.layer_decay={self.layer_decay} is not in (0, 1]: type pretrain.layer_decay=0.6")
+        if not 0 <= self.freeze < 1:
+            raise UserError(f"pretrain.freeze={self.freeze} is not in [0, 1): type pretrain.freeze=0.05, or 0 for none")
         self._check_progressive()
 
     def budget(self, device: str) -> float | None:

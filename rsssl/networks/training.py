@@ -27,12 +27,14 @@ from rsssl.methods.distillation import Distillation
 from rsssl.models.batch_norm import keep_statistics
 from rsssl.models.card import SensorCard
 from rsssl.models.ema import MovingAverage, WeightAverage
+from rsssl.models.fused import fuse
 from rsssl.models.maps import check_size, patch_side
 from rsssl.models.parts import in_parts
 from rsssl.networks.plan import PLACES_HINT, Plan, place_of_each
 from rsssl.networks.recipe import Recipe
 from rsssl.networks.starts import Start
 from rsssl.networks.teacher import Teacher
+from rsssl.optim import freeze
 
 log = logging.getLogger(__name__)
 FEATURES = 16  # numbers a pixel that the first layers of a network make, about
@@ -60,6 +62,7 @@ def assemble(planned: Plan, run: Run, steps: int | None, rows: int | None = None
     recipe, keys, device = planned.recipe, planned.recipe.pretrain, run.device
     card = planned.preprocess.card
     backbone = distributed.first_then_others(lambda: started(recipe, planned.start, card, run))
+    freeze(backbone, keys.layer_decay, keys.freeze)
     check_size(backbone, planned.preprocess.size, "pretrain.image_size")
     stages = [(float(until), float(scale)) for until, scale in keys.progressive]
     refuse_too_large(planned.preprocess.size, card.n_bands, "pretrain.image_size")
@@ -70,6 +73,8 @@ def assemble(planned: Plan, run: Run, steps: int | None, rows: int | None = None
         torch.manual_seed(rng.fold("method", keys.seed) % 2**63)
         method = make_method(recipe.ssl, backbone, **({"teacher": teacher} if teacher else {}))
     on_device(over_all_ranks(method), device).train()
+    if device.type == "cpu" and not recipe.compile:
+        fuse(backbone, card.n_bands, size_at(0, 1))
     average = WeightAverage(method.backbone, keys.average) if keys.average else None
     if keys.distill:
         on_device(Distillation(method, keys.distill), device)

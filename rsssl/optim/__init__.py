@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsssl.optim.groups import layer_rates, parameter_groups
+from rsssl.optim.groups import freeze, layer_rates, parameter_groups
 from rsssl.optim.lars import LARS
 from rsssl.optim.optimizers import SGD, Adam, AdamW
 from rsssl.optim.schedules import Constant, Cosine, Linear, Polyline, Schedule, Step
@@ -18,6 +18,7 @@ __all__ = [
     "Polyline",
     "Schedule",
     "Step",
+    "freeze",
     "layer_rates",
     "parameter_groups",
 ]

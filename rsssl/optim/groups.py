@@ -30,6 +30,21 @@ def layer_rates(backbone: nn.Module, lr: float, decay: float) -> dict[nn.Paramet
     return {p: lr * decay ** (last + 1 - stages[name]) for name, p in backbone.named_parameters()}
 
 
+def freeze(backbone: nn.Module, decay: float, below: float) -> None:
+    """Leaves out of the training the stages whose learning rate `layer_rates` brings below that share of `lr`.
+
+    They hardly move, and their maps are the largest (Brock et al. 2017, FreezeOut, arXiv 1706.04983).
+
+    Args:
+        backbone: a timm model; another network is left as it is.
+        decay: from each stage to the one before it.
+        below: share of the rate of what comes after the backbone; 0 leaves out none.
+    """
+    for parameter, share in layer_rates(backbone, 1.0, decay).items():
+        if share < below:
+            parameter.requires_grad_(False)
+
+
 def parameter_groups(*modules: nn.Module, rates: Mapping[nn.Parameter, float] | None = None) -> list[dict[str, Any]]:
     """Groups for an optimizer: weights, and what must be neither decayed nor adapted by LARS; by learning rate.
 

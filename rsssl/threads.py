@@ -15,7 +15,7 @@ SHARES = 4  # for each thread
 
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="views")
+    return ThreadPoolExecutor(workers, thread_name_prefix="loops")
 
 
 def over_samples(kernel: Callable[..., None], n: int, *arguments: Any) -> None:
