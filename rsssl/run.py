@@ -39,7 +39,7 @@ Keys people use, as key=value:
   dataset.root=DIR          where the images lie (one folder a class; class folders may be a subset)
   ts=5                      labels per class; a fraction with ts=0.1; the whole pool with ts=all
   seed=0                    draws the labelled images and the classifier
-  pretrain.minutes=20       a budget: as many steps as it buys here (null: 8 on CPUs, 60 on accelerators)
+  pretrain.minutes=20       a budget: as many steps as it buys here (null: 4 on CPUs, 60 on accelerators)
   pretrain.epochs=100       passes over the unlabelled pool instead
   pretrain.steps=5000       that many steps instead
   pretrain.images=6000      pre-train on that many images of the pool (null: all)

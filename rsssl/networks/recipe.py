@@ -14,7 +14,7 @@ from rsssl.errors import UserError
 COMPILE = ("default", "reduce-overhead", "max-autotune")  # modes of torch.compile
 DISTRIBUTED = ("auto", "ddp", "flat")
 GRAPHS = ("reduce-overhead", "max-autotune")  # those that record CUDA graphs
-AUTO_MINUTES = {"cpu": 8.0, "cuda": 60.0}  # by device
+AUTO_MINUTES = {"cpu": 4.0, "cuda": 60.0}  # by device
 MOST_EPOCHS = 100  # a budget buys no more passes over the pool
 NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
 FIXED_SIZE = ("swin", "mixer", "mlp")  # families of backbones that take images of one size only

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from rsssl.models.backbone import build_backbone
-from rsssl.optim import LARS, layer_rates, parameter_groups
+from rsssl.optim import LARS, freeze, layer_rates, parameter_groups
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "optimizer"
 
@@ -151,3 +151,19 @@ def test_rates_fall_towards_the_input(name: str) -> None:
     assert layer_rates(backbone, 0.1, 1.0) == {}
     exempt = {id(p) for group in groups if group.get("weight_decay") == 0.0 for p in group["params"]}
     assert exempt == {id(p) for g in parameter_groups(backbone, head)[1:] for p in g["params"]}
+
+
+def test_stages_that_hardly_learn_are_left_as_they_are() -> None:
+    """With 0.6 a stage, rates under a tenth of the head's are those of the stem and the first three of seven stages."""
+    backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    freeze(backbone, 0.6, 0.1)
+    trained = {n for n, p in backbone.named_parameters() if p.requires_grad}
+    first = ("conv_stem", "bn1", "blocks.0.", "blocks.1.", "blocks.2.")
+    assert trained == {n for n, _ in backbone.named_parameters() if not n.startswith(first)}
+    assert sum(len(g["params"]) for g in parameter_groups(backbone, rates=layer_rates(backbone, 1.0, 0.6))) == len(
+        trained
+    )
+    for decay, below in ((0.6, 0.0), (1.0, 0.9)):
+        whole = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        freeze(whole, decay, below)
+        assert all(p.requires_grad for p in whole.parameters())
