@@ -14,7 +14,8 @@ from rsssl.errors import UserError
 COMPILE = ("default", "reduce-overhead", "max-autotune")  # modes of torch.compile
 DISTRIBUTED = ("auto", "ddp", "flat")
 GRAPHS = ("reduce-overhead", "max-autotune")  # those that record CUDA graphs
-AUTO_MINUTES = {"cpu": 4.0, "cuda": 60.0}  # by device
+AUTO_MINUTES = {"cpu": 8.0, "cuda": 60.0}  # by device
+FROZEN = 0.5  # of them on a CPU where stages are left as they are: a step takes less than half the time
 MOST_EPOCHS = 100  # a budget buys no more passes over the pool
 NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
 FIXED_SIZE = ("swin", "mixer", "mlp")  # families of backbones that take images of one size only
@@ -31,7 +32,7 @@ class PretrainKeys:
         epochs: passes over the pool; None: `minutes`.
         steps: that many steps in place of whole epochs.
         minutes: a budget, where neither epochs nor steps are given: as many steps as it buys on this machine, at most
-            MOST_EPOCHS passes; None: AUTO_MINUTES.
+            MOST_EPOCHS passes; None: AUTO_MINUTES, half of them where stages are frozen.
         batch_size: images in a batch.
         accumulate: batches that make a step.
         image_size: pixels of a view; None: the images' own size, up to 224.
@@ -114,7 +115,10 @@ class PretrainKeys:
         """Minutes of training on that type of device; None where epochs or steps are given."""
         if self.epochs or self.steps:
             return None
-        return AUTO_MINUTES.get(device, AUTO_MINUTES["cuda"]) if self.minutes is None else self.minutes
+        if self.minutes is not None:
+            return self.minutes
+        minutes = AUTO_MINUTES.get(device, AUTO_MINUTES["cuda"])
+        return FROZEN * minutes if device == "cpu" and self.freeze else minutes
 
     def _check_progressive(self) -> None:
         hint = "type pretrain.progressive='[[0.8,0.5]]' (80 % of the steps at half size) or pretrain.progressive=[]"
