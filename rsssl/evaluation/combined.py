@@ -50,6 +50,7 @@ class Combined(Probe):
         self.pool_images = max(part.pool_images for part in parts.values())
         self.paper_head = len(parts) == 1 and next(iter(parts.values())).paper_head
         self.looks_at_statistics = any(part.statistics for part in parts.values())
+        self.no_network = all(part.statistics for part in parts.values())
         self.n_statistics = 0  # of the features, the last ones; set before `fit`
         self.details: dict[str, Any] = {}
         self.held = torch.empty(0), torch.empty(0)  # of held-out images: probabilities, classes

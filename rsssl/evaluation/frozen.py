@@ -15,14 +15,14 @@ from rsssl.errors import UserError
 from rsssl.evaluation.base import Probe
 from rsssl.evaluation.blocks import in_blocks
 from rsssl.evaluation.combined import Combined
-from rsssl.evaluation.features import Beside, FeatureBank, Weights, bank_of, feature_bank, statistics_bank
+from rsssl.evaluation.features import Beside, FeatureBank, Weights, feature_bank, statistics_bank
 from rsssl.evaluation.heads import Head
 from rsssl.evaluation.job import Job
 from rsssl.evaluation.on_disk import Features
 from rsssl.evaluation.outlook import outlook
 from rsssl.evaluation.paper import paper_probe
-from rsssl.evaluation.statistics import image_statistics
 from rsssl.evaluation.trust import Trust
+from rsssl.models.preprocess import Preprocess, as_it_is
 from rsssl.models.statistics import STATISTICS
 
 SYMMETRIES = 8  # flips and quarter turns
@@ -45,18 +45,19 @@ def seen_by(job: Job, probe: Combined, weights: Weights, symmetry: int = 0) -> F
     bank = feature_bank(job.store, job.data.pack, weights, job.device, symmetry)
     if not probe.looks_at_statistics:
         return bank
-    return Beside(bank, statistics_bank(job.store, job.data.pack, weights.preprocess, job.device))
+    return Beside(bank, statistics_bank(job.store, job.data.pack, shown(probe, weights.preprocess), job.device))
+
+
+def shown(probe: Probe, preprocess: Preprocess) -> Preprocess:
+    """How images are presented to a classifier: as to its network, or as they are, where it looks at the statistics of
+    the bands alone."""
+    return as_it_is(preprocess.card) if Combined.of(probe).no_network else preprocess
 
 
 def statistics(job: Job, probe: Probe) -> dict[str, Any]:
-    """The same probe on nothing but each band's mean, standard deviation, minimum and maximum."""
-    pack, name = job.data.pack, "image statistics"
-
-    def extract(rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(image_statistics(pack.read(rows), pack.card))
-
-    inputs = {"weights": name, "pixels": pack.fingerprint}
-    return fitted(job, probe, [bank_of(job.store, pack, inputs, {"network": name}, extract, name)])[0]
+    """The same probe on nothing but each band's mean, standard deviation, least and largest value."""
+    pack = job.data.pack
+    return fitted(job, probe, [statistics_bank(job.store, pack, as_it_is(pack.card), job.device)])[0]
 
 
 def fitted(

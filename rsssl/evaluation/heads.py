@@ -36,6 +36,10 @@ class Head(nn.Module):
         """Features (B, D) -> logits (B, K)."""
         raise NotImplementedError(f"{type(self).__name__} must define logits(features)")
 
+    def ignores(self, start: int, stop: int) -> bool:
+        """Whether it is known to say the same whatever the features from `start` to `stop` are."""
+        return False
+
     def sharpened(self, weight: float) -> Head:
         """The same classifier with its logits times a positive weight."""
         raise NotImplementedError(f"{type(self).__name__} must define sharpened(weight)")
@@ -69,6 +73,9 @@ class LinearHead(Head):
 
     def logits(self, features: Tensor) -> Tensor:
         return F.linear(features.float(), self.weight, self.bias)
+
+    def ignores(self, start: int, stop: int) -> bool:
+        return not self.weight[:, start:stop].any()
 
     def sharpened(self, weight: float) -> LinearHead:
         return LinearHead(*(weight * t for t in self.layer))

@@ -61,6 +61,11 @@ class Preprocess:
         return cls(SensorCard.from_dict(values["card"]), values["size"], values["mean"], values["std"])
 
 
+def as_it_is(card: SensorCard) -> Preprocess:
+    """Images of a card in 0..1, at their own size."""
+    return Preprocess(card, min(min(card.size), LARGEST), (0.0,) * card.n_bands, (1.0,) * card.n_bands)
+
+
 class InputLayer(nn.Module):
     """`Preprocess` as a module: stored pixels (B, C, H, W) of any numeric type -> float32 (B, C, size, size).
 

@@ -47,6 +47,8 @@ class SceneNetwork(nn.Module):
         self.backbone, self.preprocess, self.head, self.trust = backbone, preprocess, head, trust
         self.input = InputLayer(preprocess, order)
         self.notes, self.fingerprint = notes or {}, fingerprint
+        width = int(getattr(backbone, "num_features", 0))  # D
+        self.unseen = width if head is not None and head.width > width and head.ignores(0, width) else 0
         self.eval()
 
     @property
@@ -129,8 +131,8 @@ class SceneNetwork(nn.Module):
 
     def seen(self, x: Tensor) -> Tensor:
         """What the head looks at, (B, D) float32: the features, and the bands' statistics where it has learnt from
-        them too."""
-        features = self.features(x)
+        them too. Where it has learnt from these alone, the backbone is not asked."""
+        features = x.new_zeros(len(x), self.unseen, dtype=torch.float32) if self.unseen else self.features(x)
         return beside(features, x, self.head)
 
     def features(self, x: Tensor) -> Tensor:

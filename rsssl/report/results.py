@@ -118,8 +118,10 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
     return results, warnings
 
 
-def method_of(ssl: str, start: str) -> str:
-    """A row's name: the signal that the backbone was trained by, and what it was before."""
+def method_of(ssl: str, start: str, evaluate: str) -> str:
+    """A row's name: the signal that the backbone was trained by, and what it was before; what is seen without one."""
+    if evaluate == "statistics":
+        return BASELINES["image_statistics"]
     if start == "random":
         return ssl
     return f"{start}, frozen" if ssl == "none" else f"{ssl} from {start}"
@@ -148,7 +150,7 @@ def result(content: dict[str, Any], path: Path, modified: float) -> Result:
         **texts,
         tta=bool(content.get("tta", False)),
         baseline=False,
-        method=method_of(str(content["ssl"] or "none"), str(content.get("start") or "random")),
+        method=method_of(str(content["ssl"] or "none"), str(content.get("start") or "random"), texts["evaluate"]),
         start=str(content.get("start") or "random"),
         pretrain_dataset="+".join(map(str, source)) if isinstance(source, list) else str(source),
         pretrain_images=int(pretrain.get("images") or 0),

@@ -14,9 +14,10 @@ LEAST = 0.05  # points, less than which a printed figure does not show
 
 def print_results(results: dict[str, Any], file: Path) -> None:
     """The run's few lines on the terminal; tables over runs are rsssl-report's."""
-    rows = [(f"{method_of(results['ssl'], results['start'])} + {results['evaluate']}", results)]
+    method = method_of(results["ssl"], results["start"], results["evaluate"])
+    rows = [(method if results["evaluate"] == "statistics" else f"{method} + {results['evaluate']}", results)]
     if "linear" in results.get("parts", {}):
-        rows.append((f"{method_of(results['ssl'], results['start'])} + linear", results["parts"]["linear"]))
+        rows.append((f"{method} + linear", results["parts"]["linear"]))
     for name, values in results["baselines"].items():
         probe = f" + {values['evaluate']}" if "evaluate" in values else ""
         rows.append((f"{name.replace('_', ' ')}{probe}", values))
@@ -93,17 +94,14 @@ def better_baselines(results: Mapping[str, Any]) -> list[str]:
     for name, values in others.items():
         if (more := 100 * (values["oa"] - results["oa"])) >= LEAST:
             told = f"{name.replace('_', ' ')} did better here, by {more:.1f} points ({100 * values['oa']:.1f} %)"
-            sentences.append(f"{told}: {instead(name, str(results.get('evaluate')), values)}")
+            sentences.append(f"{told}: {instead(name, values)}")
     return sentences
 
 
-def instead(name: str, evaluate: str, values: Mapping[str, Any]) -> str:
+def instead(name: str, values: Mapping[str, Any]) -> str:
     """What to type to have a baseline in place of the result."""
     if name == "image_statistics":
-        colour = "the classes differ by colour and brightness as a whole"
-        if evaluate == "auto":
-            return f"{colour}; no command classifies by that alone, so label more of the classes that are mixed up"
-        return f"{colour}; type evaluate=auto, which weighs that in"
+        return "the classes differ by colour and brightness as a whole; to have that alone type evaluate=statistics"
     if name == "the linear part":
         return "type evaluate=linear"
     probe = f" evaluate={values['evaluate']}" if "evaluate" in values else ""

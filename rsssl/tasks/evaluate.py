@@ -16,6 +16,7 @@ from rsssl.tasks.pretrain import Pretrain
 if TYPE_CHECKING:
     from rsssl.evaluation.features import Weights
     from rsssl.evaluation.job import Job
+    from rsssl.models.preprocess import Preprocess
     from rsssl.networks.starts import Start
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Evaluate(Pretrain):
         from hydra.utils import instantiate
 
         from rsssl.engine.ranks import rank
-        from rsssl.evaluation.frozen import random_split
+        from rsssl.evaluation.frozen import random_split, shown
         from rsssl.evaluation.predictions import FILE, write_predictions
         from rsssl.networks.baselines import baselines
         from rsssl.networks.weights import begun_from
@@ -127,7 +128,8 @@ class Evaluate(Pretrain):
         if predictions is not None:
             sure, predicted = (values.numpy() for values in predictions)
             results["predictions"] = write_predictions(run.record(FILE), job.data, job.test, predicted, sure)
-        self._write(results, head, weights, network, trust, run)
+        preprocess = weights.preprocess if evaluator.trains_network else shown(evaluator, weights.preprocess)
+        self._write(results, head, preprocess, weights, network, trust, run)
         return results | {"run_folder": str(run.folder)}
 
     def _job(self, evaluator: Any, run: Run) -> Job:
@@ -172,7 +174,16 @@ class Evaluate(Pretrain):
             weights = replace(weights, preprocess=weights.preprocess.at(self.image_size))
         return weights
 
-    def _write(self, results: dict[str, Any], head: Any, weights: Weights, network: Any, trust: Any, run: Run) -> None:
+    def _write(
+        self,
+        results: dict[str, Any],
+        head: Any,
+        preprocess: Preprocess,
+        weights: Weights,
+        network: Any,
+        trust: Any,
+        run: Run,
+    ) -> None:
         """Puts the classifier, the configuration and, last, the results into the run folder, and prints them."""
         from rsssl.engine.files import write_json
         from rsssl.engine.ranks import alone
@@ -185,7 +196,7 @@ class Evaluate(Pretrain):
         if isinstance(backbone, Path):
             results["data"]["weights"] = str(backbone.parent)
         notes = {k: results[k] for k in NOTED} | {"pretrain": weights.record, "colours": self.dataset.class_colours()}
-        write_classifier(run.record(CLASSIFIER), head, weights.preprocess, notes, backbone, trust)
+        write_classifier(run.record(CLASSIFIER), head, preprocess, notes, backbone, trust)
         run.save_config()
         write_json(run.record("results.json"), results)
         print_results(results, run.record("results.json"))

@@ -17,9 +17,9 @@ from rsssl.augment import prepare
 from rsssl.data.pack import Pack
 from rsssl.data.raster import BadImage, read, write_geotiff
 from rsssl.errors import UserError
-from rsssl.evaluation.statistics import image_statistics
 from rsssl.jobs import configured
-from rsssl.models.preprocess import Preprocess
+from rsssl.models.preprocess import Preprocess, as_it_is
+from rsssl.models.statistics import band_statistics
 from rsssl.rng import permutation
 
 Packed = Callable[..., Pack]
@@ -202,7 +202,7 @@ def test_images_without_any_contrast_divide_by_nothing(packed: Packed, tiffs: Ti
         prepare(torch.from_numpy(stored), Preprocess(whole.card, 24, whole.card.mean, whole.card.std)).abs().max()
         < 1e-6
     )
-    features = torch.from_numpy(image_statistics(stored, whole.card))
+    features = band_statistics(prepare(torch.from_numpy(stored), as_it_is(whole.card)))
     assert bool(torch.isfinite(features).all())
     probe = configured("evaluate", "ridge").fit(features, torch.tensor([0, 0, 1, 1]), 2, seed=0)
     assert probe.scores(features).tolist() == [[0.5, 0.5]] * 4  # nothing to tell them by

@@ -25,8 +25,7 @@ from rsssl.report.summary import better_baselines
             ["frozen start", "1.0", "ssl=none evaluate=linear"],
         ),
         ({"parts": {"linear": {"oa": 0.92}}}, ["the linear part", "2.0", "evaluate=linear"]),
-        ({"baselines": {"image_statistics": {"oa": 0.92}}}, ["image statistics", "2.0", "label more of the classes"]),
-        ({"evaluate": "knn", "baselines": {"image_statistics": {"oa": 0.92}}}, ["image statistics", "evaluate=auto"]),
+        ({"baselines": {"image_statistics": {"oa": 0.92}}}, ["image statistics", "2.0", "type evaluate=statistics"]),
     ],
 )
 def test_what_did_better_is_said_with_what_to_type(changes: dict[str, Any], said: list[str]) -> None:

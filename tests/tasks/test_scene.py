@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from rsssl.data.raster import import_gdal, write_geotiff
+from rsssl.networks.files import CLASSIFIER, read_classifier
+from rsssl.networks.load import load_backbone
 
 pytest.importorskip("osgeo")
 SIDE, PIXEL = 320, 10.0
@@ -127,6 +129,25 @@ def test_without_a_test_set_all_labels_are_learnt_from_and_cross_validation_test
         assert not (tmp_path / f"{ranks}_accuracy.json").exists()
         found.append((out.read_bytes(), results["confusion"]))
     assert found[0] == found[1]
+
+
+def test_the_baseline_of_image_statistics_can_be_mapped_with(workshop: Any, place: Path, tmp_path: Path) -> None:
+    """`evaluate=statistics` is the classifier whose figures stand beside other results, without any training."""
+    scene = [*SCENE, "start=random", "backbone.name=resnet10t", "dataset.block=80"]
+    job = ["ssl=none", "evaluate=linear", "dataset.test_fraction=0", "ts=all", f"hydra.run.dir={tmp_path}"]
+    workshop.run(place, "task=evaluate", *scene, *job)
+    baselines = json.loads((tmp_path / "results.json").read_text())["baselines"]
+    out = tmp_path / "map.tif"
+    text = workshop.run(place, "task=map", *scene, "evaluate=statistics", f"out={out}")
+    results = json.loads((tmp_path / "map_classifier" / "results.json").read_text())
+    assert results["confusion"] == baselines["image_statistics"]["confusion"] and results["oa"] > 0.7
+    assert results["baselines"].keys() == {"random_init"} and results["pretrain"] is None
+    assert re.search(r"^  image statistics +OA", text, re.MULTILINE)
+    network = load_backbone(Path(results["data"]["weights"]))  # as good a checkpoint as any: it sees what it is used to
+    classifier = read_classifier(tmp_path / "map_classifier" / CLASSIFIER)
+    assert set(network.preprocess.std) != {1.0} == set(classifier.preprocess.std)
+    mapped = np.frombuffer(import_gdal("map").Open(str(out)).ReadRaster(), np.uint8).reshape(SIDE, SIDE)
+    assert (mapped == np.array([2, 1, 0])[kinds()]).mean() > 0.7  # field, water, wood by name
 
 
 def test_places_to_label_come_back_as_labels(workshop: Any, place: Path, tmp_path: Path) -> None:
