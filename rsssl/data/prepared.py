@@ -26,7 +26,7 @@ from rsssl.data.packing import pack
 from rsssl.data.packs import open_packed
 from rsssl.data.parts import is_parted, pack_parts
 from rsssl.data.rows import Indices, Rows
-from rsssl.data.split import Split, split
+from rsssl.data.split import Split, refuse_too_few, split
 from rsssl.engine.files import json_bytes, write_atomic
 from rsssl.engine.ranks import rank
 from rsssl.engine.store import Artifact, Store, digest, is_finished
@@ -79,7 +79,12 @@ INDEX = ".index"  # what the headers of archives say, in the folder of an unfini
 
 
 def load(
-    dataset: Dataset, store: Store, workers: int | None, protocol: str = "clean", tiles: int | None = None
+    dataset: Dataset,
+    store: Store,
+    workers: int | None,
+    protocol: str = "clean",
+    tiles: int | None = None,
+    ts: int | float | str = "all",
 ) -> Data:
     """Packs the dataset unless the store has it, and draws its test set.
 
@@ -90,12 +95,16 @@ def load(
         protocol: with "validation" the test set stays closed: the pool is divided once more, and a part of it plays the
             test set.
         tiles: images of a pack, at most; a larger dataset becomes several. None: one pack.
+        ts: labels per class that will be asked for; where folders have too few, that is told before they are packed.
 
     Raises:
         UserError: when the imagery is missing or unusable, naming what to type.
     """
     begun, settings = time.time_ns(), {k: v for k, v in asdict(dataset).items() if k not in NOT_IN_THE_PACK}
     source = source_in(dataset, store, settings)
+    if type(source) is Catalog and not dataset.block and len(source) <= RANKED:  # else what tests is not known yet
+        divisions = 1 + (protocol == "validation")
+        refuse_too_few(source.labels, source.classes, ts, dataset.test_fraction, divisions)
     inputs = {"settings": settings | {"root": source.root}, "listing": source.listing(), "version": PACK_VERSION}
     division = [dataset.split_seed, dataset.test_fraction, dataset.block, protocol == "validation"]
     called = {"name": dataset.name, "on_error": dataset.on_error}

@@ -133,6 +133,26 @@ def labelled_subset(
     return np.sort(np.concatenate(chosen)).astype(np.int64) if chosen else np.empty(0, np.int64)
 
 
+def refuse_too_few(
+    labels: np.ndarray, classes: Sequence[str], ts: int | float | str, test_fraction: float, divisions: int = 1
+) -> None:
+    """Raises what `labelled_subset` would, by the classes' sizes alone: before any image is read.
+
+    Args:
+        labels: (N,) of all images.
+        classes: their names.
+        ts: as of `labelled_subset`.
+        test_fraction: as of `split`, which takes it `divisions` times.
+        divisions: 2 where a part of the pool plays the test set.
+    """
+    counts = {name: int((labels == label).sum()) for label, name in enumerate(classes)}
+    for _ in range(divisions):
+        counts = {name: n - share_of(test_fraction, n) for name, n in counts.items() if n}
+    for name, count in counts.items():
+        if isinstance(ts, int) and ts > count:
+            raise _too_few(name, f"ts={ts}", ts, count, min(counts.values()))
+
+
 def _too_few(folder: str, typed: str, n: int, count: int, fewest: int) -> UserError:
     most = f"at most ts={fewest}" if fewest else "another dataset.split_seed"
     return UserError(

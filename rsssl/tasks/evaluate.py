@@ -144,11 +144,12 @@ class Evaluate(Pretrain):
         device, store = run.device, run.store
         if self.checkpoint:
             find_checkpoint(self.checkpoint, store)  # a wrong path is told before any data is read
-        data = load(self.dataset, store, run.workers, self.protocol, self.pack.tiles)
+        scale = train_scale(self.ts)
+        data = load(self.dataset, store, run.workers, self.protocol, self.pack.tiles, scale)
         need_labels(data)
         self._check_size(data.pack.card.n_bands)
         # Drawn before any training, so that too few labels are found out first.
-        pack, scale = data.pack, train_scale(self.ts)
+        pack = data.pack
         train = labelled_subset(pack.labels, pack.paths, data.split.pool, scale, self.seed, pack.card.classes)
         job = Job(data, store, device, train, np.asarray(data.split.test), self.seed, self.protocol, self.tta)
         if job.crossed and evaluator.trains_network:

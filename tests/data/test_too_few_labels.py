@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,32 @@ def test_more_labels_than_a_class_has(packed: Callable[..., Pack], root: Path) -
     with pytest.raises(UserError, match=r"class field has 4 in the pool.*Type at most ts=4"):
         labelled_subset(whole.labels, whole.paths, pool, 5, 0)
     assert len(labelled_subset(whole.labels, whole.paths, pool, 4, 0)) == 8  # what it says to type
+
+
+@pytest.mark.parametrize(("fraction", "protocol"), [(0.2, "clean"), (0.4, "validation"), (0.0, "clean")])
+def test_it_is_told_before_any_image_is_read_and_just_as_after(
+    root: Path, tmp_path: Path, fraction: float, protocol: str
+) -> None:
+    (root / "field" / "0.jpg").unlink()
+    dataset = rsssl.dataset("folder", root=str(root), test_fraction=fraction)
+    data = load(dataset, Store(tmp_path / "packed"), 1, protocol)
+    counts = np.bincount(data.pack.labels[np.asarray(data.split.pool)])
+    told = []
+    for ts in range(1, 1 + counts.max()):
+        with contextlib.suppress(UserError):
+            labelled_subset(data.pack.labels, data.pack.paths, data.split.pool, ts, 0, data.pack.card.classes)
+            load(dataset, Store(tmp_path / "packed"), 1, protocol, ts=ts)
+            told.append(ts)
+    most = int(counts.min())
+    assert told == list(range(1, most + 1))
+    for find in (
+        lambda: labelled_subset(data.pack.labels, data.pack.paths, data.split.pool, most + 1, 0, ("field", "water")),
+        lambda: load(dataset, Store(tmp_path / "other"), 1, protocol, ts=most + 1),
+    ):
+        with pytest.raises(UserError) as error:
+            find()
+        told.append(str(error.value))
+    assert told[-1] == told[-2] and not (tmp_path / "other").exists()
 
 
 def chosen(catalog: Catalog, ts: int, seed: int) -> list[str]:

@@ -247,7 +247,7 @@ def test_too_few_labels_names_the_class_before_any_training(
 ) -> None:
     text = rsssl_run(tmp_path / "store", tmp_path, "dataset=folder", f"dataset.root={tiles}", *TINY, "ts=25", code=2)
     assert "24" in text and any(c in text for c in ("stripes", "blobs", "noise"))
-    assert not (tmp_path / "store" / "pretrain").exists()
+    assert not (tmp_path / "store").exists(), "before the images are packed"
 
 
 def test_the_validation_protocol_keeps_the_test_set_closed(
