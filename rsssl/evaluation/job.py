@@ -51,6 +51,14 @@ class Job:
             return None
         return torch.from_numpy(together(self.data.ground.rows(self.train), self.data.block))
 
+    @property
+    def n_drawn(self) -> int | None:
+        """How many points and polygons the labelled images have their classes of; None where none were drawn."""
+        if self.data.ground is None:
+            return None
+        feature = self.data.ground.feature[self.train]
+        return len(np.unique(feature[feature >= 0])) or None
+
     def at_random(self, ts: int | float | str) -> Job:
         """The same evaluation with a test set drawn without regard to where images lie: too good, to be shown."""
         data = self.data.at_random()

@@ -43,8 +43,8 @@ def outlook(
         tested: number of images it was measured on.
 
     Returns:
-        For each of the further scales "labels_per_class", and "oa", "low" and "high": overall accuracy and its 90 %
-        interval.
+        For each of the further scales "times" as many labels, "labels_per_class", and "oa", "low" and "high": overall
+        accuracy and its 90 % interval.
     """
     per_class = len(labels) / len(labels.unique())
     apart = len(labels) <= MOST and probe.groups is None
@@ -107,4 +107,4 @@ def predicted(oa: float, tested: int, per_class: float, factor: float, slope: fl
     draws = DRAW**2 * (1 / per_class + 1 / (factor * per_class))
     deviation = math.sqrt(math.log(factor) ** 2 * (spread**2 + BEND**2) + draws + 1 / (error * tested) * (1 - oa))
     low, high = (1 - min(1.0, further * math.exp(sign * WITHIN * deviation)) for sign in (1, -1))
-    return {"labels_per_class": factor * per_class, "oa": 1 - further, "low": low, "high": high}
+    return {"times": factor, "labels_per_class": factor * per_class, "oa": 1 - further, "low": low, "high": high}

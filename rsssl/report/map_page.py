@@ -21,7 +21,7 @@ from rsssl.networks.network import SceneNetwork
 from rsssl.records import read_json
 from rsssl.report.assessment import interval, table
 from rsssl.report.html.document import document, picture, text
-from rsssl.report.summary import better_baselines
+from rsssl.report.summary import better_baselines, labelled
 
 LONGEST = 1600  # pixels of a picture's longer side
 
@@ -128,7 +128,7 @@ def facts_of(notes: Mapping[str, Any]) -> dict[str, str]:
     """What a classifier's notes say of how it was trained and tested."""
     if "n_train" not in notes:
         return {}
-    trained = f"{notes['n_train']} labelled windows, evaluate={notes.get('evaluate')}"
+    trained = f"{labelled(notes['n_train'], notes.get('n_drawn'))}, evaluate={notes.get('evaluate')}"
     tested = f"{100 * notes['oa']:.1f} % of {notes['n_test']} windows right ({notes.get('split', 'at random')})"
     return {"trained on": trained, "tested": tested}
 

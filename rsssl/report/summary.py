@@ -12,6 +12,11 @@ from rsssl.report.results import method_of
 LEAST = 0.05  # points, less than which a printed figure does not show
 
 
+def labelled(images: int, drawn: int | None) -> str:
+    """How many labelled images, in words: windows of a scene are many to a polygon."""
+    return f"{images:,} images" if drawn is None else f"{images:,} windows of {drawn:,} points and polygons"
+
+
 def print_results(results: dict[str, Any], file: Path) -> None:
     """The run's few lines on the terminal; tables over runs are rsssl-report's."""
     method = method_of(results["ssl"], results["start"], results["evaluate"])
@@ -23,10 +28,11 @@ def print_results(results: dict[str, Any], file: Path) -> None:
         rows.append((f"{name.replace('_', ' ')}{probe}", values))
     width = max(len(name) for name, _ in rows)
     scale = results["ts"] if isinstance(results["ts"], str | float) else f"{results['ts']} labels per class"
+    drawn = results.get("n_drawn")
     print(
-        f"\n{results['dataset']}, {results['backbone']}, {scale} ({results['n_train']} images), seed "
-        f"{results['seed']}, tested on {results['n_test']} images ({results['split']}), protocol "
-        f"{results['protocol']}"
+        f"\n{results['dataset']}, {results['backbone']}, {scale} ({labelled(results['n_train'], drawn)}), seed "
+        f"{results['seed']}, tested on {results['n_test']} {'windows' if drawn else 'images'} ({results['split']}), "
+        f"protocol {results['protocol']}"
     )
     for name, values in rows:
         oa, aa, kappa = 100 * values["oa"], 100 * values["aa"], values["kappa"]
@@ -48,10 +54,12 @@ def print_results(results: dict[str, Any], file: Path) -> None:
             "neighbours of tested images would be among the labels"
         )
     for further in results.get("outlook", []):
-        print(
-            f"  with {further['labels_per_class']:.0f} labels per class it would be {100 * further['low']:.0f} to "
-            f"{100 * further['high']:.0f} % (nine times in ten)"
-        )
+        labels = f"{further['labels_per_class']:.0f} labels per class"
+        if drawn:
+            times = further["times"]
+            labels = f"{times} times the labels ({labelled(times * results['n_train'], times * drawn)})"
+        low, high = (f"{100 * further[key]:.0f}" for key in ("low", "high"))
+        print(f"  with {labels} it would be {low} to {high} % (nine times in ten)")
     print(f"  {file}")
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # What a classifier's file says of how it was made and how good it is.
 NOTED = (
-    *("dataset", "ssl", "start", "backbone", "evaluate", "ts", "seed", "protocol", "n_train", "n_test"),
+    *("dataset", "ssl", "start", "backbone", "evaluate", "ts", "seed", "protocol", "n_train", "n_drawn", "n_test"),
     *("oa", "aa", "kappa", "split", "per_class", "baselines", "tta", "versions", "config_hash", "split_hash"),
     "finished",
 )
@@ -163,9 +163,11 @@ class Evaluate(Pretrain):
         """The weights that are evaluated: random ones from scratch, else those that the command asks for."""
         from rsssl.networks.starts import Start
         from rsssl.networks.weights import pretrained_or_train, untrained
+        from rsssl.report.summary import labelled
 
         asked = "a random network" if scratch else self.weights_asked(self.checkpoint, run)
-        how = f"evaluate={run.options['evaluate']} from {len(job.train):,} labels (ts={self.ts})"
+        labels = labelled(len(job.train), job.n_drawn)
+        how = f"evaluate={run.options['evaluate']} from {labels} with a label (ts={self.ts})"
         log.info(f"{how} on {asked}; results in {run.folder}")
         if scratch:
             weights = untrained(self, Start(), job.data, run)
@@ -267,6 +269,7 @@ class Evaluate(Pretrain):
             "split": job.split,
             "n_classes": job.n_classes,
             "n_train": len(job.train),
+            "n_drawn": job.n_drawn,
             "n_test": len(job.test),
             **figures,
             "baselines": baselines,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 
 from rsssl.evaluation.base import deal_groups
+from rsssl.evaluation.job import Job
 from rsssl.evaluation.linear import principal_axes
 from rsssl.evaluation.ridge import _leave_group_out, _leave_one_out
 from rsssl.jobs import configured
@@ -79,3 +83,15 @@ def test_neighbours_do_not_vouch_for_each_other() -> None:
         known = ~logits.isnan().any(1)
         held[name] = float((logits[known].argmax(1) == y[known]).double().mean())
     assert held["images"] > 0.95 and held["places"] < 0.75
+
+
+def test_points_and_polygons_are_counted_once_however_many_windows_they_label() -> None:
+    feature = np.array([-1, 3, 3, 7, 7, 7, -1, 9])
+
+    def job(feature: np.ndarray | None, train: list[int]) -> Job:
+        data: Any = SimpleNamespace(ground=None if feature is None else SimpleNamespace(feature=feature))
+        return Job(data, None, None, np.array(train), np.array([]), 0, "clean", False)  # type: ignore[arg-type]
+
+    assert job(feature, [0, 1, 2, 3, 5]).n_drawn == len({3, 7})
+    assert job(feature, [0, 6]).n_drawn is None, "of a class raster"
+    assert job(None, [0, 1]).n_drawn is None, "of class folders"

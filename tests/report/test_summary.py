@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rsssl.report.map_page import baselines_part
-from rsssl.report.summary import better_baselines
+from rsssl.report.summary import better_baselines, print_results
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,32 @@ def test_the_map_page_has_the_baselines() -> None:
     assert all(f"<td>{figure} %</td>" in html for figure in ("90.0", "93.0", "50.0"))
     assert "ssl=none" in html and "<b>" not in html
     assert baselines_part({"oa": 0.9, "baselines": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [
+        (
+            None,
+            ["all (1,200 images), seed 0, tested on 900 images (", "with 800 labels per class it would be 91 to 95 %"],
+        ),
+        (
+            16,
+            [
+                "all (1,200 windows of 16 points and polygons), seed 0, tested on 900 windows (",
+                "with 2 times the labels (2,400 windows of 32 points and polygons) it would be 91 to 95 %",
+            ],
+        ),
+    ],
+)
+def test_windows_of_a_scene_are_not_called_labels(
+    drawn: int | None, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three classes, 1,200 windows: 400 a class, of few polygons."""
+    results: dict[str, Any] = {"ssl": "none", "start": "imagenet", "evaluate": "linear", "dataset": "scene", "seed": 0}
+    results |= {"backbone": "resnet18", "ts": "all", "n_train": 1200, "n_test": 900, "protocol": "clean"}
+    results |= {"split": "470 m apart", "oa": 0.9, "aa": 0.9, "kappa": 0.8, "baselines": {}, "n_drawn": drawn}
+    results["outlook"] = [{"times": 2, "labels_per_class": 800.0, "oa": 0.93, "low": 0.91, "high": 0.95}]
+    print_results(results, Path("results.json"))
+    text = capsys.readouterr().out
+    assert all(sentence in text for sentence in said), text

@@ -122,7 +122,7 @@ def test_without_a_test_set_all_labels_are_learnt_from_and_cross_validation_test
         job = {"ranks": ranks} if ranks > 1 else {}
         workshop.run(place, "task=map", *SCENE, *NETWORK, "dataset.block=80", f"out={out}", **job)
         results = json.loads((tmp_path / f"{ranks}_classifier" / "results.json").read_text())
-        assert results["n_train"] == 36 and results["split"].startswith("cross-validation")
+        assert results["n_train"] == results["n_drawn"] == 36 and results["split"].startswith("cross-validation")
         assert (
             results["oa"] == pytest.approx(np.trace(results["confusion"]) / results["n_test"]) and results["oa"] > 0.7
         )
