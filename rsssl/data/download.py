@@ -22,6 +22,7 @@ from typing import IO, NamedTuple
 
 from filelock import FileLock
 
+from rsssl.engine.files import lock_of
 from rsssl.engine.progress import Progress
 from rsssl.errors import UserError
 
@@ -52,7 +53,7 @@ def fetch_and_extract(url: str, checksum: str, root: Path) -> None:
     """
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(root.parent / f".{root.name}.lock"):
+        with FileLock(lock_of(root)):
             if root.exists():
                 return  # another process has just fetched it
             archive = root.parent / url.rsplit("/", 1)[-1]
@@ -85,7 +86,7 @@ def fetch(url: str, checksum: str, target: Path, otherwise: str = OTHERWISE) -> 
         raise UserError(f"the checksum {checksum} of {url} is neither MD5 nor SHA-1 nor SHA-256: {otherwise}")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    with FileLock(f"{target}.lock"):
+    with FileLock(lock_of(target)):
         if target.is_file() and digest(target, checksum) == checksum.lower():
             return target
         for attempt in range(3):

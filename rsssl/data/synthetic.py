@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from rsssl.data.raster import write_geotiff
 from rsssl.data.textures import CLASSES, Draws, Structure, fractal
-from rsssl.engine.files import write_error
+from rsssl.engine.files import lock_of, write_error
 from rsssl.engine.progress import followed
 from rsssl.errors import UserError
 from rsssl.models.bands import COLOURS
@@ -263,7 +263,7 @@ def ensure(root: Path, bands: int, size: int, per_class: int, seed: int, scene_s
     folder = root / f"v{VERSION}-{bands}band-{size}px-{per_class}per-{scene_size}scene-seed{seed}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(lock_of(folder)):
             if not folder.is_dir():
                 begin = time.monotonic()
                 part = root / f"{folder.name}.part"

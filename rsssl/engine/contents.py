@@ -14,7 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rsssl.engine.store import DONE, INPUTS, STAGES, inputs_of, is_artifact, is_finished, is_kept, lock_of
+from rsssl.engine.files import lock_of
+from rsssl.engine.store import DONE, INPUTS, STAGES, inputs_of, is_artifact, is_finished, is_kept
 from rsssl.engine.users import used_by_others
 from rsssl.records import Damaged, read_json, read_sealed
 

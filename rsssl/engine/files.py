@@ -117,6 +117,12 @@ def explain_os_error(error: OSError, path: Path) -> UserError | OSError:
     return write_error(error, path) if error.errno in (*NO_SPACE, *NOT_ALLOWED) else error
 
 
+def lock_of(target: Path) -> Path:
+    """The hidden file that is locked by the process that makes, or removes, a file or folder. It stays: another process
+    may wait for it, and would wait for a file that nobody sees any more."""
+    return target.with_name(f".{target.name}.lock")
+
+
 @contextmanager
 def locked(lock: Path, busy: str | None = None, waiting: str = "") -> Iterator[None]:
     """An exclusive lock on a file; the system takes it away from a process that has died.

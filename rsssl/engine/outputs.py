@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rsssl.engine.distributed import broadcast, collect, raise_together
-from rsssl.engine.files import explain_os_error, locked, sha256_of, write_atomic, write_sealed
+from rsssl.engine.files import explain_os_error, lock_of, locked, sha256_of, write_atomic, write_sealed
 from rsssl.engine.ranks import rank, world_size
 from rsssl.engine.store import digest
 from rsssl.records import Damaged, read_sealed
@@ -67,7 +67,7 @@ class Output:
             UserError: when one does.
         """
         busy = f"another command is making {self.target}: wait for it, or type out= with another name"
-        lock = locked(self.target.with_name(f".{self.target.name}.lock"), busy)
+        lock = locked(lock_of(self.target), busy)
         with ExitStack() as held:
             raise_together(lambda: held.enter_context(lock) if rank() == 0 else None)
             yield

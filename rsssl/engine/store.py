@@ -24,7 +24,7 @@ from typing import Any
 
 from rsssl import records
 from rsssl.engine import integrity
-from rsssl.engine.files import explain_os_error, locked, write_atomic, write_sealed
+from rsssl.engine.files import explain_os_error, lock_of, locked, write_atomic, write_sealed
 from rsssl.engine.ranks import rank, world_size
 from rsssl.engine.users import in_use
 from rsssl.errors import UserError
@@ -177,11 +177,6 @@ def touch(record: Path) -> None:
     """Says that an artefact is used again."""
     with suppress(OSError):  # a store may be for reading only
         os.utime(record)
-
-
-def lock_of(folder: Path) -> Path:
-    """The file that is locked by the process that makes an artefact, or removes it."""
-    return folder.with_name(f".{folder.name}.lock")
 
 
 def is_finished(folder: Path) -> bool:

@@ -21,10 +21,10 @@ from rsssl.data.pack import Pack
 from rsssl.data.pool import stored
 from rsssl.engine.device import autocast, on_device, precision
 from rsssl.engine.distributed import broadcast, collect, rank, world_size
-from rsssl.engine.files import explain_os_error, locked, write_sealed
+from rsssl.engine.files import explain_os_error, lock_of, locked, write_sealed
 from rsssl.engine.progress import Progress
 from rsssl.engine.step_memory import images_at_once
-from rsssl.engine.store import AGAIN, DONE, INPUTS, Store, is_artifact, lock_of, touch
+from rsssl.engine.store import AGAIN, DONE, INPUTS, Store, is_artifact, touch
 from rsssl.engine.users import in_use
 from rsssl.evaluation.bank_files import CHUNK, BankFiles
 from rsssl.evaluation.on_disk import OnDisk

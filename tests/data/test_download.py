@@ -85,6 +85,7 @@ def test_a_file_comes_whole_and_once(server: Server, tmp_path: Path, method: str
     assert target.read_bytes() == server.content and not target.with_name("tiles.zip.part").exists()
     fetch(server.url, checksum.upper(), target)
     assert len(server.requests) == 1
+    assert [f.name for f in target.parent.iterdir() if f.name[0] != "."] == ["tiles.zip"], "locks are hidden"
 
 
 def test_a_broken_download_goes_on_where_it_ended(server: Server, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_the_folder_is_made_once_and_packs(tmp_path: Path) -> None:
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.tif")}
     assert len(dataset.catalog()) == 30 and {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.tif")} == stamps
     assert {p.name for p in tmp_path.rglob("scene*.tif")} == {"scene.tif", "scene_classes.tif"}
+    assert all(p.name[0] == "." for p in tmp_path.rglob("*.lock")), "locks are hidden"
 
 
 def test_an_interrupted_making_is_not_taken_for_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from filelock import FileLock
 
 from rsssl.engine import contents
 from rsssl.engine.contents import Held, sweep
-from rsssl.engine.store import Store, is_finished, keep, lock_of
+from rsssl.engine.files import lock_of
+from rsssl.engine.store import Store, is_finished, keep
 from rsssl.errors import UserError
 from rsssl.jobs import run_here
 
