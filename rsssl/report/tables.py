@@ -64,6 +64,11 @@ class Table:
     seconds: dict[Row, float]  # of pre-training, where known
     notes: list[str]
 
+    @property
+    def most_seeds(self) -> int:
+        """Of any cell; 0 for an empty table."""
+        return max((len(cell.results) for cell in self.cells.values()), default=0)
+
 
 def build(results: Iterable[Result], metric: str) -> Table:
     """The table of `metric` ("oa", "aa" or "kappa")."""
@@ -132,9 +137,9 @@ def caption(table: Table) -> str:
     seeds = [len(cell.results) for cell in table.cells.values()]
     count = plural(seeds[0], "seed") if len(set(seeds)) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
     unit = "times 100" if table.metric == "kappa" else "in percent"
+    figures = f"mean ± sample standard deviation over {count} (their number in brackets)"
     sentences = [
-        f"{METRIC_NAMES[table.metric]} {unit}: mean ± sample standard deviation over {count} (their number in "
-        f"brackets).",
+        f"{METRIC_NAMES[table.metric]} {unit}: {figures if table.most_seeds > 1 else 'of one seed, so no spread'}.",
         "ts is the number of labelled images per class, a fraction of the pool, or all of it.",
     ]
     same = constants(table.rows)

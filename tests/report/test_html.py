@@ -161,7 +161,16 @@ def test_one_run_has_no_comparison(tmp_path: Path, tiny_store: tuple[Path, Pack]
     """Nothing can be tested on one seed: a row beside another has neither an interval nor a p."""
     add_run(tmp_path / "runs", *tiny_store, seed=0, baselines={"image_statistics": scores(0.3, 1, NAMES)})
     html = made(tmp_path / "runs")[0]
-    assert "image statistics" in html and "Paired comparison</h3>" not in html
+    assert "image statistics" in html
+    for empty in ("Paired comparison", "Label efficiency", "± —", "standard deviation"):
+        assert empty not in html, f"one run has nothing to say of {empty}"
+    assert "<b>Confusion matrix.</b>" in html, "what stands on the page is explained"
+
+
+def test_two_train_scales_are_a_curve(tmp_path: Path, tiny_store: tuple[Path, Pack]) -> None:
+    for ts in (2, 4):
+        add_run(tmp_path / "runs" / str(ts), *tiny_store, seed=0, ts=ts)
+    assert "<h3>Label efficiency</h3>" in made(tmp_path / "runs")[0]
 
 
 def test_the_confusion_matrix_has_numbers(sweep: tuple[Path, list[dict]]) -> None:

@@ -60,11 +60,16 @@ def page(table: Table) -> bytes:
         *commands(table, names),
         f'<section id="versions"><h2>Versions</h2>{runs.versions(table.results)}</section>',
         '<section id="reading"><h2>How to read it</h2>',
-        *(f"<p><b>{name}.</b> {text(words)}</p>" for name, words in READING.items()),
+        *(f"<p><b>{name}.</b> {text(words)}</p>" for name, words in READING.items() if said_of(name, sections)),
         "</section>",
         "</main>",
     ]
     return document("Few-label scene classification", body, part("report.css"), part("report.js"))
+
+
+def said_of(name: str, sections: Sequence[str]) -> bool:
+    """Whether one of the sections has a part of that name."""
+    return any(f"<h3>{name}</h3>" in written for written in sections)
 
 
 def head(table: Table, links: Sequence[tuple[str, str]]) -> list[str]:
@@ -97,11 +102,12 @@ def section(name: str, table: Table, dataset: str, names: Mapping[Row, str], col
         f'<section id="{name}"><h2>{text(dataset)}</h2><p>{text(facts(own))}</p>',
         tables.scores(table, list(names)),
     ]
-    parts.append('<div class="columns"><div><h3>Label efficiency</h3>')
-    parts.append(plots.label_efficiency(table, names, coloured))
+    parts.append('<div class="columns">')
+    if len({r.labels_per_class for r in own}) > 1:  # one point of a curve says what the table says
+        parts.append(f"<div><h3>Label efficiency</h3>{plots.label_efficiency(table, names, coloured)}</div>")
     best = figures.best_at_largest(table, dataset)
     columns = trusted(table, best[0].row) if best else {}
-    parts.append("</div><div>")
+    parts.append("<div>")
     if columns:
         words = f"Accuracy over confidence, in percent, of {names[best[0].row]}."
         parts.append(f"<h3>Reliability</h3><p>{text(words)} {HOW}</p>")

@@ -45,7 +45,7 @@ def scores(table: Table, rows: Sequence[Row]) -> str:
         words = row._asdict() | {"method": names[row], "backbone": row.backbone or NONE}
         words["tta"] = "yes" if row.tta else "no"
         cells = [f'<td class="words">{text(words[name])}</td>' for name in fields]
-        cells += [score(table.cells.get((row, ts)), table.metric) for ts in columns]
+        cells += [score(table.cells.get((row, ts)), table) for ts in columns]
         if timed:
             seconds = table.seconds.get(row)
             cells.append(f'<td data-sort="{seconds or ""}">{duration(seconds)}</td>')
@@ -53,12 +53,12 @@ def scores(table: Table, rows: Sequence[Row]) -> str:
     return sortable(headings, lines, "scores", len(fields))
 
 
-def score(cell: Cell | None, metric: str) -> str:
-    """Mean, sample standard deviation, number of seeds; each seed as a tooltip."""
+def score(cell: Cell | None, table: Table) -> str:
+    """Mean, sample standard deviation, number of seeds; the mean alone in a table of one seed. Each is a tooltip."""
     if cell is None:
         return '<td data-sort=""></td>'
-    each = ", ".join(f"seed {r.seed}: {percent(r.scores[metric])}" for r in cell.results)
-    spread = f" ± {NONE if cell.std is None else percent(cell.std)} ({len(cell.results)})"
+    each = ", ".join(f"seed {r.seed}: {percent(r.scores[table.metric])}" for r in cell.results)
+    spread = f" ± {NONE if cell.std is None else percent(cell.std)} ({len(cell.results)})" * (table.most_seeds > 1)
     value = "" if math.isnan(cell.mean) else f"{cell.mean:.6f}"
     best = " class=best" if cell.best else ""
     number = f"<b>{percent(cell.mean)}</b>" if cell.best else percent(cell.mean)
