@@ -22,6 +22,8 @@ FIRST = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#f0e
 INK, GREY, NOTHING, LINE = "#262626", "#6b6b6b", "#f2f2f2", "#cfcfcf"
 LISTED = 25  # classes in a legend
 STEP = 0.235  # inches from one line of a legend to the next
+DPI = 150
+INDENT, GAP = 0.34, 0.25  # inches from a legend's left to its names, and between its columns
 ORDERED = 1000  # colours of the palette chosen one by one; further ones as they come
 DEUTERANOPE = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
 LIGHT_TO_CONES = np.array(
@@ -223,7 +225,6 @@ def _draw(pictures: dict[str, np.ndarray], entries: list[Entry], title: str) -> 
     stacked = ratio <= 0.45  # a wide scene above its map
     across, down = (1, len(pictures)) if stacked else (len(pictures), 1)
     left = margin + across * (wide + margin) + 0.1
-    width = left + (4.1 if any(entry.area for entry in entries) else 3.2) + margin
     height = max(top + down * high + (down - 1) * 0.42, top + 0.1 + len(entries) * STEP) + margin
     style: dict[str, Any] = {"font.size": 9, "text.parse_math": False, "text.color": INK}
     style |= {"hatch.linewidth": 0.6, "hatch.color": LINE}
@@ -231,6 +232,8 @@ def _draw(pictures: dict[str, np.ndarray], entries: list[Entry], title: str) -> 
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # a box for what the font lacks is good enough
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style)  # type: ignore[arg-type]
+        shares, areas = _columns(entries)
+        width = max(left + areas + margin, 2 * margin + _inches(title, size=13, weight="bold"))
         figure = Figure(figsize=(width, height), facecolor="white")
         FigureCanvasAgg(figure)
         for i, (heading, array) in enumerate(pictures.items()):
@@ -244,27 +247,44 @@ def _draw(pictures: dict[str, np.ndarray], entries: list[Entry], title: str) -> 
                 figure.text(x / width, 1 - (y - 0.07) / height, heading, va="bottom", color=GREY, fontsize=9)
         if title:
             figure.text(margin / width, 1 - margin / height, title, va="top", fontsize=13, fontweight="bold")
-        _draw_legend(figure, entries, left, top + 0.1)
+        _draw_legend(figure, entries, (left, left + shares, left + areas), top + 0.1)
         png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=150, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
     return png.getvalue()
 
 
-def _draw_legend(figure: Any, entries: list[Entry], left: float, top: float) -> None:
-    """One entry below the other, from this place of the figure on."""
+def _columns(entries: list[Entry]) -> tuple[float, float]:
+    """Where the shares of a legend end, and where its areas do, in inches from its left."""
+    shares = INDENT + max(_inches(entry.name) + bool(entry.share) * (GAP + _inches(entry.share)) for entry in entries)
+    areas = max(_inches(entry.area) for entry in entries)
+    return shares, shares + bool(areas) * (GAP + areas)
+
+
+def _inches(words: str, **font: Any) -> float:
+    """How wide words are drawn, in inches; those of the style in force, but for `font`."""
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.font_manager import FontProperties
+
+    drawn = RendererAgg(1, 1, DPI).get_text_width_height_descent(words, FontProperties(**font), ismath=False)
+    return float(drawn[0]) / DPI
+
+
+def _draw_legend(figure: Any, entries: list[Entry], columns: tuple[float, float, float], top: float) -> None:
+    """One entry below the other: from the first of the columns, inches from the left; shares end at the second, areas
+    at the last."""
     from matplotlib.patches import Rectangle
 
     width, height = figure.get_size_inches()
     for line, entry in enumerate(entries):
         y = top + line * STEP
         if entry.swatch is not None:
-            corner = (left / width, 1 - (y + 0.075) / height)
+            corner = (columns[0] / width, 1 - (y + 0.075) / height)
             size = 0.24 / width, 0.15 / height
             figure.add_artist(Rectangle(corner, *size, transform=figure.transFigure, **entry.swatch))
-        indent, ink = (0.34 if line or entry.swatch else 0), (INK if entry.share else GREY)
+        indent, ink = (INDENT if line or entry.swatch else 0), (INK if entry.share else GREY)
         for x, text, side, colour in (
-            (indent, entry.name, "left", ink),
-            (3.15, entry.share, "right", INK),
-            (4.1, entry.area, "right", GREY),
+            (columns[0] + indent, entry.name, "left", ink),
+            (columns[1], entry.share, "right", INK),
+            (columns[2], entry.area, "right", GREY),
         ):
-            figure.text((left + x) / width, 1 - y / height, text, va="center", ha=side, color=colour)
+            figure.text(x / width, 1 - y / height, text, va="center", ha=side, color=colour)

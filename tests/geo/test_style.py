@@ -93,6 +93,18 @@ def test_the_legend_follows_the_full_map(tmp_path: Path) -> None:
     ]  # b is too small to be seen in the picture
 
 
+@pytest.mark.parametrize("scene", [None, np.zeros((60, 80, 3), np.uint8)])
+@pytest.mark.parametrize("title", ["", "t" * 200])
+@pytest.mark.parametrize("name", ["a", "W" * 28, "$x$ $\\frac{"])
+def test_the_legend_is_as_wide_as_its_words(tmp_path: Path, name: str, title: str, scene: np.ndarray | None) -> None:
+    """Nothing is cut at the right edge, and where no title is longer no more than the margin is left empty there."""
+    legend = Legend([name, "b"], palette(2), hectares=np.array([12345.0, 6.0]))
+    (tmp_path / "a.png").write_bytes(preview_png(np.zeros((60, 80), np.uint8), legend, title, scene))
+    with Image.open(tmp_path / "a.png") as picture:
+        inked = np.flatnonzero((np.asarray(picture.convert("L")) < 200).any(0))
+        assert 0.1 < (picture.width - 1 - inked[-1]) / 150 < 0.4, "inches"
+
+
 @pytest.mark.parametrize("shape", [(1, 500), (500, 1), (1, 1)])
 def test_odd_shapes(tmp_path: Path, shape: tuple[int, int]) -> None:
     legend, scene = Legend(["a", "b"], palette(2)), np.zeros((*shape, 3), np.uint8)
