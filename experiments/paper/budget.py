@@ -1,0 +1,93 @@
+"""Methods that stay near a random network: is it the budget, the recipe, or a defect?
+
+    python experiments/paper/budget.py --data DIR
+
+Budget: the methods with four times the time of signals.py, SimCLR beside them. Recipe: other settings at that longer
+time, judged on a part of the pool (`protocol=validation`), never on test images. Defect: images made here whose
+answer can be seen (the spatial frequency says where a tile comes from and which way is up), on which a method that
+works has to solve its own puzzle in some hundred steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import signals
+from PIL import Image
+from runs import Bench, Network, Table, command_line
+
+METHODS = ("rotation", "jigsaw2x2", "relative_position", "simsiam", "byol", "jigsaw3x3", "simclr")
+PUZZLES = ("rotation", "jigsaw2x2", "jigsaw3x3", "relative_position")
+LONGER = 4
+UPRIGHT = "augment=upright"
+# What else was tried, on a part of the pool.
+RECIPES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "simsiam": ((), ("ssl.views=4", "augment=rs", "optimizer.lr=1e-3"), ("optimizer=sgd", "optimizer.lr=0.05")),
+    "byol": ((), ("ssl.views=4", "augment=rs"), ("ssl.momentum=0.97",)),
+    "relative_position": ((), (UPRIGHT,), ("optimizer.lr=3e-4",)),
+    "jigsaw2x2": ((), (UPRIGHT,), ("optimizer.lr=3e-4",)),
+    "jigsaw3x3": ((), (UPRIGHT,), ("optimizer.lr=3e-4",)),
+    "rotation": ((), ("pretrain.progressive=[]",)),
+}
+KEYS = ("part", "recipe", *signals.KEYS)
+IMAGES, SIDE, STEPS = 512, 64, 200
+
+
+def network(part: str, method: str, recipe: tuple[str, ...], seconds: float | None) -> Network:
+    """A method in one of the three parts of the question."""
+    base = signals.network(method, "random", "resnet10t", seconds or 0.0)
+    train = (*base.train, *recipe, *(["protocol=validation"] if part == "recipe" else []), "pretrain.seed=0")
+    says = {"part": part, "recipe": " ".join(recipe), **base.says, "pretrain_seed": 0}
+    return Network(says, train, seconds)
+
+
+def networks(options: argparse.Namespace) -> list[Network]:
+    """Those of the budget, then those of the recipes."""
+    longer = LONGER * options.seconds
+    budget = [network("budget", method, (), longer) for method in METHODS]
+    none = network("recipe", "none", (), None)
+    return [*budget, none, *(network("recipe", m, r, longer) for m, recipes in RECIPES.items() for r in recipes)]
+
+
+def easy_images(folder: Path) -> None:
+    """Images whose stripes become finer from left to right and from top to bottom, in folders of two classes."""
+    random, place = np.random.default_rng(0), np.linspace(0, 1, SIDE)
+    for number in range(IMAGES):
+        phase = 40 * place**2 + random.uniform(0, 2 * np.pi, (2, 1))  # the frequency rises with the place
+        stripes = np.sin(phase[0])[:, None] + np.sin(1.7 * phase[1])[None, :]
+        pixels = 128 + 50 * stripes[..., None] * random.uniform(0.5, 1, 3) + random.normal(0, 8, (SIDE, SIDE, 3))
+        file = folder / f"class_{number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
+
+
+def defects(bench: Bench, options: argparse.Namespace) -> None:
+    """Trains each puzzle on images whose answer can be seen; the rows say what share it solves."""
+    folder = options.out.resolve() / "easy"
+    if not folder.is_dir():
+        easy_images(folder)
+    bench.places = [f"dataset.root={folder}"]
+    bench.common = ["dataset=folder", "dataset.name=easy", UPRIGHT]
+    for method in PUZZLES:
+        made = network("defect", method, (), None)
+        easy = Network({"easy": "easy", **made.says}, (*made.train, f"pretrain.steps={options.steps}"))
+        if not bench.trainings.find(network=easy.name):
+            bench.train(easy)
+
+
+def table(options: argparse.Namespace) -> Table:
+    return Table(options.csv / "budget.csv", KEYS)
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--steps", type=int, default=STEPS, help="on images whose answer can be seen")
+    options = parser.parse_intermixed_args()
+    defects(signals.bench(options, table(options)), options)
+    signals.bench(options, table(options)).all(networks(options))
+
+
+if __name__ == "__main__":
+    main()

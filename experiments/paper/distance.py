@@ -1,0 +1,175 @@
+"""How far may the unlabelled images be from the labelled ones? Pre-trained on one dataset, evaluated on each.
+
+    python experiments/paper/distance.py --data DIR
+
+EuroSAT RGB, AID, NWPU-RESISC45 and a mixture of them, as many images of each (as the smallest pool has), at equal
+steps, from both starts; beside them no pre-training. How far apart two pools are is the Frechet distance of their
+features (ImageNet's, frozen) and of their bands' statistics. No test image is in a pool: the tests are those that the
+runs without pre-training have listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import signals
+from amount import METHODS
+from PIL import Image
+from runs import Bench, Network, Table, command_line
+
+import rsssl
+
+DATASETS = ("EuroSAT_RGB", "AID", "NWPU_RESISC45")
+MIXTURE, NONE = "mixture", "none"
+AXES = 32  # principal axes of all pools' features that the distance is measured in
+KEYS = ("start", "method", "source", "target", "seconds", "pretrain_seed", "ts", "seed")
+TILES = ["dataset=folder"]
+
+
+class Transfer(Bench):
+    """Trains on one dataset's pool, tests on another dataset."""
+
+    def images_of(self, target: str) -> list[str]:
+        """Overrides for the dataset that is tested on."""
+        return [*TILES, f"dataset.name={target.lower()}", f"dataset.root={self.options.data.resolve() / target}"]
+
+    def prepared(self, network: Network) -> list[str]:
+        source, target = network.says["source"], network.says["target"]
+        if source == NONE:
+            return [*self.images_of(target), *network.train, *network.test]
+        self.places = pool_places(self.options, source)
+        says = {k: v for k, v in network.says.items() if k != "target"}
+        trained = self.train(Network(says, network.train), f"pretrain.steps={self.steps(network)}")
+        self.places = []
+        return ["task=evaluate", f"checkpoint={trained['folder']}", *self.images_of(target), *network.test]
+
+
+def network(start: str, source: str, target: str, seconds: float) -> Network:
+    """A method trained on a source, tested on a target."""
+    method = NONE if source == NONE else METHODS[start]
+    base = signals.network(method, start, signals.network_of(method, start), seconds)
+    train = (
+        base.train if source == NONE else (*TILES, "dataset.classes=[]", f"dataset.name={source.lower()}", *base.train)
+    )
+    says = {"start": start, "method": method, "source": source, "target": target, "seconds": base.says["seconds"]}
+    return Network(says | {"pretrain_seed": 0}, train, base.seconds)
+
+
+def networks(options: argparse.Namespace) -> list[Network]:
+    """The starts first, whose runs list the test images; then a source at a time."""
+    starts = [network(start, NONE, target, 0.0) for target in options.datasets for start in ("imagenet", "random")]
+    trained = [
+        network(start, source, target, options.seconds)
+        for start in ("imagenet", "random")
+        for source in (*options.datasets, MIXTURE)
+        for target in options.datasets
+    ]
+    return [*starts, *trained]
+
+
+def pool_places(options: argparse.Namespace, source: str) -> list[str]:
+    """Overrides for the images of a pool: a folder of links to files, of a mixture one for each dataset."""
+    folder = options.out.resolve() / "pools"
+    if source != MIXTURE:
+        return [f"dataset.root={folder / source}"]
+    roots = [folder / MIXTURE / name for name in options.datasets]
+    names = ",".join(["folder"] * len(roots))
+    where = ",".join(map(str, roots))
+    return [f"dataset.root={roots[0]}", f"pretrain.dataset=[{names}]", f"pretrain.root=[{where}]"]
+
+
+def make_pools(options: argparse.Namespace, bench: Bench) -> None:
+    """Links to as many pool images of each dataset, drawn at random, and to a share of these for the mixture."""
+    folder = options.out.resolve() / "pools"
+    if folder.is_dir():
+        return
+    pools = {}
+    for name in options.datasets:
+        row = bench.results.find(source=NONE, target=name)[0]
+        with open(options.out / row["run"] / "predictions.csv", newline="") as file:
+            tests = {r["image"] for r in csv.DictReader(file)}
+        root = options.data.resolve() / name
+        files = sorted(p for p in root.rglob("*") if p.is_file() and p.parent != root)
+        pools[name] = [p for p in files if p.relative_to(root).as_posix() not in tests]
+        assert len(files) - len(pools[name]) == len(tests), f"{root}: not all of its test images were found"
+    size, part = min(map(len, pools.values())), folder.with_suffix(".part")
+    for name, files in pools.items():
+        drawn = np.random.default_rng(0).permutation(len(files))[:size]
+        for number, i in enumerate(drawn):
+            shared = [part / MIXTURE / name] if number < size // len(pools) else []
+            for place in (part / name, *shared):
+                place.mkdir(parents=True, exist_ok=True)
+                (place / f"{number}{files[i].suffix}").symlink_to(files[i])
+    part.rename(folder)
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two samples (n, D), (m, D) (arXiv 1706.08500)."""
+    first, second = np.cov(a.T), np.cov(b.T)
+    values, axes = np.linalg.eigh(first)
+    root = (axes * np.sqrt(values.clip(0))) @ axes.T
+    shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * shared)
+
+
+def band_statistics(folder: Path) -> np.ndarray:
+    """(N, 6): each image's mean and standard deviation per band."""
+    images = [np.asarray(Image.open(p).convert("RGB"), np.float64) for p in sorted(folder.rglob("*.*"))]
+    return np.stack([np.concatenate([i.mean((0, 1)), i.std((0, 1))]) for i in images])
+
+
+def distances(options: argparse.Namespace, bench: Bench) -> None:
+    """How far each pool is from each dataset's, written beside the results."""
+    table = Table(options.csv / "distances.csv", ("source", "target"))
+    names = (*options.datasets, MIXTURE)
+    if len(table.rows()) == len(names) * len(options.datasets):
+        return
+    start = options.out / bench.results.find(source=NONE, start="imagenet")[0]["run"]
+    folders = {name: options.out.resolve() / "pools" / name for name in names}
+    features = together({name: rsssl.features(start, folder)[0] for name, folder in folders.items()}, AXES)
+    bands = together({name: band_statistics(folder) for name, folder in folders.items()})
+    for source in names:
+        for target in options.datasets:
+            how = {"features": frechet(features[source], features[target])}
+            how["bands"] = frechet(bands[source], bands[target])
+            table.add({"source": source, "target": target} | {k: f"{v:.4f}" for k, v in how.items()})
+
+
+def together(samples: dict[str, Any], axes: int | None = None) -> dict[str, np.ndarray]:
+    """Samples (n, D) in common coordinates of total variance 1: standardised, or in their first principal axes."""
+    joined = np.concatenate([np.asarray(s, np.float64) for s in samples.values()])
+    centred = joined - joined.mean(0)
+    if axes:
+        centred = centred @ np.linalg.svd(centred, full_matrices=False)[2][:axes].T
+        centred /= np.sqrt(centred.var(0).sum())
+    else:
+        centred /= centred.std(0) * np.sqrt(centred.shape[1])
+    parts = np.split(centred, np.cumsum([len(s) for s in samples.values()])[:-1])
+    return dict(zip(samples, parts, strict=True))
+
+
+def table(options: argparse.Namespace) -> Table:
+    return Table(options.csv / "distance.csv", KEYS)
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--datasets", type=lambda text: text.split(","), default=DATASETS, help="folders under --data")
+    parser.set_defaults(ts=(5, 20))  # NWPU's sample has 40 images a class in its pool
+    options = parser.parse_intermixed_args()
+    like = signals.bench(options, table(options))
+    bench = Transfer(options, like.results, like.costs, like.trainings)
+    todo = networks(options)
+    starts = [n for n in todo if n.says["source"] == NONE]
+    bench.all(starts)
+    make_pools(options, bench)
+    distances(options, bench)
+    bench.all([n for n in todo if n not in starts])
+
+
+if __name__ == "__main__":
+    main()

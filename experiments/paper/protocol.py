@@ -1,0 +1,42 @@
+"""What is the choice of the epoch on test images worth? The paper's protocol beside the clean one.
+
+    python experiments/paper/protocol.py --data DIR
+
+The networks of signals.py that are trained: the paper's linear layer, whose best epoch of 200 is chosen on half of the
+test images (`protocol=paper`), beside the same layer after its last epoch. Nothing is pre-trained here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import signals
+from runs import Row, Table, command_line, numbers
+
+
+class Protocol(signals.Signals):
+    """Evaluates by the paper's protocol."""
+
+    def more(self, found: dict[str, Any]) -> Row:
+        details = found["details"]
+        return {"epoch": details["epoch"], "oa_last_epoch": f"{details['oa_last_epoch']:.4f}"}
+
+
+def table(options: argparse.Namespace) -> Table:
+    return Table(options.csv / "protocol.csv", signals.KEYS)
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--pretrain-seeds", type=numbers, default=[0, 1, 2], help="of the pre-training, as 0,1,2")
+    options = parser.parse_intermixed_args()
+    clean = signals.table(options)
+    trained = [n for n in signals.networks(options) if clean.find(**n.says) and n.says["method"] != signals.STATISTICS]
+    like = signals.bench(options, table(options))
+    bench = Protocol(options, like.results, like.costs, like.trainings, like.common, like.places)
+    bench.all([n.with_test("protocol=paper") for n in trained])
+
+
+if __name__ == "__main__":
+    main()

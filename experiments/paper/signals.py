@@ -1,0 +1,88 @@
+"""Which signal? Every method from random weights and from ImageNet, each for the same time of a processor.
+
+    python experiments/paper/signals.py --data DIR [--seconds 180] [--only simclr,none] [--hours 1]
+
+Each method of `ssl=` with the recipe of its YAML on the whole pool of EuroSAT RGB, for as many steps as the time buys,
+with the schedule over these steps; then a linear classifier on frozen features, 5, 20 and 100 labels per class, 5
+draws of the labels. A second and a third pre-training seed (`--pretrain-seeds 0,1,2`) follow when all have had their
+first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+from runs import Bench, Network, Table, command_line, numbers, seeds_in_turn
+
+PAPER = ("simclr", "inpainting", "colorization", "jigsaw2x2", "jigsaw3x3", "relative_position", "marta_gan")
+MODERN = ("vicreg", "moco_v3", "barlow_twins", "byol", "simsiam", "nnclr", "moco_v2", "swav", "dino", "simmim", "mae")
+METHODS = ("simclr", "vicreg", *PAPER[1:], *MODERN[1:], "rotation")
+KEYS = ("method", "start", "network", "seconds", "pretrain_seed", "ts", "seed")
+SIZE = "pretrain.image_size=64"  # EuroSAT's own, whatever the start would enlarge it to
+RESNET = ("backbone=resnet18", "backbone.name=resnet10t")
+NETWORKS = {"resnet10t": RESNET, "vit_tiny_p8": ("backbone=vit_tiny_p8",), "lite0": ("backbone=efficientnet_lite0",)}
+STATISTICS = "image_statistics"  # of the bands, in place of a network's features
+DEPTHS = "backbone.depths=3"  # of MARTA-GAN's features
+
+
+class Signals(Bench):
+    """Runs on EuroSAT RGB, or on what the overrides name."""
+
+    def judged(self, network: Network, found: dict[str, Any]) -> dict[str, Any]:
+        figures: dict[str, Any] = found["baselines"][STATISTICS] if network.says["method"] == STATISTICS else found
+        return figures
+
+
+def network_of(method: str, start: str) -> str:
+    """The network that a method is tried on."""
+    if start == "imagenet":
+        return "lite0"
+    return "vit_tiny_p8" if method == "mae" else "resnet10t"
+
+
+def network(method: str, start: str, backbone: str, seconds: float) -> Network:
+    """A method on a network from a start; `none` is the start itself."""
+    name, _, depths = backbone.partition("@")
+    train = (f"ssl={method}", f"start={start}", *NETWORKS[name], SIZE, *([DEPTHS] if depths else []))
+    says = {"method": method, "start": start, "network": backbone, "seconds": f"{seconds:g}"}
+    return Network(says, train, None if method == "none" else seconds)
+
+
+def networks(options: argparse.Namespace) -> list[Network]:
+    """All networks of the question, the most telling first."""
+    beside = [("random", "resnet10t"), ("imagenet", "lite0"), ("random", "resnet10t@3"), ("random", "vit_tiny_p8")]
+    once = [network("none", start, backbone, 0) for start, backbone in [*beside, ("imagenet", "lite0@3")]]
+    once.insert(1, replace(once[0], says={**once[0].says, "method": STATISTICS}, test=("baselines=true",)))
+    trained = []
+    for method in METHODS:
+        for start in ("random", "imagenet"):
+            if (method, start) != ("mae", "imagenet"):  # no such weights of a ViT without a network connection
+                depths = "@3" if method == "marta_gan" else ""
+                trained.append(network(method, start, network_of(method, start) + depths, options.seconds))
+    first, *others = options.pretrain_seeds
+    return [*seeds_in_turn(once, [0]), *seeds_in_turn(trained, [first, *others])]
+
+
+def bench(options: argparse.Namespace, results: Table) -> Bench:
+    """What does the runs of a question."""
+    root = [f"dataset.root={options.data / 'EuroSAT_RGB'}"] if options.data else []
+    costs = Table(options.csv / "costs.csv", ("recipe",))
+    trainings = Table(options.csv / "trainings.csv", ("artifact",))
+    return Signals(options, results, costs, trainings, ["dataset=eurosat_rgb"], root)
+
+
+def table(options: argparse.Namespace) -> Table:
+    return Table(options.csv / "signals.csv", KEYS)
+
+
+def main() -> None:
+    parser = command_line(__doc__)
+    parser.add_argument("--pretrain-seeds", type=numbers, default=[0], help="of the pre-training, as 0,1,2")
+    options = parser.parse_intermixed_args()
+    bench(options, table(options)).all(networks(options))
+
+
+if __name__ == "__main__":
+    main()
