@@ -15,8 +15,14 @@ import pytest
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "paper"
-NAMES = ("runs", "signals", "protocol", "budget", "amount", "distance", "tables")
+NAMES = ("runs", "tables", "signals", "protocol", "budget", "amount", "distance", "plots", "record")
+NETWORK = ["start=random", "backbone=resnet18", "backbone.name=resnet10t", "+backbone.kwargs.channels=[8,16,32,64]"]
 TINY = ["pretrain.image_size=32", "pretrain.batch_size=8", "workers=1"]
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with open(file, newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 @pytest.fixture
@@ -51,86 +57,82 @@ def command(
     """command("signals", "--only", "simclr"): does that question's runs, and gives the rows of its CSV."""
 
     def does(question: str, *arguments: str) -> list[dict[str, str]]:
-        common = [
-            "--data",
-            str(imagery),
-            "--out",
-            str(tmp_path / "out"),
-            "--csv",
-            str(tmp_path / "csv"),
-            "--seconds",
-            "1",
-        ]
+        where = {"--data": imagery, "--out": tmp_path / "out", "--csv": tmp_path / "csv", "--seconds": 0.2}
+        common = [str(word) for pair in where.items() for word in pair]
         monkeypatch.setattr(sys, "argv", [question, *common, *arguments])
+        monkeypatch.setattr(module("runs"), "SHORT", 1)
+        monkeypatch.setattr(module("runs"), "LONG", 2)
         module(question).main()
-        with open(tmp_path / "csv" / f"{question}.csv", newline="") as file:
-            return list(csv.DictReader(file))
+        file = tmp_path / "csv" / f"{question}.csv"
+        return read(file) if file.is_file() else []
 
     return does
 
 
 def test_a_signal_and_its_protocols(command: Callable[..., Any], tmp_path: Path) -> None:
-    small = [
-        "--ts",
-        "2",
-        "--seeds",
-        "0,1",
-        *TINY,
-        "dataset=folder",
-        "start=random",
-        "backbone=resnet18",
-        "backbone.name=resnet10t",
-    ]
-    rows = command("signals", "--only", "simclr,none", *small)
-    trained = [r for r in rows if r["method"] == "simclr"]
-    assert {(r["start"], r["ts"], r["seed"]) for r in trained} == {
+    small = ["--ts", "2", "--seeds", "0,1", *TINY, *NETWORK, "dataset=folder"]
+    rows = command("signals", "--only", "simclr", *small)
+    assert {(r["start"], r["ts"], r["seed"]) for r in rows} == {
         (s, "2", k) for s in ("random", "imagenet") for k in "01"
     }
     for row in rows:
         found = json.loads((tmp_path / "out" / row["run"] / "results.json").read_text())
         assert (row["oa"], row["split"]) == (f"{found['oa']:.4f}", found["split_hash"])
-        assert (row["artifact"] or None) == (found["pretrain"] or {"artifact": None})["artifact"]
-    assert len({r["artifact"] for r in trained}) == 1, "here both starts are one, and a training is done once"
-    with open(tmp_path / "csv" / "trainings.csv", newline="") as file:
-        (training,) = csv.DictReader(file)
-    with open(tmp_path / "csv" / "costs.csv", newline="") as file:
-        cost = next(csv.DictReader(file))
-    assert int(training["steps"]) == max(1, round(0.2 / float(cost["seconds_a_step"])))
-    assert command("signals", "--only", "simclr,none", *small) == rows, "what is there is not done again"
+        assert row["artifact"] == found["pretrain"]["artifact"]
+    trainings, costs = read(tmp_path / "csv" / "trainings.csv"), read(tmp_path / "csv" / "costs.csv")
+    steps = {t["artifact"]: int(t["steps"]) for t in trainings}
+    for start in ("random", "imagenet"):
+        (cost,) = (float(c["seconds_a_step"]) for c in costs if f"ssl=simclr start={start}" in c["recipe"])
+        (artifact,) = {r["artifact"] for r in rows if r["start"] == start}
+        assert steps[artifact] == max(1, round(0.2 / cost)), "a training is done once, for the steps that the time buys"
+    assert command("signals", "--only", "simclr", *small) == rows
+    assert read(tmp_path / "csv" / "trainings.csv") == trainings, "what is there is not done again"
 
     paper = command("protocol", "--only", "simclr", *small)
-    assert [r["artifact"] for r in paper] == [r["artifact"] for r in trained], "the same networks"
+    assert [r["artifact"] for r in paper] == [r["artifact"] for r in rows], "the same networks"
     for row in paper:
         found = json.loads((tmp_path / "out" / row["run"] / "results.json").read_text())
         assert found["protocol"] == "paper" and 1 <= int(row["epoch"]) <= 200
         assert row["oa_last_epoch"] == f"{found['details']['oa_last_epoch']:.4f}"
 
 
+def test_image_statistics_stand_beside(command: Callable[..., Any], tmp_path: Path) -> None:
+    (row,) = command(
+        "signals", "--only", "image_statistics", "--ts", "2", "--seeds", "0", *TINY, *NETWORK, "dataset=folder"
+    )
+    found = json.loads((tmp_path / "out" / row["run"] / "results.json").read_text())
+    assert row["oa"] == f"{found['baselines']['image_statistics']['oa']:.4f}" and row["artifact"] == ""
+
+
 def test_pools_of_several_sizes(command: Callable[..., Any], tmp_path: Path) -> None:
-    small = [*TINY, "dataset=folder", "start=random", "backbone=resnet18", "backbone.name=resnet10t", "ssl=simclr"]
+    small = [*TINY, *NETWORK, "dataset=folder", "ssl=simclr"]
     command("amount", "--pools", "8,24", "--ts", "2", "--seeds", "0", *small)
-    with open(tmp_path / "csv" / "trainings.csv", newline="") as file:
-        trainings = list(csv.DictReader(file))
+    trainings = read(tmp_path / "csv" / "trainings.csv")
     assert {(r["images"], r["steps"]) for r in trainings} == {("24", "1"), ("8", "1")}
 
 
-def test_from_one_dataset_to_another(command: Callable[..., Any], imagery: Path, tmp_path: Path) -> None:
-    small = [*TINY, "start=random", "backbone=resnet18", "backbone.name=resnet10t"]
-    rows = command("distance", "--only", "random,none", "--ts", "2", "--seeds", "0", *small)
-    sources = ("none", "EuroSAT_RGB", "AID", "NWPU_RESISC45", "mixture")
-    there = {(r["source"], r["target"]) for r in rows if r["start"] == "random"}
-    assert there == {(s, t) for s in sources for t in sources[1:-1]}
+def test_from_one_dataset_to_another(
+    command: Callable[..., Any],
+    module: Callable[[str], Any],
+    imagery: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module("runs").Bench, "steps", lambda bench, network: 2)
+    names = ("EuroSAT_RGB", "AID", "NWPU_RESISC45")
+    few = ["--only", "none,mixture", "--ts", "2", "--seeds", "0"]
+    rows = command("distance", *few, "--starts", "random", *TINY, *NETWORK)
+    there = {(r["source"], r["target"]) for r in rows}
+    assert there == {(s, t) for s in ("none", "mixture") for t in names}
     tests = {}
-    for name in sources[1:-1]:
+    for name in names:
         run = next(r["run"] for r in rows if (r["source"], r["target"]) == ("none", name))
-        with open(tmp_path / "out" / run / "predictions.csv", newline="") as file:
-            tests[name] = {imagery / name / r["image"] for r in csv.DictReader(file)}
+        tests[name] = {imagery / name / r["image"] for r in read(tmp_path / "out" / run / "predictions.csv")}
         pool = {p.resolve() for p in (tmp_path / "out" / "pools" / name).iterdir()}
         assert len(pool) == 24 and len(tests[name]) == 6 and not pool & tests[name]
     mixed = {p.resolve() for p in (tmp_path / "out" / "pools" / "mixture").rglob("*.png")}
     assert len(mixed) == 24 and not any(mixed & images for images in tests.values())
-    with open(tmp_path / "csv" / "distances.csv", newline="") as file:
-        far = {(r["source"], r["target"]): float(r["bands"]) for r in csv.DictReader(file)}
+    far = {(r["source"], r["target"]): float(r["bands"]) for r in read(tmp_path / "csv" / "distances.csv")}
     assert far["AID", "AID"] == pytest.approx(0, abs=1e-3)
     assert far["EuroSAT_RGB", "AID"] < far["EuroSAT_RGB", "NWPU_RESISC45"], "it is of another colour"
 
@@ -142,9 +144,32 @@ def test_the_distance_of_two_normal_distributions(module: Callable[[str], Any]) 
 
 
 def test_puzzles_whose_answer_can_be_seen(command: Callable[..., Any], tmp_path: Path) -> None:
-    small = ["--ts", "2", "--seeds", "0", "--steps", "3", *TINY, "pretrain.image_size=48"]
-    command("budget", "--only", "rotation", *small, "dataset=folder", "protocol=clean")
-    with open(tmp_path / "csv" / "trainings.csv", newline="") as file:
-        rows = {r["network"]: r for r in csv.DictReader(file)}
+    small = ["--steps", "3", *TINY, "pretrain.image_size=48"]
+    command("budget", "--only", "nothing", *small)
+    rows = {r["network"]: r for r in read(tmp_path / "csv" / "trainings.csv")}
     easy = [r for name, r in rows.items() if name.startswith("easy-")]
     assert len(easy) == 4 and all(0 <= float(r["solved_last"]) <= 1 for r in easy)
+
+
+def test_the_tables_are_those_of_the_rows(module: Callable[[str], Any]) -> None:
+    record, tables = module("record"), module("tables")
+    text = (FOLDER / "README.md").read_text()
+    assert record.filled(text, FOLDER) == text, "python experiments/paper/record.py writes them anew"
+    for name in record.PLACES:
+        assert f"<!-- {name} -->" in text
+    assert tables.spread([49.0, 50.0, 51.0]) == "50.0 ± 1.0" and tables.spread([]) == "-"
+    one = [{"ts": "20", "seed": k, "oa": oa} for k, oa in (("0", "0.50"), ("1", "0.60"))]
+    other = [{"ts": "20", "seed": k, "oa": oa} for k, oa in (("1", "0.55"), ("0", "0.40"))]
+    assert tables.over(one, other, 20) == pytest.approx([10, 5])
+
+
+def test_what_a_doubling_brings(module: Callable[[str], Any]) -> None:
+    slope = module("amount").slope
+    rows = [
+        {"images": str(n), "ts": "20", "seed": str(k), "oa": str(0.5 + (k + 1) * 0.01 * np.log2(n))}
+        for n in (200, 800, 3200)
+        for k in (0, 1)
+    ]
+    points, interval = slope(rows, 20)
+    assert points == pytest.approx(1.5), "the mean of one and two points"
+    assert interval == pytest.approx(12.71 * 0.5**0.5 / 2**0.5), "Student's t with one degree of freedom"

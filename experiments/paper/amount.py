@@ -9,11 +9,16 @@ for each pool as one pass over the largest takes. Equal epochs: one pass over ea
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from statistics import mean, stdev
 
+import numpy as np
 import signals
-from runs import Network, Table, command_line, numbers, seeds_in_turn
+from runs import TS, Network, Table, command_line, numbers, seeds_in_turn
+from signals import POOLS
+from tables import Rows, effort, markdown, spread, there, trained, values
 
-POOLS = (200, 700, 2000, 6000, 21600)
+T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # two-sided, for 1, 2, ... degrees of freedom
 BATCH = 64
 METHODS = {"imagenet": "vicreg", "random": "simclr"}
 KEYS = ("method", "start", "network", "equal", "images", "pretrain_seed", "ts", "seed")
@@ -43,6 +48,45 @@ def networks(options: argparse.Namespace) -> list[Network]:
 
 def table(options: argparse.Namespace) -> Table:
     return Table(options.csv / "amount.csv", KEYS)
+
+
+def slope(rows: Rows, ts: int) -> tuple[float, float] | None:
+    """Points that doubling the pool brings, by least squares for each draw, and the half width of its 95 % interval."""
+    found = []
+    for seed in sorted({r["seed"] for r in rows}):
+        some = [r for r in rows if r["seed"] == seed and r["ts"] == str(ts)]
+        x, y = [np.log2(float(r["images"])) for r in some], [100 * float(r["oa"]) for r in some]
+        if len(set(x)) > 2:
+            found.append(float(np.polyfit(x, y, 1)[0]))
+    if len(found) < 2:
+        return None
+    return mean(found), T_95[len(found) - 2] * stdev(found) / len(found) ** 0.5
+
+
+def amount_rows(folder: Path, start: str, equal: str) -> Rows:
+    """The rows of one line of the plot: the largest pool belongs to both."""
+    rows = [r for r in table(signals.planned(folder)).rows() if r["start"] == start]
+    return [r for r in rows if r["equal"] == equal or r["images"] == str(max(POOLS))]
+
+
+def amount_table(folder: Path) -> str:
+    """Question 3."""
+    trainings, lines = trained(folder), []
+    for start in METHODS:
+        for equal in ("steps", "epochs"):
+            rows = amount_rows(folder, start, equal)
+            for images in POOLS:
+                some = [r for r in rows if r["images"] == str(images)]
+                lines.append(
+                    [start, equal, f"{images:,}", *effort(some, trainings), *(spread(values(some, ts=t)) for t in TS)]
+                )
+            slopes = [slope(rows, ts) for ts in TS]
+            shown = [f"{s[0]:+.2f} ± {s[1]:.2f}" if s else "-" for s in slopes]
+            lines.append([start, equal, "each doubling", "", "", "", *shown])
+    head = ["start", "equal", "images", "steps", "passes", "CPU s", *map(str, TS)]
+    how = signals.planned(folder)
+    whole = there(table(how).rows(), networks(how), ["start", "equal", "images"])
+    return markdown(head, lines, 2) + "\n\n" + whole
 
 
 def main() -> None:

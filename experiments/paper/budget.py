@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import signals
 from PIL import Image
-from runs import Bench, Network, Table, command_line
+from runs import TS, Bench, Network, Table, command_line
+from tables import Rows, effort, markdown, spread, there, trained, values
 
 METHODS = ("rotation", "jigsaw2x2", "relative_position", "simsiam", "byol", "jigsaw3x3", "simclr")
 PUZZLES = ("rotation", "jigsaw2x2", "jigsaw3x3", "relative_position")
@@ -32,7 +33,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], ...]] = {
     "rotation": ((), ("pretrain.progressive=[]",)),
 }
 KEYS = ("part", "recipe", *signals.KEYS)
-IMAGES, SIDE, STEPS = 512, 64, 200
+IMAGES, SIDE, STEPS = 512, 64, 150
 
 
 def network(part: str, method: str, recipe: tuple[str, ...], seconds: float | None) -> Network:
@@ -79,6 +80,55 @@ def defects(bench: Bench, options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> Table:
     return Table(options.csv / "budget.csv", KEYS)
+
+
+def budget_table(folder: Path) -> str:
+    """Question 5: once and four times the time, and the share of puzzles solved."""
+    rows, trainings = table(signals.planned(folder)).rows(), trained(folder)
+    once = [r for r in signals.table(signals.planned(folder)).rows() if r["start"] == "random"]
+    start = [r for r in once if r["method"] == "none" and r["network"] == "resnet10t"]
+    lines = [["(random network)", "", "", "", *(spread(values(start, ts=ts)) for ts in TS), ""]]
+    for method in METHODS:
+        short = [r for r in once if r["method"] == method and r["pretrain_seed"] == "0"]
+        longer = [r for r in rows if r["part"] == "budget" and r["method"] == method]
+        for found in (short, longer):
+            one = trainings.get(found[0]["artifact"], {}) if found else {}
+            solved = f"{100 * float(one['solved_last']):.0f} %" if one.get("solved_last") else ""
+            figures = [spread(values(found, ts=ts)) for ts in TS]
+            lines.append([method, *effort(found, trainings), *figures, solved])
+    head = ["method", "steps", "passes", "CPU s", *map(str, TS), "solved at the end"]
+    todo = [n for n in networks(signals.planned(folder)) if n.says["part"] == "budget"]
+    return markdown(head, lines) + "\n\n" + there(rows, todo, ["method"])
+
+
+def recipe_table(folder: Path) -> str:
+    """Question 5: other settings, on a part of the pool."""
+    rows = [r for r in table(signals.planned(folder)).rows() if r["part"] == "recipe"]
+    cells: dict[tuple[str, str], Rows] = {}
+    for row in rows:
+        cells.setdefault((row["method"], row["recipe"]), []).append(row)
+    lines = [
+        [m, f"`{r}`" if r else "", *(spread(values(f, ts=ts)) for ts in TS)] for (m, r), f in sorted(cells.items())
+    ]
+    todo = [n for n in networks(signals.planned(folder)) if n.says["part"] == "recipe"]
+    return markdown(["method", "changed", *map(str, TS)], lines, 2) + "\n\n" + there(rows, todo, ["method", "recipe"])
+
+
+def defect_table(folder: Path) -> str:
+    """Question 5: puzzles solved on images whose answer can be seen."""
+    chance = {"rotation": 25.0, "jigsaw2x2": 100 / 24, "jigsaw3x3": 0.1, "relative_position": 12.5}
+    found = {r["network"].split("-")[2]: r for r in trained(folder).values() if r["network"].startswith("easy-")}
+    lines = [
+        [
+            m,
+            found[m]["steps"],
+            f"{c:.1f} %",
+            *(f"{100 * float(found[m][f'solved_{when}']):.1f} %" for when in ("first", "last")),
+        ]
+        for m, c in chance.items()
+        if m in found
+    ]
+    return markdown(["method", "steps", "chance", "solved, first tenth", "solved, last tenth"], lines)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ import signals
 from amount import METHODS
 from PIL import Image
 from runs import Bench, Network, Table, command_line
+from signals import DATASETS
+from tables import markdown, over, spread, there, values
 
 import rsssl
 
-DATASETS = ("EuroSAT_RGB", "AID", "NWPU_RESISC45")
+STARTS = ("imagenet", "random")
 MIXTURE, NONE = "mixture", "none"
 AXES = 32  # principal axes of all pools' features that the distance is measured in
 KEYS = ("start", "method", "source", "target", "seconds", "pretrain_seed", "ts", "seed")
@@ -61,10 +64,10 @@ def network(start: str, source: str, target: str, seconds: float) -> Network:
 
 def networks(options: argparse.Namespace) -> list[Network]:
     """The starts first, whose runs list the test images; then a source at a time."""
-    starts = [network(start, NONE, target, 0.0) for target in options.datasets for start in ("imagenet", "random")]
+    starts = [network(start, NONE, target, 0.0) for target in options.datasets for start in options.starts]
     trained = [
         network(start, source, target, options.seconds)
-        for start in ("imagenet", "random")
+        for start in options.starts
         for source in (*options.datasets, MIXTURE)
         for target in options.datasets
     ]
@@ -128,7 +131,7 @@ def distances(options: argparse.Namespace, bench: Bench) -> None:
     names = (*options.datasets, MIXTURE)
     if len(table.rows()) == len(names) * len(options.datasets):
         return
-    start = options.out / bench.results.find(source=NONE, start="imagenet")[0]["run"]
+    start = options.out / bench.results.find(source=NONE, start=options.starts[0])[0]["run"]
     folders = {name: options.out.resolve() / "pools" / name for name in names}
     features = together({name: rsssl.features(start, folder)[0] for name, folder in folders.items()}, AXES)
     bands = together({name: band_statistics(folder) for name, folder in folders.items()})
@@ -156,9 +159,67 @@ def table(options: argparse.Namespace) -> Table:
     return Table(options.csv / "distance.csv", KEYS)
 
 
+def distance_table(folder: Path, start: str) -> str:
+    """Question 2 from one start, 20 labels a class."""
+    rows = [r for r in table(signals.planned(folder)).rows() if r["start"] == start]
+    lines = []
+    for source in (NONE, *DATASETS, MIXTURE):
+        line = [{NONE: "(the start)"}.get(source, source)]
+        for target in DATASETS:
+            line += [spread(values(rows, source=source, target=target, ts=ts)) for ts in (5, 20)]
+        lines.append(line)
+    head = ["pre-trained on", *(f"{t}, {ts}" for t in DATASETS for ts in (5, 20))]
+    todo = [n for n in networks(signals.planned(folder)) if n.says["start"] == start]
+    return markdown(head, lines) + "\n\n" + there(rows, todo, ["source", "target"], (5, 20))
+
+
+def losses(folder: Path, ts: int) -> list[dict[str, Any]]:
+    """For each pair of a source and another target: how far, and how many points it costs."""
+    far = {(r["source"], r["target"]): r for r in Table(folder / "distances.csv", ("source", "target")).rows()}
+    rows, pairs = table(signals.planned(folder)).rows(), []
+    for start in STARTS:
+        for (source, target), how in far.items():
+            same = [r for r in rows if r["start"] == start and r["source"] == r["target"] == target]
+            other = [r for r in rows if (r["start"], r["source"], r["target"]) == (start, source, target)]
+            if source != target and (lost := over(other, same, ts)):
+                how_far = {name: float(how[name]) for name in ("features", "bands")}
+                pairs.append({"start": start, "source": source, "target": target, "lost": -mean(lost), **how_far})
+    return pairs
+
+
+def rank_correlation(x: list[float], y: list[float]) -> float:
+    """Spearman's: the correlation of ranks, no ties."""
+    first, second = (np.argsort(np.argsort(v)) for v in (x, y))
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def loss_table(folder: Path) -> str:
+    """Question 2: distance and loss of each pair, and whether one predicts the other."""
+    far, pairs = Table(folder / "distances.csv", ("source", "target")).rows(), losses(folder, 20)
+    lost = {(p["start"], p["source"], p["target"]): float(p["lost"]) for p in pairs}
+    lines = [
+        [r["source"], r["target"], f"{float(r['features']):.3f}", f"{float(r['bands']):.3f}"]
+        + [f"{lost[k]:+.1f}" if (k := (s, r["source"], r["target"])) in lost else "-" for s in STARTS]
+        for r in far
+        if r["source"] != r["target"]
+    ]
+    text = markdown(["source", "target", "features", "bands", *(f"points lost, {s}" for s in STARTS)], lines, 2)
+    for start in STARTS:
+        some = [p for p in pairs if p["start"] == start]
+        if len(some) > 3:
+            by = [
+                rank_correlation([float(p[m]) for p in some], [float(p["lost"]) for p in some])
+                for m in ("features", "bands")
+            ]
+            text += f"\n\nFrom {start}, {len(some)} pairs: rank correlation of the loss with the distance of features "
+            text += f"{by[0]:+.2f}, of bands {by[1]:+.2f}."
+    return text
+
+
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--datasets", type=lambda text: text.split(","), default=DATASETS, help="folders under --data")
+    parser.add_argument("--starts", type=lambda text: text.split(","), default=STARTS, help="imagenet,random")
     parser.set_defaults(ts=(5, 20))  # NWPU's sample has 40 images a class in its pool
     options = parser.parse_intermixed_args()
     like = signals.bench(options, table(options))

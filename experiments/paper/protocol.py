@@ -9,10 +9,12 @@ test images (`protocol=paper`), beside the same layer after its last epoch. Noth
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import signals
-from runs import Row, Table, command_line, numbers
+from runs import TS, Row, Table, command_line, numbers
+from tables import Rows, markdown, spread, values
 
 
 class Protocol(signals.Signals):
@@ -25,6 +27,32 @@ class Protocol(signals.Signals):
 
 def table(options: argparse.Namespace) -> Table:
     return Table(options.csv / "protocol.csv", signals.KEYS)
+
+
+def protocol_table(folder: Path) -> str:
+    """Question 4: the choice on test images in points, by network."""
+    paper = table(signals.planned(folder)).rows()
+    clean = {tuple(r[k] for k in signals.KEYS): r for r in signals.table(signals.planned(folder)).rows()}
+    cells: dict[tuple[str, str], Rows] = {}
+    for row in paper:
+        cells.setdefault((row["method"], row["start"]), []).append(row)
+    lines = []
+    for (method, start), found in [*sorted(cells.items()), (("all", ""), paper)]:
+        line = [method, start]
+        for ts in TS:
+            at = [r for r in found if r["ts"] == str(ts)]
+            worth = [100 * (float(r["oa"]) - float(r["oa_last_epoch"])) for r in at]
+            ours = [100 * float(clean[k]["oa"]) for r in at if (k := tuple(r[k] for k in signals.KEYS)) in clean]
+            line += [
+                *(spread(part) for part in (values(at), values(at, "oa_last_epoch"))),
+                spread(worth, "+"),
+                spread(ours),
+            ]
+        lines.append(line)
+    columns = [f"{ts}: {name}" for ts in TS for name in ("paper", "last epoch", "choice", "rsssl")]
+    return (
+        markdown(["method", "start", *columns], lines, 2) + f"\n\n{len(paper)} runs by the paper's protocol are there."
+    )
 
 
 def main() -> None:

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from runs import Bench, Network, Table, command_line, numbers, seeds_in_turn
+from runs import SECONDS, SEEDS, TS, Bench, Network, Table, command_line, numbers, seeds_in_turn
+from tables import Rows, effort, markdown, over, spread, there, trained, values
 
 PAPER = ("simclr", "inpainting", "colorization", "jigsaw2x2", "jigsaw3x3", "relative_position", "marta_gan")
 MODERN = ("vicreg", "moco_v3", "barlow_twins", "byol", "simsiam", "nnclr", "moco_v2", "swav", "dino", "simmim", "mae")
@@ -23,6 +26,8 @@ KEYS = ("method", "start", "network", "seconds", "pretrain_seed", "ts", "seed")
 SIZE = "pretrain.image_size=64"  # EuroSAT's own, whatever the start would enlarge it to
 RESNET = ("backbone=resnet18", "backbone.name=resnet10t")
 NETWORKS = {"resnet10t": RESNET, "vit_tiny_p8": ("backbone=vit_tiny_p8",), "lite0": ("backbone=efficientnet_lite0",)}
+POOLS = (200, 700, 2000, 6000, 21600)  # of amount.py
+DATASETS = ("EuroSAT_RGB", "AID", "NWPU_RESISC45")  # folders under --data
 STATISTICS = "image_statistics"  # of the bands, in place of a network's features
 DEPTHS = "backbone.depths=3"  # of MARTA-GAN's features
 
@@ -75,6 +80,42 @@ def bench(options: argparse.Namespace, results: Table) -> Bench:
 
 def table(options: argparse.Namespace) -> Table:
     return Table(options.csv / "signals.csv", KEYS)
+
+
+def planned(folder: Path) -> argparse.Namespace:
+    """The commands' own options, as README.md types them."""
+    return argparse.Namespace(
+        csv=folder,
+        seconds=SECONDS,
+        ts=TS,
+        seeds=SEEDS,
+        pretrain_seeds=[0],
+        pools=POOLS,
+        datasets=DATASETS,
+        starts=("imagenet", "random"),
+    )
+
+
+def signal_table(folder: Path, start: str) -> str:
+    """Question 1 from one start: the methods by their accuracy with 20 labels, what they started from below."""
+    rows, trainings = table(planned(folder)).rows(), trained(folder)
+    cells: dict[tuple[str, str], Rows] = {}
+    for row in rows:
+        if row["start"] == start:
+            cells.setdefault((row["method"], row["network"]), []).append(row)
+    starts = {network: found for (method, network), found in cells.items() if method == "none"}
+    order = sorted(cells, key=lambda c: (c[0] in ("none", STATISTICS), -mean(values(cells[c], ts=20) or [0.0])))
+    lines = []
+    for method, network in order:
+        found = cells[method, network]
+        gain = spread(over(found, starts.get(network, []), 20), "+") if method not in ("none", STATISTICS) else ""
+        name = {"none": "(the start)", STATISTICS: "(image statistics)"}.get(method, method)
+        shown = "" if method == STATISTICS else network
+        figures = [spread(values(found, ts=ts)) for ts in TS]
+        lines.append([name, shown, *effort(found, trainings), *figures, gain])
+    head = ["method", "network", "steps", "passes", "CPU s", *map(str, TS), "over its start, 20"]
+    todo = [n for n in networks(planned(folder)) if n.says["start"] == start]
+    return markdown(head, lines, 2) + "\n\n" + there(rows, todo, ["method"])
 
 
 def main() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
+import numpy as np
 import torch
 
-from rsssl.evaluation.paper import PaperHead
+from rsssl.evaluation.job import Job
+from rsssl.evaluation.paper import BestEpoch, PaperHead
 from rsssl.rng import fold, permutation
 
 Make = Callable[..., tuple[torch.Tensor, torch.Tensor]]
@@ -57,3 +60,23 @@ def test_epochs_yielded_are_copies(make: Make) -> None:
     x, y = make(5, 8, classes=2, seed=4)
     states = list(PaperHead(epochs=3, lr=0.1).fit_epochs(x, y, 2, seed=0))
     assert len(states) == 3 and not torch.equal(states[0][0], states[2][0])
+
+
+class FourImages:
+    """A job with four test images of two classes, the first two of which choose."""
+
+    test = np.arange(4)
+
+    def labels(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.tensor([0, 1, 0, 1])[rows]
+
+    def selection_half(self) -> np.ndarray:
+        return np.array([0, 1])
+
+
+def test_the_best_epoch_stands_beside_the_last() -> None:
+    best = BestEpoch(cast(Job, FourImages()))
+    for epoch, answers in enumerate(([0, 0, 0, 0], [0, 1, 1, 1], [1, 1, 0, 0]), 1):  # the half: 1, 2, 1 right
+        best.see(epoch, torch.eye(2)[answers], lambda epoch=epoch: epoch)  # type: ignore[misc]
+    assert (best.oa, best.state, best.predicted.tolist()) == (1.0, 2, [0, 1, 1, 1])
+    assert best.details == {"epoch": 2, "epoch_chosen_on_test_images": True, "oa_last_epoch": 0.5}
