@@ -173,3 +173,30 @@ def test_what_a_doubling_brings(module: Callable[[str], Any]) -> None:
     points, interval = slope(rows, 20)
     assert points == pytest.approx(1.5), "the mean of one and two points"
     assert interval == pytest.approx(12.71 * 0.5**0.5 / 2**0.5), "Student's t with one degree of freedom"
+
+
+def test_a_whole_record(module: Callable[[str], Any], tmp_path: Path) -> None:
+    """Rows made up here of all that is planned: every table has them all, every plot is drawn."""
+    random = np.random.default_rng(0)
+    signals, record = module("signals"), module("record")
+    how = signals.planned(tmp_path)
+    for question in ("signals", "protocol", "budget", "amount", "distance"):
+        with open(tmp_path / f"{question}.csv", "w", newline="") as file:
+            networks = (signals if question == "protocol" else module(question)).networks(how)
+            keys = [*networks[0].says, "ts", "seed"]
+            rows = csv.DictWriter(file, [*keys, "oa", "oa_last_epoch", "artifact"])
+            rows.writeheader()
+            for network in networks:
+                for ts in (5, 20) if question == "distance" else (5, 20, 100):
+                    for seed in range(5):
+                        oa = {"oa": 0.5 + 0.1 * random.random(), "oa_last_epoch": 0.5, "artifact": network.name}
+                        rows.writerow(network.says | {"ts": ts, "seed": seed} | oa)
+    with open(tmp_path / "distances.csv", "w") as file:
+        file.write("source,target,features,bands\n")
+        for source in (*how.datasets, "mixture"):
+            file.writelines(f"{source},{target},{random.random()},{random.random()}\n" for target in how.datasets)
+    text = record.filled((FOLDER / "README.md").read_text(), tmp_path)
+    assert "not whole" not in text and " - |" not in text
+    assert "From random, 9 pairs" in text
+    for draw, _ in record.PLOTS.values():
+        assert draw(tmp_path).startswith(b"\x89PNG")

@@ -27,9 +27,8 @@ UPRIGHT = "augment=upright"
 RECIPES: dict[str, tuple[tuple[str, ...], ...]] = {
     "simsiam": ((), ("ssl.views=4", "augment=rs", "optimizer.lr=1e-3"), ("optimizer=sgd", "optimizer.lr=0.05")),
     "byol": ((), ("ssl.views=4", "augment=rs"), ("ssl.momentum=0.97",)),
-    "relative_position": ((), (UPRIGHT,), ("optimizer.lr=3e-4",)),
-    "jigsaw2x2": ((), (UPRIGHT,), ("optimizer.lr=3e-4",)),
-    "jigsaw3x3": ((), (UPRIGHT,), ("optimizer.lr=3e-4",)),
+    "relative_position": ((), (UPRIGHT,)),
+    "jigsaw2x2": ((), (UPRIGHT,)),
     "rotation": ((), ("pretrain.progressive=[]",)),
 }
 KEYS = ("part", "recipe", *signals.KEYS)

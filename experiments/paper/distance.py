@@ -116,7 +116,8 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     values, axes = np.linalg.eigh(first)
     root = (axes * np.sqrt(values.clip(0))) @ axes.T
     shared = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(0)).sum()
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * shared)
+    apart = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first) + np.trace(second) - 2 * shared
+    return max(0.0, float(apart))
 
 
 def band_statistics(folder: Path) -> np.ndarray:

@@ -13,13 +13,14 @@ import distance
 import numpy as np
 import protocol
 import signals
-from runs import TS
+from runs import TS, Table
 from tables import Rows, values
 
 from rsssl.report.figures import PALETTE, canvas
 
 GREY = "#6b6b6b"
 STARTS = {"random": PALETTE[1], "imagenet": PALETTE[0]}
+LINES = {"3": "--", "vit_tiny_p8": "-."}  # of starts, by depths or network
 NAMES = {"random": "from random weights", "imagenet": "from ImageNet"}
 
 
@@ -65,12 +66,12 @@ def signals_plot(folder: Path) -> bytes:
             panel.set_yticks(range(len(methods)), [method for method, _ in methods])
             for (method, network), found in cells.items():
                 if method in beside and found:
-                    style = ":" if method == signals.STATISTICS else "-" if "@" not in network else "--"
+                    style = LINES.get(network.partition("@")[2] or network, "-") if method == "none" else ":"
                     label = "image statistics" if method == signals.STATISTICS else f"{network}, as it starts"
                     panel.axvline(mean(found), color=GREY, linestyle=style, linewidth=1.2, label=label)
             tidy(panel, NAMES[start], "accuracy, 20 labels a class (%)")
             if cells:
-                panel.legend(fontsize=8, loc="lower right")
+                panel.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
         caption(figure, "Bars: one sample standard deviation over draws of labels.")
     return png.getvalue()
 
@@ -87,9 +88,14 @@ def protocol_plot(folder: Path) -> bytes:
         panel = figure.subplots()
         for colour, ts in zip(PALETTE, TS, strict=False):
             some = [r for r in rows if r["ts"] == str(ts)]
-            without = values(some, "oa_last_epoch")
-            worth = [a - b for a, b in zip(values(some), without, strict=True)]
-            panel.scatter(without, worth, s=22, color=colour, label=f"{ts} labels a class", alpha=0.8)
+            panel.scatter(
+                values(some, "oa_last_epoch"),
+                protocol.worth(some),
+                s=22,
+                color=colour,
+                label=f"{ts} labels a class",
+                alpha=0.8,
+            )
         panel.axhline(0, color=GREY, linewidth=1)
         tidy(panel, "The best epoch on test images", "accuracy after the last epoch (%)", "points that the choice adds")
         panel.legend(fontsize=8)
@@ -180,7 +186,12 @@ PLOTS: dict[str, tuple[Callable[[Path], bytes], str]] = {  # by the CSV whose ro
 }
 
 
+def drawn(folder: Path, name: str) -> bool:
+    """Whether there is something to show: a network that was trained, or any by the paper's protocol."""
+    rows = Table(folder / f"{name}.csv", ()).rows()
+    return any(name == "protocol" or row["artifact"] for row in rows)
+
+
 def image(folder: Path, name: str) -> str:
-    """The plot in README.md, once there is something to show."""
-    shown = (folder / f"{name}.csv").is_file()
-    return f"![{PLOTS[name][1]}]({name}.png)" if shown else "Nothing to plot yet."
+    """The plot in README.md."""
+    return f"![{PLOTS[name][1]}]({name}.png)" if drawn(folder, name) else "Nothing to plot yet."

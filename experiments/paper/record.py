@@ -9,7 +9,7 @@ from pathlib import Path
 from amount import amount_table
 from budget import budget_table, defect_table, recipe_table
 from distance import distance_table, loss_table
-from plots import PLOTS, image
+from plots import PLOTS, drawn, image
 from protocol import protocol_table
 from runs import FOLDER
 from signals import signal_table
@@ -54,7 +54,7 @@ def filled(text: str, folder: Path) -> str:
 def main() -> None:
     README.write_text(filled(README.read_text(), FOLDER))
     for name, (draw, _) in PLOTS.items():
-        if (FOLDER / f"{name}.csv").is_file():
+        if drawn(FOLDER, name):
             (FOLDER / f"{name}.png").write_bytes(draw(FOLDER))
 
 

@@ -210,7 +210,8 @@ class Bench:
         """Does the networks in their order, until the time is over."""
         end = time.monotonic() + 3600 * self.options.hours
         for number, network in enumerate(networks, 1):
-            if self.options.only and not set(self.options.only) & set(map(str, network.says.values())):
+            words = set(map(str, network.says.values()))
+            if not all(words & set(some) for some in self.options.only):
                 continue
             if time.monotonic() > end:
                 print(f"the {self.options.hours:g} hours are over; the same command goes on")
@@ -245,9 +246,8 @@ def command_line(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="run folders and the store")
     parser.add_argument("--csv", type=Path, default=FOLDER, help="the folder of the CSVs")
     parser.add_argument("--hours", type=float, default=1e6, help="no run begins after so many")
-    parser.add_argument(
-        "--only", type=lambda text: text.split(","), help="runs with one of these values, as simclr,none"
-    )
+    only = "runs with one of these values, as simclr,byol; typed twice, with one of each"
+    parser.add_argument("--only", action="append", default=[], type=lambda text: text.split(","), help=only)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of one processor, for a pre-training")
     parser.add_argument("--ts", type=numbers, default=TS, help="labels per class, as 5,20")
     parser.add_argument("--seeds", type=numbers, default=SEEDS, help="draws of the labels, as 0,1,2")
