@@ -23,8 +23,8 @@ from rsssl.data.order import GROUP
 from rsssl.data.reads import read_rows
 from rsssl.data.remote_file import RemoteFile, tiles_of_block
 from rsssl.engine.files import NO_SPACE, NOT_ALLOWED
-from rsssl.engine.threads import lasting
 from rsssl.errors import UserError
+from rsssl.threads import lasting
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from rsssl.engine.threads import lasting
+from rsssl.threads import lasting
 
 THREADS = 8  # reads in flight, one of them by the thread that asks; experiments/scale shows what more and fewer give
 FEW = 16  # rows that are not worth a second thread

@@ -32,7 +32,7 @@ class PretrainKeys:
         epochs: passes over the pool; None: `minutes`.
         steps: that many steps in place of whole epochs.
         minutes: a budget, where neither epochs nor steps are given: as many steps as it buys on this machine, at most
-            MOST_EPOCHS passes; None: AUTO_MINUTES, half of them where stages are frozen.
+            MOST_EPOCHS passes; None: AUTO_MINUTES, on a CPU half of them where stages are frozen.
         batch_size: images in a batch.
         accumulate: batches that make a step.
         image_size: pixels of a view; None: the images' own size, up to 224.
