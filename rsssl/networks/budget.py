@@ -73,6 +73,7 @@ def budget_of(planned: Plan, folder: Path, trial: Callable[[int], Training]) -> 
     kept: Budget | None = distributed.broadcast(read_budget(folder) if distributed.rank() == 0 else None)
     if kept is not None and kept.ranks == ranks:
         return kept
+    log.info("some steps first, to know what one takes")
     training = trial(SHARES)
     method, device, images = training.method, training.device, len(training.batches.ids(0)[1])
     needed, rows = fit_into_memory(method, method.backbone, partial(largest, training), images, device, "pretrain")

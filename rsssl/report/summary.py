@@ -20,7 +20,8 @@ def labelled(images: int, drawn: int | None) -> str:
 def print_results(results: dict[str, Any], file: Path) -> None:
     """The run's few lines on the terminal; tables over runs are rsssl-report's."""
     method = method_of(results["ssl"], results["start"], results["evaluate"])
-    rows = [(method if results["evaluate"] == "statistics" else f"{method} + {results['evaluate']}", results)]
+    bands = results["evaluate"] == "statistics"  # alone: no network was looked at
+    rows = [(method if bands else f"{method} + {results['evaluate']}", results)]
     if "linear" in results.get("parts", {}):
         rows.append((f"{method} + linear", results["parts"]["linear"]))
     for name, values in results["baselines"].items():
@@ -28,11 +29,10 @@ def print_results(results: dict[str, Any], file: Path) -> None:
         rows.append((f"{name.replace('_', ' ')}{probe}", values))
     width = max(len(name) for name, _ in rows)
     scale = results["ts"] if isinstance(results["ts"], str | float) else f"{results['ts']} labels per class"
-    drawn = results.get("n_drawn")
+    drawn, on = results.get("n_drawn"), results["dataset"] if bands else f"{results['dataset']}, {results['backbone']}"
     print(
-        f"\n{results['dataset']}, {results['backbone']}, {scale} ({labelled(results['n_train'], drawn)}), seed "
-        f"{results['seed']}, tested on {results['n_test']} {'windows' if drawn else 'images'} ({results['split']}), "
-        f"protocol {results['protocol']}"
+        f"\n{on}, {scale} ({labelled(results['n_train'], drawn)}), seed {results['seed']}, tested on "
+        f"{results['n_test']} {'windows' if drawn else 'images'} ({results['split']}), protocol {results['protocol']}"
     )
     for name, values in rows:
         oa, aa, kappa = 100 * values["oa"], 100 * values["aa"], values["kappa"]

@@ -166,9 +166,10 @@ class Evaluate(Pretrain):
         from rsssl.report.summary import labelled
 
         asked = "a random network" if scratch else self.weights_asked(self.checkpoint, run)
+        on = "" if run.options["evaluate"] == "statistics" else f" on {asked}"
         labels = labelled(len(job.train), job.n_drawn)
         how = f"evaluate={run.options['evaluate']} from {labels} with a label (ts={self.ts})"
-        log.info(f"{how} on {asked}; results in {run.folder}")
+        log.info(f"{how}{on}; results in {run.folder}")
         if scratch:
             weights = untrained(self, Start(), job.data, run)
         else:

@@ -70,3 +70,14 @@ def test_windows_of_a_scene_are_not_called_labels(
     print_results(results, Path("results.json"))
     text = capsys.readouterr().out
     assert all(sentence in text for sentence in said), text
+
+
+@pytest.mark.parametrize(("evaluate", "named"), [("linear", True), ("statistics", False)])
+def test_a_network_that_nothing_looked_at_is_not_named(
+    evaluate: str, named: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results: dict[str, Any] = {"ssl": "none", "start": "imagenet", "evaluate": evaluate, "dataset": "coast", "seed": 0}
+    results |= {"backbone": "resnet18", "ts": 5, "n_train": 15, "n_test": 90, "protocol": "clean"}
+    results |= {"split": "random", "oa": 0.9, "aa": 0.9, "kappa": 0.8, "baselines": {}}
+    print_results(results, Path("results.json"))
+    assert ("resnet18" in capsys.readouterr().out) == named
