@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +31,8 @@ from rsssl.data.order import BlockOrder
 from rsssl.data.pool import Part, Pool, joined, widened
 from rsssl.engine import memory
 from rsssl.engine.device import sent
-from rsssl.engine.distributed import share, world_size
+from rsssl.engine.distributed import rank, share, world_size
+from rsssl.engine.progress import EVERY, duration, say
 from rsssl.errors import UserError
 from rsssl.models.preprocess import Preprocess
 
@@ -251,8 +254,9 @@ class PoolBatches:
         return torch.cat(rendered, 1)[:, sent(torch.from_numpy(np.argsort(positions)), self.device)]
 
 
-def prefetched(items: Iterator, ahead: int = PREFETCH) -> Iterator:
-    """The same items, produced ahead in a thread, so many at most; an exception there is raised here."""
+def prefetched(items: Iterator, ahead: int = PREFETCH, every: float = EVERY) -> Iterator:
+    """The same items, produced ahead in a thread, so many at most; an exception there is raised here. Where none comes
+    for long, a line says so, again and again after so many seconds."""
     ready: queue.Queue = queue.Queue(ahead)
     stop = threading.Event()
 
@@ -276,7 +280,7 @@ def prefetched(items: Iterator, ahead: int = PREFETCH) -> Iterator:
     thread.start()
     try:
         while True:
-            item, error = ready.get()
+            item, error = arrived(ready, every)
             if isinstance(error, StopIteration):
                 return
             if error is not None:
@@ -285,3 +289,15 @@ def prefetched(items: Iterator, ahead: int = PREFETCH) -> Iterator:
     finally:
         stop.set()
         thread.join(LAST)
+
+
+def arrived(ready: queue.Queue, every: float) -> tuple[Any, BaseException | None]:
+    """What comes next, however long it takes."""
+    begin = time.monotonic()
+    while True:
+        try:
+            item: tuple[Any, BaseException | None] = ready.get(timeout=every)
+            return item
+        except queue.Empty:
+            if rank() == 0:
+                say(f"no images for {duration(time.monotonic() - begin)}: what they are read from is slow now")

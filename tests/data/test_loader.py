@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +183,15 @@ def test_an_error_while_reading_ahead_reaches_the_loop() -> None:
         for item in prefetched(items()):
             seen.append(item)
     assert seen == [1]
+
+
+def test_a_long_wait_for_images_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def items():  # type: ignore[no-untyped-def]
+        yield 1
+        time.sleep(0.5)
+        yield 2
+
+    with caplog.at_level(logging.INFO):
+        assert list(prefetched(items(), every=0.1)) == [1, 2]
+    said = [record.message for record in caplog.records if "no images for" in record.message]
+    assert 2 <= len(said) <= 5
