@@ -123,6 +123,8 @@ class Blocks:
                 self._open[key] = fd.result()
             except Exception as error:  # the other descriptors are kept all the same
                 errors.append(error)
+                for other in arriving.values():  # each would ask for a minute, too
+                    other.cancel()
         if errors:
             raise errors[0]
         return [self._open[key] for key in keys]

@@ -142,6 +142,17 @@ def test_what_fails_always_is_said_and_nothing_of_it_is_kept(
     assert np.array_equal(read(cache, file, [44, 45]), content[[44, 45]])
 
 
+def test_a_server_that_is_gone_is_said_before_each_block_was_asked_for(
+    tmp_path: Path, served: Any, file: RemoteFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote, "WAITS", (0.05, 0.05))
+    served.always = "503"
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="503"):
+        read(Blocks(tmp_path / "cache", LARGE), file, np.arange(990))
+    asked = len([r for r in caplog.records if "once more" in r.getMessage()])
+    assert asked <= 2 * 3 * blocks.FETCHERS, "of 99 blocks, those that were on their way"
+
+
 def test_a_file_that_is_not_there_is_not_asked_for_again(tmp_path: Path, served: Any, file: RemoteFile) -> None:
     (served.folder / "images.bin").unlink()
     with pytest.raises(UserError, match=r"images\.bin is not there: type the address of a finished pack"):
