@@ -21,7 +21,7 @@ from rsssl.engine.cores import keep_threads
 from rsssl.engine.meter import Meter
 from rsssl.engine.monitor import CollapseMonitor
 from rsssl.engine.steps import Settled, Steps
-from rsssl.engine.stop import Stopped, StopRequests
+from rsssl.engine.stop import AskedInVain, Stopped, StopRequests
 from rsssl.engine.tracking import Tracker
 from rsssl.engine.watch import Watch
 from rsssl.errors import UserError
@@ -127,7 +127,7 @@ class Fit:
         self.model.train()
         check_first_output(self.model)
         meter = Meter(self.title, step, total, visible=writes)
-        steps, saved_at = Steps(self, step, meter), time.monotonic()
+        steps, saved, saved_at = Steps(self, step, meter), step, time.monotonic()
 
         def logged(settled: Settled | None) -> None:
             if settled and settled.numbers is not None:
@@ -136,7 +136,14 @@ class Fit:
                     tracker.log(settled.step, settled.epoch, numbers)
 
         while step < total and not stopped:
-            images, pixels, settled = steps.take(step, requests.flags())
+            try:
+                images, pixels, settled = steps.take(step, requests)
+            except AskedInVain:
+                stopped = requests.stopped(requests.flags(), step, total, saved=self.checkpoints is not None)
+                logged(steps.settle())
+                if checkpoints and step > saved:
+                    checkpoints.save(step, self.state(step))
+                break
             step, watch.started = step + 1, True
             self.images += images
             self.seconds += meter.count(images, pixels)
@@ -158,7 +165,7 @@ class Fit:
                 logged(steps.settle())
             if checkpoints and (due or score > best_score or last) and steps.sound():
                 checkpoints.save(step, self.state(step), None if score == -math.inf else score)
-                saved_at, best_score = time.monotonic(), max(best_score, score)
+                saved, saved_at, best_score = step, time.monotonic(), max(best_score, score)
         meter.close()
         if tracker:
             tracker.close(finished=not stopped)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -21,6 +22,7 @@ from rsssl.engine.meter import Meter
 from rsssl.engine.monitor import measured
 from rsssl.engine.parallel import parallel_of
 from rsssl.engine.replay import Failure, StateBefore
+from rsssl.engine.stop import StopRequests
 from rsssl.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,19 +88,26 @@ class Steps:
         self.waiting: Passes | None = None
         self.epoch = 0  # of the last step
 
-    def take(self, step: int, flags: list[float]) -> tuple[int, int, Settled | None]:
+    def take(self, step: int, requests: StopRequests) -> tuple[int, int, Settled | None]:
         """Takes the step.
 
         Args:
             step: counted from 0.
-            flags: for each signal, 1 where this rank was asked by it to stop.
+            requests: where this rank is asked to stop.
 
         Returns:
             How many images of all ranks it was over, how many pixels a view has, and what is known by now: of this
             step, or of the one before.
+
+        Raises:
+            AskedInVain: of one rank alone, when it is asked to stop before the step's images are there. Several ranks
+                agree on it in a step, and wait.
         """
+        flags = requests.flags()
+        with requests.waiting() if distributed.world_size() == 1 else nullcontext():
+            first = self.meter.wait_for(self.batches)
         self.before.note_buffers(step)
-        passes, images, pixels = self._passes(step, flags)
+        passes, images, pixels = self._passes(step, first, flags)
         self.epoch = passes.batches[-1].epoch
         settled = self.settle() if self.late else self._settle(passes)
         self.waiting = passes if self.late else None
@@ -123,17 +132,18 @@ class Steps:
         """Whether the step that is still on its way, if there is one, was finite; waits for it."""
         return self.waiting is None or bool(self.waiting.arriving.get()["numbers"][:2].isfinite().all())
 
-    def _passes(self, step: int, flags: list[float]) -> tuple[Passes, int, int]:
+    def _passes(self, step: int, first: Batch, flags: list[float]) -> tuple[Passes, int, int]:
         fit, accumulate, ranks = self.fit, self.fit.batches.accumulate, distributed.world_size()
         factor = fit.schedule(step, self.total)
         for group in fit.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         fit.optimizer.zero_grad(set_to_none=True)
-        taken: list[Batch] = []
+        taken = [first]
         loss = torch.zeros((), device=fit.device)
         asked = sent(torch.tensor(flags), fit.device)
         for part in range(accumulate):
-            taken.append(self.meter.wait_for(self.batches))
+            if part:
+                taken.append(self.meter.wait_for(self.batches))
             seed_dropout(fit.seed, step * accumulate + part)
             last = part == accumulate - 1
             with self.parallel.pass_(last):

@@ -1,10 +1,11 @@
-"""Being asked to stop: a signal is noted, and the training acts on it between two steps."""
+"""Being asked to stop: a signal is noted, and the training acts on it between two steps, or while it waits for images."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -31,6 +32,10 @@ class Stopped(Exception):
         self.signum, self.saved, self.before = signum, saved, before
 
 
+class AskedInVain(Exception):
+    """A signal came while the training waited for images, which may never come."""
+
+
 class StopRequests:
     """Notes signals while it is open. A second Ctrl-C ends the process at once: it raises KeyboardInterrupt.
 
@@ -40,6 +45,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.received: int | None = None
         self.before: dict[int, Any] = {}
+        self._waiting = False
 
     def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():  # elsewhere, Python takes no handlers
@@ -60,6 +66,19 @@ class StopRequests:
         # SLURM sends SIGTERM before or after a launcher's own signal, and that one counts.
         if self.received is None or signum != signal.SIGTERM:
             self.received = signum
+        if self._waiting:
+            raise AskedInVain
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What is done in it ends at once when a signal comes, or has come before: it raises AskedInVain."""
+        try:
+            self._waiting = True
+            if self.received is not None:
+                raise AskedInVain
+            yield
+        finally:
+            self._waiting = False
 
     def flags(self) -> list[float]:
         """For each of SIGNALS, 1 when it has been received, else 0: what the ranks add up."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from rsssl.batch import Batch
 from rsssl.engine.checkpoint import Checkpoints
 from rsssl.engine.loop import Fit
+from rsssl.engine.stop import Stopped
 from rsssl.engine.tracking import Tracker, read_metrics
 from rsssl.errors import UserError
 from rsssl.optim import AdamW, Cosine, parameter_groups
@@ -96,6 +100,35 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         for p in "ab"
     }
     assert steps["a"] == steps["b"] and len(steps["a"]) == 12
+
+
+class Silent(Numbers):
+    """Batches of which one does not come; a signal comes in its place."""
+
+    def start(self, cursor: int) -> Iterator[Batch]:
+        for step, batch in enumerate(super().start(cursor), cursor):
+            if step == 7:
+                threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                time.sleep(30)
+            yield batch
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_training_that_waits_for_images_stops_when_it_is_asked_to(tmp_path: Path, late: bool) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole, _ = fit(tmp_path / "a", Numbers(), late=late)
+    begin = time.monotonic()
+    with pytest.raises(Stopped, match="SIGTERM after step 7 of 12"):
+        fit(tmp_path / "b", Silent(), late=late)
+    assert time.monotonic() - begin < 10
+    assert Checkpoints(tmp_path / "b").load()["step"] == 7  # type: ignore[index]
+    resumed, _ = fit(tmp_path / "b", Numbers(), late=late)
+    for (name, value), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+    logged = [read_metrics(tmp_path / name / "metrics.csv") for name in "ab"]
+    losses = [[(r["step"], r["value"]) for r in rows if r["name"] == "loss"] for rows in logged]
+    assert losses[0] == losses[1] and len(losses[0]) == 12
 
 
 def test_a_resumed_training_takes_the_threads_of_the_one_that_stopped(

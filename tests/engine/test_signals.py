@@ -115,7 +115,7 @@ def test_stopped_at_any_boundary_it_ends_the_same(when: str, workshop, pack_of_t
         tmp_path, warm=warm, code=code, exits=-signal.SIGTERM if last else 1
     )  # too late: it is sent again
     if not last:
-        assert f"stopped by SIGTERM after step {step + 1} of 18" in text
+        assert f"stopped by SIGTERM after step {step} of 18" in text
     workshop.run(tmp_path, warm=warm, code=train.format(folder="cut", options=""))
     a, b = (torch.load(tmp_path / f / "final.pt", weights_only=True) for f in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
