@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal is noted, and the training acts on it between two steps, or while it waits for images."""
+"""Being asked to stop: a signal is noted, and the training acts on it between two steps, or where it awaits images."""
 
 from __future__ import annotations
 
