@@ -90,7 +90,7 @@ def masks(pack: Pack, key: int, share: float, sums: np.ndarray) -> Iterator[np.n
         for start in range(0, len(part) if part.labelled else 0, AT_ONCE):
             some = slice(start, start + AT_ONCE)
             mask = (labels[some] >= 0) & (hash64_numpy(key, ids[some].view(np.int64)) <= largest_hash(share))
-            sums[:] = moment_sums(moments[some][mask], sums)
+            sums[:] = moment_sums(moments[some].compress(mask, 0), sums)  # twice as fast as by [mask]
             yield mask
         if not part.labelled:
             yield np.zeros(len(part), bool)
