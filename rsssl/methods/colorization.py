@@ -45,7 +45,7 @@ class Colorization(Restoration):
         return torch.where(hidden, mean, images)
 
     def error(self, restored: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
-        return F.mse_loss(restored.float(), images)
+        return F.mse_loss(restored.to(images.dtype), images)
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """The network's input, what it makes of it, and the image."""
