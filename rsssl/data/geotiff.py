@@ -18,10 +18,10 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -124,7 +124,8 @@ def _descriptions(band_names: Sequence[str]) -> bytes:
     """The bands' names as GDAL's XML, escaped twice as GDAL does, ending with a zero byte."""
     root = ElementTree.Element("GDALMetadata")
     for i, name in enumerate(band_names):
-        ElementTree.SubElement(root, "Item", name="DESCRIPTION", sample=str(i), role="description").text = escape(name)
+        item = ElementTree.SubElement(root, "Item", name="DESCRIPTION", sample=str(i), role="description")
+        item.text = escape(name, quote=False)
     return ElementTree.tostring(root) + b"\0"
 
 

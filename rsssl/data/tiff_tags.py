@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
+from html import unescape
 from xml.etree import ElementTree
-from xml.sax.saxutils import unescape
 
 # Those that are read, or written.
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, DESCRIPTION = 256, 257, 258, 259, 262, 266, 270
@@ -109,7 +109,7 @@ def names_of(text: str, n: int) -> tuple[str, ...]:
             name = item.text or ""
             if re.search(r"&(?!(amp|lt|gt|quot|apos);)", name):
                 raise Unsupported("XML")
-            names[int(band)] = unescape(name, {"&quot;": '"', "&apos;": "'"})  # GDAL escapes twice
+            names[int(band)] = unescape(name)  # GDAL escapes twice
         elif role.lower() == "description":
             raise Unsupported("XML")
     return tuple(names)
