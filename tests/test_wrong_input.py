@@ -73,6 +73,8 @@ def test_every_key_and_option_is_found_from_its_misspelling() -> None:
         (["dataset=folder", "root=my_tiles"], "Type dataset.root=my_tiles"),
         (["checkpoint=runs/nmie", "ssl=none"], "checkpoint=runs/nmie does not exist"),
         (["task=export", "checkpoint=runs/nmie", "out=x"], "checkpoint=runs/nmie does not exist"),
+        (["task=suggest", "out=''"], "out=. is a folder: type out= with the name of a file"),
+        (["task=suggest", "out=x.txt"], "type out=x.csv"),
         (["--dataset", "folder"], "type dataset=folder"),
     ],
 )
