@@ -67,6 +67,7 @@ class StopRequests:
         if self.received is None or signum != signal.SIGTERM:
             self.received = signum
         if self._waiting:
+            self._waiting = False  # another signal must not cut the end short
             raise AskedInVain
 
     @contextmanager

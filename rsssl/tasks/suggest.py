@@ -47,13 +47,9 @@ class Suggest(Pretrain):
         """Refuses impossible values, before any data is read."""
         positive(suggest__n=self.n)
         one_of("suggest.by", self.by, WAYS)
-        if self.out is not None:
-            writable("out", self.out)
         suffix, kind = (".gpkg", "GeoPackage") if self.on_scenes else (".csv", "CSV")
-        if self.out is not None and Path(self.out).suffix.lower() != suffix:
-            raise UserError(
-                f"out={self.out} is not the name of a {kind}: type out={Path(self.out).with_suffix(suffix)}"
-            )
+        if self.out is not None and (out := writable("out", self.out)).suffix.lower() != suffix:
+            raise UserError(f"out={self.out} is not the name of a {kind}: type out={out.with_suffix(suffix)}")
         if self.on_scenes and self.labelled:
             raise UserError("on scenes the labels say what is labelled: type dataset.labels=FILE")
         super().check()
