@@ -85,6 +85,15 @@ def pool_places(options: argparse.Namespace, source: str) -> list[str]:
     return [f"dataset.root={roots[0]}", f"pretrain.dataset=[{names}]", f"pretrain.root=[{where}]"]
 
 
+def tested_images(options: argparse.Namespace, bench: Bench, row: dict[str, str]) -> Path:
+    """The list of a run's test images; where the row came without its folder, the run is made again."""
+    file = options.out / row["run"] / "predictions.csv"
+    if not file.is_file():
+        start = network(row["start"], NONE, row["target"], 0.0)
+        bench.run(row["run"], *bench.prepared(start), f"ts={row['ts']}", f"seed={row['seed']}", "evaluate=linear")
+    return file
+
+
 def make_pools(options: argparse.Namespace, bench: Bench) -> None:
     """Links to as many pool images of each dataset, drawn at random, and to a share of these for the mixture."""
     folder = options.out.resolve() / "pools"
@@ -93,7 +102,7 @@ def make_pools(options: argparse.Namespace, bench: Bench) -> None:
     pools = {}
     for name in options.datasets:
         row = bench.results.find(source=NONE, target=name)[0]
-        with open(options.out / row["run"] / "predictions.csv", newline="") as file:
+        with open(tested_images(options, bench, row), newline="") as file:
             tests = {r["image"] for r in csv.DictReader(file)}
         root = options.data.resolve() / name
         files = sorted(p for p in root.rglob("*") if p.is_file() and p.parent != root)

@@ -29,7 +29,8 @@ NETWORKS = {"resnet10t": RESNET, "vit_tiny_p8": ("backbone=vit_tiny_p8",), "lite
 POOLS = (200, 700, 2000, 6000, 21600)  # of amount.py
 DATASETS = ("EuroSAT_RGB", "AID", "NWPU_RESISC45")  # folders under --data
 STATISTICS = "image_statistics"  # of the bands, in place of a network's features
-DEPTHS = "backbone.depths=3"  # of MARTA-GAN's features
+DEPTHS = "backbone.depths=3"  # features of three depths
+RESTORING = ("inpainting", "colorization", "simmim")  # train feature maps, which EfficientNet's features lie behind
 
 
 class Signals(Bench):
@@ -42,9 +43,11 @@ class Signals(Bench):
 
 def network_of(method: str, start: str) -> str:
     """The network that a method is tried on."""
-    if start == "imagenet":
-        return "lite0"
-    return "vit_tiny_p8" if method == "mae" else "resnet10t"
+    if method == "mae":
+        return "vit_tiny_p8"
+    if start == "random":
+        return "resnet10t@3" if method == "marta_gan" else "resnet10t"
+    return "lite0@3" if method in ("marta_gan", *RESTORING) else "lite0"
 
 
 def network(method: str, start: str, backbone: str, seconds: float) -> Network:
@@ -64,8 +67,7 @@ def networks(options: argparse.Namespace) -> list[Network]:
     for method in METHODS:
         for start in ("random", "imagenet"):
             if (method, start) != ("mae", "imagenet"):  # no such weights of a ViT without a network connection
-                depths = "@3" if method == "marta_gan" else ""
-                trained.append(network(method, start, network_of(method, start) + depths, options.seconds))
+                trained.append(network(method, start, network_of(method, start), options.seconds))
     first, *others = options.pretrain_seeds
     return [*seeds_in_turn(once, [0]), *seeds_in_turn(trained, [first, *others])]
 
