@@ -68,6 +68,8 @@ def networks(options: argparse.Namespace) -> list[Network]:
         for start in ("random", "imagenet"):
             if (method, start) != ("mae", "imagenet"):  # no such weights of a ViT without a network connection
                 trained.append(network(method, start, network_of(method, start), options.seconds))
+    deep = network("vicreg", "imagenet", "lite0@3", options.seconds)  # as its start with three depths is better
+    trained.insert(4, deep)
     first, *others = options.pretrain_seeds
     return [*seeds_in_turn(once, [0]), *seeds_in_turn(trained, [first, *others])]
 
