@@ -21,6 +21,7 @@ from rsssl.report.figures import PALETTE, canvas
 GREY = "#6b6b6b"
 STARTS = {"random": PALETTE[1], "imagenet": PALETTE[0]}
 LINES = {"3": "--", "vit_tiny_p8": "-."}  # of starts, by depths or network
+USUAL = ("resnet10t", "lite0")  # networks that the plot of question 1 need not name
 NAMES = {"random": "from random weights", "imagenet": "from ImageNet"}
 
 
@@ -63,7 +64,8 @@ def signals_plot(folder: Path) -> bytes:
                     xerr=deviation(cells[cell]),
                     **{"fmt": "o", "capsize": 2.5, "color": STARTS[start], "markersize": 6},
                 )
-            panel.set_yticks(range(len(methods)), [method for method, _ in methods])
+            names = [method if network in USUAL else f"{method} ({network})" for method, network in methods]
+            panel.set_yticks(range(len(methods)), names)
             for (method, network), found in cells.items():
                 if method in beside and found:
                     style = LINES.get(network.partition("@")[2] or network, "-") if method == "none" else ":"
