@@ -102,7 +102,7 @@ def kept_by_forward(model: nn.Module, backbone: nn.Module, batch: Batch, device:
     def count(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return x
+        return x.detach()  # an output that its own graph holds would never be freed
 
     def see(network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         nonlocal views

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,3 +210,12 @@ def test_the_outlook_follows_the_curve(values: tuple[float, ...], said: str, tmp
     assert outlook(tmp_path, planned(10.0), 8) is None, "eight steps say nothing of more"
     (tmp_path / "metrics.csv").write_text("step,epoch,name,value\n")
     assert outlook(tmp_path, planned(10.0), 100) is None
+
+
+def test_counting_leaves_no_graph_behind() -> None:
+    """A graph that held its own outputs was never freed: 64 MB for each pre-training of a sweep in one process."""
+    made, outputs = training(), []
+    made.method.backbone[2].register_forward_hook(lambda layer, inputs, output: outputs.append(weakref.ref(output)))
+    step_memory.kept_for_an_image(made.method, made.method.backbone, lambda n: largest(made, n), 8, torch.device("cpu"))
+    gc.collect()
+    assert len(outputs) == 2 and all(output() is None for output in outputs)
