@@ -118,12 +118,19 @@ def test_from_one_dataset_to_another(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module("runs").Bench, "steps", lambda bench, network: 2)
+    asked: list[tuple[str, ...]] = []
+
+    def two(bench: Any, network: Any) -> int:
+        asked.append(network.train)
+        return 2
+
+    monkeypatch.setattr(module("runs").Bench, "steps", two)
     names = ("EuroSAT_RGB", "AID", "NWPU_RESISC45")
     few = ["--only", "none,mixture", "--ts", "2", "--seeds", "0"]
     rows = command("distance", *few, "--starts", "random", *TINY, *NETWORK)
     there = {(r["source"], r["target"]) for r in rows}
     assert there == {(s, t) for s in ("none", "mixture") for t in names}
+    assert asked and all("dataset.name=eurosat_rgb" in train for train in asked), "as many steps for every source"
     tests = {}
     for name in names:
         run = next(r["run"] for r in rows if (r["source"], r["target"]) == ("none", name))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -39,6 +40,12 @@ class Transfer(Bench):
     def images_of(self, target: str) -> list[str]:
         """Overrides for the dataset that is tested on."""
         return [*TILES, f"dataset.name={target.lower()}", f"dataset.root={self.options.data.resolve() / target}"]
+
+    def steps(self, network: Network) -> int:
+        """As many for each source: those that the time buys on the first."""
+        sources = (network.says["source"], self.options.datasets[0])
+        name, first = (f"dataset.name={source.lower()}" for source in sources)
+        return super().steps(replace(network, train=tuple(first if o == name else o for o in network.train)))
 
     def prepared(self, network: Network) -> list[str]:
         source, target = network.says["source"], network.says["target"]
