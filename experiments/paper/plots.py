@@ -122,6 +122,7 @@ def budget_plot(folder: Path) -> bytes:
             )
         if start:
             panel.axhline(mean(start), color=GREY, linestyle="--", linewidth=1.2, label="random network")
+            panel.set_ylim(bottom=mean(start) - 2)
         panel.set_xscale("log")
         panel.set_xticks([1, budget.LONGER], ["once", f"{budget.LONGER} times"])
         panel.minorticks_off()
