@@ -150,6 +150,14 @@ def test_the_distance_of_two_normal_distributions(module: Callable[[str], Any]) 
     assert frechet(one, other) == pytest.approx(9 + 1 + 16, rel=0.02)  # (m - n)^2 + (s - t)^2 in each axis
 
 
+def test_the_nearer_source_is_the_better(module: Callable[[str], Any]) -> None:
+    far = [("a", 1, 1.0), ("a", 2, 3.0), ("a", 3, 2.0), ("b", 9, 0.5), ("b", 8, 0.1), ("c", 0, 7.0)]
+    pairs = [{"target": target, "features": near, "lost": lost} for target, near, lost in far]
+    assert module("distance").nearer_is_better(pairs, "features") == (3, 4), (
+        "1 before 2 and 3, not 2 before 3; 8 before 9"
+    )
+
+
 def test_puzzles_whose_answer_can_be_seen(command: Callable[..., Any], tmp_path: Path) -> None:
     small = ["--steps", "3", *TINY, "pretrain.image_size=48"]
     command("budget", "--only", "nothing", *small)
@@ -182,22 +190,29 @@ def test_what_a_doubling_brings(module: Callable[[str], Any]) -> None:
     assert interval == pytest.approx(12.71 * 0.5**0.5 / 2**0.5), "Student's t with one degree of freedom"
 
 
+def write_rows(file: Path, networks: list[Any], scales: tuple[int, ...]) -> None:
+    """Rows made up here: all draws of the labels of these networks."""
+    random = np.random.default_rng(0)
+    file.parent.mkdir(exist_ok=True)
+    with open(file, "w", newline="") as lines:
+        rows = csv.DictWriter(lines, [*networks[0].says, "ts", "seed", "oa", "oa_last_epoch", "artifact"])
+        rows.writeheader()
+        for network in networks:
+            for ts in scales:
+                for seed in range(5):
+                    oa = {"oa": 0.5 + 0.1 * random.random(), "oa_last_epoch": 0.5, "artifact": network.name}
+                    rows.writerow(network.says | {"ts": ts, "seed": seed} | oa)
+
+
 def test_a_whole_record(module: Callable[[str], Any], tmp_path: Path) -> None:
-    """Rows made up here of all that is planned: every table has them all, every plot is drawn."""
+    """Rows of all that is planned: every table has them all, every plot is drawn."""
     random = np.random.default_rng(0)
     signals, record = module("signals"), module("record")
     how = signals.planned(tmp_path)
     for question in ("signals", "protocol", "budget", "amount", "distance"):
-        with open(tmp_path / f"{question}.csv", "w", newline="") as file:
-            networks = (signals if question == "protocol" else module(question)).networks(how)
-            keys = [*networks[0].says, "ts", "seed"]
-            rows = csv.DictWriter(file, [*keys, "oa", "oa_last_epoch", "artifact"])
-            rows.writeheader()
-            for network in networks:
-                for ts in (5, 20) if question == "distance" else (5, 20, 100):
-                    for seed in range(5):
-                        oa = {"oa": 0.5 + 0.1 * random.random(), "oa_last_epoch": 0.5, "artifact": network.name}
-                        rows.writerow(network.says | {"ts": ts, "seed": seed} | oa)
+        networks = (signals if question == "protocol" else module(question)).networks(how)
+        write_rows(tmp_path / f"{question}.csv", networks, (5, 20) if question == "distance" else (5, 20, 100))
+    write_rows(tmp_path / "bands" / "signals.csv", signals.networks(how), (1, 5))
     with open(tmp_path / "distances.csv", "w") as file:
         file.write("source,target,features,bands\n")
         for source in (*how.datasets, "mixture"):

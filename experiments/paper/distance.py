@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -210,6 +211,12 @@ def rank_correlation(x: list[float], y: list[float]) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
+def nearer_is_better(pairs: list[dict[str, Any]], measure: str) -> tuple[int, int]:
+    """Of two sources for one target: how often the nearer one loses less, and of how many comparisons."""
+    both = [(a, b) for a, b in combinations(pairs, 2) if a["target"] == b["target"]]
+    return sum((a[measure] < b[measure]) == (a["lost"] < b["lost"]) for a, b in both), len(both)
+
+
 def loss_table(folder: Path) -> str:
     """Question 2: distance and loss of each pair, and whether one predicts the other."""
     far, pairs = Table(folder / "distances.csv", ("source", "target")).rows(), losses(folder, 20)
@@ -224,12 +231,13 @@ def loss_table(folder: Path) -> str:
     for start in STARTS:
         some = [p for p in pairs if p["start"] == start]
         if len(some) > 3:
-            by = [
-                rank_correlation([float(p[m]) for p in some], [float(p["lost"]) for p in some])
-                for m in ("features", "bands")
-            ]
-            text += f"\n\nFrom {start}, {len(some)} pairs: rank correlation of the loss with the distance of features "
-            text += f"{by[0]:+.2f}, of bands {by[1]:+.2f}."
+            lost, ranks, better = [float(p["lost"]) for p in some], [], []
+            for measure in ("features", "bands"):
+                ranks.append(f"{rank_correlation([float(p[measure]) for p in some], lost):+.2f} ({measure})")
+                right, compared = nearer_is_better(some, measure)
+                better.append(f"{right} of {compared} ({measure})")
+            text += f"\n\nFrom {start}, {len(some)} pairs: rank correlation of loss and distance {', '.join(ranks)}; "
+            text += f"of two sources for one target the nearer is the better in {', '.join(better)}."
     return text
 
 

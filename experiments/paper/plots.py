@@ -132,21 +132,26 @@ def budget_plot(folder: Path) -> bytes:
 
 
 def distance_plot(folder: Path) -> bytes:
-    """Points lost over the distance of the pools."""
+    """Points lost over the distance of the pools, a line for each target; the points say the source."""
     pairs = distance.losses(folder, 20)
-    with canvas(10, 4) as (figure, png):
-        panels = figure.subplots(1, 2, sharey=True)
-        for panel, measure in zip(panels, ("features", "bands"), strict=True):
-            for start, colour in STARTS.items():
-                some = [p for p in pairs if p["start"] == start]
-                panel.scatter([p[measure] for p in some], [p["lost"] for p in some], color=colour, label=NAMES[start])
-                for p in some:
-                    words = f"{str(p['source'])[:4]} > {str(p['target'])[:4]}"
-                    place = (float(p[measure]), float(p["lost"]))
-                    panel.annotate(words, place, fontsize=7, color=GREY, xytext=(4, 3), textcoords="offset points")
-            panel.axhline(0, color=GREY, linewidth=1)
-            tidy(panel, f"distance of {measure}", "Frechet distance of the pools", "points lost, 20 labels a class")
-            panel.legend(fontsize=8)
+    with canvas(10, 7.2) as (figure, png):
+        panels = figure.subplots(2, 2, sharex="row", sharey="col")
+        for row, measure in zip(panels, ("features", "bands"), strict=True):
+            for panel, start in zip(row, STARTS, strict=True):
+                for colour, target in zip(PALETTE, distance.DATASETS, strict=False):
+                    some = [p for p in pairs if (p["start"], p["target"]) == (start, target)]
+                    points = sorted((float(p[measure]), float(p["lost"]), str(p["source"])) for p in some)
+                    label = f"tested on {target.split('_')[0]}"
+                    panel.plot([x for x, _, _ in points], [y for _, y, _ in points], "o-", color=colour, label=label)
+                    for x, y, source in points:
+                        name = source.split("_")[0]
+                        panel.annotate(
+                            name, (x, y), fontsize=7, color=colour, xytext=(4, 4), textcoords="offset points"
+                        )
+                panel.axhline(0, color=GREY, linewidth=1)
+                panel.margins(x=0.15)
+                tidy(panel, f"{NAMES[start]}, by {measure}", f"Frechet distance of {measure}", "points lost, 20 labels")
+        panels[0, 0].legend(fontsize=8)
     return png.getvalue()
 
 

@@ -12,7 +12,7 @@ from distance import distance_table, loss_table
 from plots import PLOTS, drawn, image
 from protocol import protocol_table
 from runs import FOLDER
-from signals import signal_table
+from signals import bands_table, signal_table
 from tables import trained
 
 README = FOLDER / "README.md"
@@ -28,6 +28,8 @@ def hours(folder: Path) -> str:
 PLACES: dict[str, Callable[[Path], str]] = {
     "signals from random weights": lambda folder: signal_table(folder, "random"),
     "signals from ImageNet": lambda folder: signal_table(folder, "imagenet"),
+    "bands from random weights": lambda folder: bands_table(folder, "random"),
+    "bands from ImageNet": lambda folder: bands_table(folder, "imagenet"),
     "distance from ImageNet": lambda folder: distance_table(folder, "imagenet"),
     "distance from random weights": lambda folder: distance_table(folder, "random"),
     "losses": loss_table,

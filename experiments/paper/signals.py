@@ -11,6 +11,7 @@ first.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -99,26 +100,37 @@ def planned(folder: Path) -> argparse.Namespace:
     )
 
 
-def signal_table(folder: Path, start: str) -> str:
-    """Question 1 from one start: the methods by their accuracy with 20 labels, what they started from below."""
-    rows, trainings = table(planned(folder)).rows(), trained(folder)
+def compared(rows: Rows, trainings: dict[str, dict[str, str]], scales: Sequence[int], by: int) -> str:
+    """The methods of these rows by their accuracy with `by` labels a class, what they started from below."""
     cells: dict[tuple[str, str], Rows] = {}
     for row in rows:
-        if row["start"] == start:
-            cells.setdefault((row["method"], row["network"]), []).append(row)
+        cells.setdefault((row["method"], row["network"]), []).append(row)
     starts = {network: found for (method, network), found in cells.items() if method == "none"}
-    order = sorted(cells, key=lambda c: (c[0] in ("none", STATISTICS), -mean(values(cells[c], ts=20) or [0.0])))
+    order = sorted(cells, key=lambda c: (c[0] in ("none", STATISTICS), -mean(values(cells[c], ts=by) or [0.0])))
     lines = []
     for method, network in order:
         found = cells[method, network]
-        gain = spread(over(found, starts.get(network, []), 20), "+") if method not in ("none", STATISTICS) else ""
+        gain = spread(over(found, starts.get(network, []), by), "+") if method not in ("none", STATISTICS) else ""
         name = {"none": "(the start)", STATISTICS: "(image statistics)"}.get(method, method)
         shown = "" if method == STATISTICS else network
-        figures = [spread(values(found, ts=ts)) for ts in TS]
+        figures = [spread(values(found, ts=ts)) for ts in scales]
         lines.append([name, shown, *effort(found, trainings), *figures, gain])
-    head = ["method", "network", "steps", "passes", "CPU s", *map(str, TS), "over its start, 20"]
+    return markdown(
+        ["method", "network", "steps", "passes", "CPU s", *map(str, scales), f"over its start, {by}"], lines, 2
+    )
+
+
+def signal_table(folder: Path, start: str) -> str:
+    """Question 1 from one start."""
+    rows = table(planned(folder)).find(start=start)
     todo = [n for n in networks(planned(folder)) if n.says["start"] == start]
-    return markdown(head, lines, 2) + "\n\n" + there(rows, todo, ["method"])
+    return compared(rows, trained(folder), TS, 20) + "\n\n" + there(rows, todo, ["method"])
+
+
+def bands_table(folder: Path, start: str) -> str:
+    """Question 1 on tiles of 13 bands, whose CSVs lie in a folder of their own."""
+    bands = folder / "bands"
+    return compared(table(planned(bands)).find(start=start), trained(bands), (1, 5), 5)
 
 
 def main() -> None:
