@@ -159,11 +159,13 @@ def test_the_nearer_source_is_the_better(module: Callable[[str], Any]) -> None:
 
 
 def test_puzzles_whose_answer_can_be_seen(command: Callable[..., Any], tmp_path: Path) -> None:
-    small = ["--steps", "3", *TINY, "pretrain.image_size=48"]
-    command("budget", "--only", "nothing", *small)
+    command("budget", "--only", "easy,aid", "--steps", "3", "--aid-steps", "2", *TINY, "pretrain.image_size=48")
     rows = {r["network"]: r for r in read(tmp_path / "csv" / "trainings.csv")}
-    easy = [r for name, r in rows.items() if name.startswith("easy-")]
-    assert len(easy) == 4 and all(0 <= float(r["solved_last"]) <= 1 for r in easy)
+    steps = {
+        name.split("-")[0]: {r["steps"] for n, r in rows.items() if n.startswith(name)} for name in ("easy-", "aid-")
+    }
+    assert steps == {"easy": {"3"}, "aid": {"2"}} and len(rows) == 6
+    assert all(0 <= float(r["solved_last"]) <= 1 for r in rows.values())
 
 
 def test_the_tables_are_those_of_the_rows(module: Callable[[str], Any]) -> None:

@@ -206,12 +206,16 @@ class Bench:
         """What a question's rows say beside."""
         return {}
 
+    def asked(self, network: Network) -> bool:
+        """Whether `--only` has it."""
+        words = set(map(str, network.says.values()))
+        return all(words & set(some) for some in self.options.only)
+
     def all(self, networks: Sequence[Network]) -> None:
         """Does the networks in their order, until the time is over."""
         end = time.monotonic() + 3600 * self.options.hours
         for number, network in enumerate(networks, 1):
-            words = set(map(str, network.says.values()))
-            if not all(words & set(some) for some in self.options.only):
+            if not self.asked(network):
                 continue
             if time.monotonic() > end:
                 print(f"the {self.options.hours:g} hours are over; the same command goes on")
