@@ -98,13 +98,17 @@ def budget_table(folder: Path) -> str:
         short = [r for r in once if r["method"] == method and r["pretrain_seed"] == "0"]
         longer = [r for r in rows if r["part"] == "budget" and r["method"] == method]
         for found in (short, longer):
-            one = trainings.get(found[0]["artifact"], {}) if found else {}
-            solved = f"{100 * float(one['solved_last']):.0f} %" if one.get("solved_last") else ""
             figures = [spread(values(found, ts=ts)) for ts in TS]
-            lines.append([method, *effort(found, trainings), *figures, solved])
+            lines.append([method, *effort(found, trainings), *figures, solved(found, trainings)])
     head = ["method", "steps", "passes", "CPU s", *map(str, TS), "solved at the end"]
     todo = [n for n in networks(signals.planned(folder)) if n.says["part"] == "budget"]
     return markdown(head, lines) + "\n\n" + there(rows, todo, ["method"])
+
+
+def solved(rows: Rows, trainings: dict[str, dict[str, str]]) -> str:
+    """The share of puzzles that a cell's first pre-training solved at its end; nothing where it has none."""
+    share = trainings.get(rows[0]["artifact"], {}).get("solved_last") if rows else None
+    return f"{100 * float(share):.0f} %" if share else ""
 
 
 def recipe_table(folder: Path) -> str:
@@ -113,11 +117,14 @@ def recipe_table(folder: Path) -> str:
     cells: dict[tuple[str, str], Rows] = {}
     for row in rows:
         cells.setdefault((row["method"], row["recipe"]), []).append(row)
-    lines = [
-        [m, f"`{r}`" if r else "", *(spread(values(f, ts=ts)) for ts in TS)] for (m, r), f in sorted(cells.items())
-    ]
+    trainings, lines = trained(folder), []
+    for (method, recipe), found in sorted(cells.items()):
+        figures = [spread(values(found, ts=ts)) for ts in TS]
+        steps, passes, _ = effort(found, trainings)
+        lines.append([method, f"`{recipe}`" if recipe else "", steps, passes, *figures, solved(found, trainings)])
     todo = [n for n in networks(signals.planned(folder)) if n.says["part"] == "recipe"]
-    return markdown(["method", "changed", *map(str, TS)], lines, 2) + "\n\n" + there(rows, todo, ["method", "recipe"])
+    head = ["method", "changed", "steps", "passes", *map(str, TS), "solved at the end"]
+    return markdown(head, lines, 2) + "\n\n" + there(rows, todo, ["method", "recipe"])
 
 
 def defect_table(folder: Path) -> str:
