@@ -206,8 +206,8 @@ def losses(folder: Path, ts: int) -> list[dict[str, Any]]:
 
 
 def rank_correlation(x: list[float], y: list[float]) -> float:
-    """Spearman's: the correlation of ranks, no ties."""
-    first, second = (np.argsort(np.argsort(v)) for v in (x, y))
+    """Spearman's: the correlation of ranks, those of equal values in the middle of their places."""
+    first, second = ([sum(b < a for b in v) + sum(b == a for b in v) / 2 for a in v] for v in (x, y))
     return float(np.corrcoef(first, second)[0, 1])
 
 
@@ -227,17 +227,19 @@ def loss_table(folder: Path) -> str:
         for r in far
         if r["source"] != r["target"]
     ]
-    text = markdown(["source", "target", "features", "bands", *(f"points lost, {s}" for s in STARTS)], lines, 2)
+    text = markdown(
+        ["source", "target", "features", "bands", *(f"points lost with 20 labels, {s}" for s in STARTS)], lines, 2
+    )
     for start in STARTS:
         some = [p for p in pairs if p["start"] == start]
         if len(some) > 3:
             lost, ranks, better = [float(p["lost"]) for p in some], [], []
             for measure in ("features", "bands"):
                 ranks.append(f"{rank_correlation([float(p[measure]) for p in some], lost):+.2f} ({measure})")
-                right, compared = nearer_is_better(some, measure)
+                right, compared = nearer_is_better([p for p in some if p["source"] != MIXTURE], measure)
                 better.append(f"{right} of {compared} ({measure})")
             text += f"\n\nFrom {start}, {len(some)} pairs: rank correlation of loss and distance {', '.join(ranks)}; "
-            text += f"of two sources for one target the nearer is the better in {', '.join(better)}."
+            text += f"of two other datasets the nearer is the better source in {', '.join(better)}."
     return text
 
 
