@@ -165,9 +165,8 @@ def test_the_nearer_source_is_the_better(module: Callable[[str], Any]) -> None:
 
 
 def test_puzzles_whose_answer_can_be_seen(command: Callable[..., Any], tmp_path: Path) -> None:
-    command(
-        "budget", "--only", "easy,aid,eurosat_few", "--steps", "3", "--aid-steps", "2", *TINY, "pretrain.image_size=48"
-    )
+    few = ["--only", "easy,aid,eurosat_few", "--steps", "3", "--aid-steps", "2", "--ts", "2", "--seeds", "0"]
+    found = command("budget", *few, *TINY, "pretrain.image_size=48")
     rows = read(tmp_path / "csv" / "trainings.csv")
     assert sorted((r["network"].split("-")[0], r["steps"]) for r in rows) == [
         *[("aid", "2")] * 2,
@@ -175,6 +174,12 @@ def test_puzzles_whose_answer_can_be_seen(command: Callable[..., Any], tmp_path:
         ("eurosat_few", "2"),
     ]
     assert all(0 <= float(r["solved_last"]) <= 1 for r in rows)
+    artifacts = {r["artifact"] for r in rows if r["network"].startswith("aid-")}
+    assert {r["method"]: r["artifact"] in artifacts for r in found} == {
+        "none": False,
+        "jigsaw2x2": True,
+        "jigsaw3x3": True,
+    }
 
 
 def test_the_tables_are_those_of_the_rows(module: Callable[[str], Any]) -> None:
@@ -222,6 +227,7 @@ def test_a_whole_record(module: Callable[[str], Any], tmp_path: Path) -> None:
     how = signals.planned(tmp_path)
     for question in ("signals", "protocol", "budget", "amount", "distance"):
         networks = (signals if question == "protocol" else module(question)).networks(how)
+        networks += module("budget").scenes(1) if question == "budget" else []
         write_rows(tmp_path / f"{question}.csv", networks, (5, 20) if question == "distance" else (5, 20, 100))
     write_rows(tmp_path / "bands" / "signals.csv", signals.networks(how), (1, 5))
     with open(tmp_path / "distances.csv", "w") as file:

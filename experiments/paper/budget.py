@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import signals
 from PIL import Image
 from runs import TS, Bench, Network, Table, command_line
-from tables import Rows, effort, markdown, spread, there, trained, values
+from tables import Rows, effort, markdown, over, spread, there, trained, values
 
 METHODS = ("rotation", "jigsaw2x2", "relative_position", "simsiam", "byol", "jigsaw3x3", "simclr")
 JIGSAWS = ("jigsaw2x2", "jigsaw3x3")
@@ -67,14 +68,13 @@ def easy_images(folder: Path) -> None:
 
 
 def defects(bench: Bench, options: argparse.Namespace) -> None:
-    """Trains puzzles on images whose answer can be seen, and on AID; the rows say what share is solved."""
+    """Trains puzzles on images whose answer can be seen, and on few of EuroSAT; the rows say what share is solved."""
     folder = options.out.resolve() / "easy"
     if not folder.is_dir():
         easy_images(folder)
     solve(bench, PUZZLES, "easy", folder, options.steps, UPRIGHT)
     if options.data:
-        solve(bench, JIGSAWS, "aid", options.data / "AID", options.aid_steps)
-        few = f"pretrain.images={AID_POOL}"  # so that each is seen as often
+        few = f"pretrain.images={AID_POOL}"  # so that each is seen as often as one of AID's
         solve(bench, JIGSAWS[:1], "eurosat_few", options.data / "EuroSAT_RGB", options.aid_steps, few)
 
 
@@ -86,6 +86,20 @@ def solve(bench: Bench, methods: Sequence[str], name: str, folder: Path, steps: 
         puzzle = Network({"images": name, **made.says}, (*made.train, f"pretrain.steps={steps}"))
         if bench.asked(puzzle) and not bench.trainings.find(network=puzzle.name):
             bench.train(puzzle)
+
+
+def scenes(steps: int) -> list[Network]:
+    """The jigsaws on AID, and the random network there."""
+    made = [network("aid", method, (), None) for method in ("none", *JIGSAWS)]
+    return [replace(n, train=(*n.train, f"pretrain.steps={steps}")) for n in made]
+
+
+def on_scenes(options: argparse.Namespace) -> Bench:
+    """What does AID's runs: with so many labels as its pool has."""
+    few = argparse.Namespace(**vars(options) | {"ts": [ts for ts in options.ts if ts < 48]})
+    bench = signals.bench(few, table(options))
+    bench.common, bench.places = ["dataset=folder", "dataset.name=aid"], [f"dataset.root={options.data / 'AID'}"]
+    return bench
 
 
 def table(options: argparse.Namespace) -> Table:
@@ -151,12 +165,27 @@ def defect_table(folder: Path) -> str:
     )
 
 
+def scenes_table(folder: Path) -> str:
+    """Question 5: what the jigsaws learn on AID."""
+    rows = table(signals.planned(folder)).find(part="aid")
+    start = [r for r in rows if r["method"] == "none"]
+    lines = []
+    for method in ("none", *JIGSAWS):
+        found = [r for r in rows if r["method"] == method]
+        gain = spread(over(found, start, 20), "+") if method != "none" else ""
+        name = "(random network)" if method == "none" else method
+        lines.append([name, *(spread(values(found, ts=ts)) for ts in TS[:2]), gain])
+    return markdown(["AID", *map(str, TS[:2]), "over it, 20"], lines)
+
+
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=STEPS, help="on images whose answer can be seen")
     parser.add_argument("--aid-steps", type=int, default=AID_STEPS, help="on AID")
     options = parser.parse_intermixed_args()
     defects(signals.bench(options, table(options)), options)
+    if options.data:
+        on_scenes(options).all(scenes(options.aid_steps))
     signals.bench(options, table(options)).all(networks(options))
 
 

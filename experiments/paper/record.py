@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from amount import amount_table
-from budget import budget_table, defect_table, recipe_table
+from budget import budget_table, defect_table, recipe_table, scenes_table
 from distance import distance_table, loss_table
 from plots import PLOTS, drawn, image
 from protocol import protocol_table
@@ -38,6 +38,7 @@ PLACES: dict[str, Callable[[Path], str]] = {
     "budget": budget_table,
     "recipes": recipe_table,
     "defects": defect_table,
+    "scenes": scenes_table,
     "hours": hours,
     **{f"plot of {name}": partial(image, name=name) for name in PLOTS},
 }
