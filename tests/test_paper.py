@@ -164,7 +164,10 @@ def test_the_nearer_source_is_the_better(module: Callable[[str], Any]) -> None:
     )
 
 
-def test_puzzles_whose_answer_can_be_seen(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_puzzles_whose_answer_can_be_seen(
+    command: Callable[..., Any], module: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module("budget"), "AID_POOL", 12)
     few = ["--only", "easy,aid,eurosat_few", "--steps", "3", "--aid-steps", "2", "--ts", "2", "--seeds", "0"]
     found = command("budget", *few, *TINY, "pretrain.image_size=48")
     rows = read(tmp_path / "csv" / "trainings.csv")
