@@ -71,6 +71,8 @@ def test_every_option_composes_and_its_file_is_short(group: str, option: str, mo
         ("~task=0.2", "task cannot be left out: type task="),
         ("~backbone.name", "backbone.name= cannot be left out: type backbone="),
         ("~backbone.depths", "backbone.depths= cannot be left out: type backbone="),
+        ("~backbone.checkpointing", "backbone.checkpointing= cannot be left out: type backbone="),
+        ("~optimizer.lr", "optimizer.lr= cannot be left out: type optimizer=adamw"),
         ("task._target_=false", "names no class"),
         ("task._target_=os.system", "write @dataclass above the class"),
         # Values that nothing could be made of.

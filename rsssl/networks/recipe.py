@@ -18,6 +18,8 @@ AUTO_MINUTES = {"cpu": 8.0, "cuda": 60.0}  # by device
 FROZEN = 0.5  # of them on a CPU where stages are left as they are: a step takes less than half the time
 MOST_EPOCHS = 100  # a budget buys no more passes over the pool
 NETWORK = ("name", "kwargs", "depths")  # the keys of a backbone's config that say what network it is
+# Keys that are read outside the class that the group names, and an option that has them.
+NEEDED = (("backbone", (*NETWORK, "checkpointing"), "resnet18"), ("optimizer", ("lr",), "adamw"))
 FIXED_SIZE = ("swin", "mixer", "mlp")  # families of backbones that take images of one size only
 
 
@@ -191,8 +193,10 @@ class Recipe:
         # paper: the published code's choice of the best epoch on half of the test images.
         one_of("distributed", self.distributed, DISTRIBUTED)
         one_of("protocol", self.protocol, ("clean", "validation", "paper"))
-        if missing := [key for key in NETWORK if key not in self.backbone]:
-            raise UserError(f"backbone.{missing[0]}= cannot be left out: type backbone=resnet18, or an option of yours")
+        for group, keys, example in NEEDED:
+            if missing := [key for key in keys if key not in getattr(self, group)]:
+                key = f"{group}.{missing[0]}"
+                raise UserError(f"{key}= cannot be left out: type {group}={example}, or an option that has {key}")
         positive(backbone__depths=self.backbone["depths"])
         for name, value in self.ssl.items():  # numbers of views, units, prototypes; a queue may be none
             if name == "temperature" or (type(value) is int and name != "queue"):
