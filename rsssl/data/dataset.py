@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Mapping
@@ -185,6 +186,10 @@ class Dataset:
         if self.generate is not None:
             from rsssl.data.synthetic import ensure
 
+            try:
+                inspect.signature(ensure).bind(root, **self.generate)
+            except TypeError as error:
+                raise UserError(f"dataset.generate: {error}: type dataset=synthetic, which has all its keys") from None
             root = ensure(root, **self.generate)
         elif self.download and not root.exists():
             if not self.url or not self.md5:

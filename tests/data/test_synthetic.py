@@ -94,3 +94,10 @@ def test_colour_alone_does_not_solve_it() -> None:
 def test_impossible_requests(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(UserError, match=r"dataset\.generate"):
         ensure(tmp_path, **FEW | wrong)
+
+
+@pytest.mark.parametrize("generate", [{k: v for k, v in FEW.items() if k != "per_class"}, FEW | {"trees": 3}])
+def test_a_key_too_few_or_too_many_is_refused(generate: dict[str, int], tmp_path: Path) -> None:
+    dataset = rsssl.dataset("synthetic", str(tmp_path), classes=list(CLASSES), generate=generate)
+    with pytest.raises(UserError, match=r"dataset\.generate: .*'(per_class|trees)'.*type dataset=synthetic"):
+        dataset.source()
