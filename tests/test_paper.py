@@ -177,6 +177,8 @@ def test_puzzles_whose_answer_can_be_seen(
         ("eurosat_few", "2"),
     ]
     assert all(0 <= float(r["solved_last"]) <= 1 for r in rows)
+    lines = module("budget").defect_table(tmp_path / "csv").splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == [*["| made here"] * 4, *["| AID"] * 2, "| EuroSAT"]
     artifacts = {r["artifact"] for r in rows if r["network"].startswith("aid-")}
     assert {r["method"]: r["artifact"] in artifacts for r in found} == {
         "none": False,

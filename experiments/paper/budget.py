@@ -151,7 +151,7 @@ def defect_table(folder: Path) -> str:
     found, lines = {r["network"]: r for r in trained(folder).values()}, []
     for where, prefix in (
         ("made here", "easy-defect"),
-        ("AID", "aid-defect"),
+        ("AID", "aid"),
         ("EuroSAT", "eurosat_few-defect"),
         ("EuroSAT", "budget"),
     ):

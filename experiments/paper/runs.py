@@ -148,7 +148,8 @@ class Bench:
     def steps(self, network: Network) -> int:
         """How many steps of its pre-training fit into its time."""
         train = [o for o in network.train if not o.startswith("pretrain.seed=")]
-        key = {"recipe": " ".join([*self.common, *train, *self.options.overrides])}
+        costly = [o for o in [*self.common, *train, *self.options.overrides] if not o.startswith("dataset.root=")]
+        key = {"recipe": " ".join(costly)}
         if not self.costs.find(**key):
             took = {}
             for steps in (2, SHORT, LONG):  # the first wakes what is slow once
