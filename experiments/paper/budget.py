@@ -20,7 +20,7 @@ import numpy as np
 import signals
 from PIL import Image
 from runs import TS, Bench, Network, Table, command_line
-from tables import Rows, effort, markdown, over, spread, there, trained, values
+from tables import Rows, effort, grouped, markdown, over, spread, there, trained, values
 
 METHODS = ("rotation", "jigsaw2x2", "relative_position", "simsiam", "byol", "jigsaw3x3", "simclr")
 JIGSAWS = ("jigsaw2x2", "jigsaw3x3")
@@ -131,12 +131,9 @@ def solved(rows: Rows, trainings: dict[str, dict[str, str]]) -> str:
 
 def recipe_table(folder: Path) -> str:
     """Question 5: other settings, on a part of the pool."""
-    rows = [r for r in table(signals.planned(folder)).rows() if r["part"] == "recipe"]
-    cells: dict[tuple[str, str], Rows] = {}
-    for row in rows:
-        cells.setdefault((row["method"], row["recipe"]), []).append(row)
+    rows = table(signals.planned(folder)).find(part="recipe")
     trainings, lines = trained(folder), []
-    for (method, recipe), found in sorted(cells.items()):
+    for (method, recipe), found in sorted(grouped(rows, "method", "recipe").items()):
         figures = [spread(values(found, ts=ts)) for ts in TS]
         steps, passes, _ = effort(found, trainings)
         lines.append([method, f"`{recipe}`" if recipe else "", steps, passes, *figures, solved(found, trainings)])

@@ -14,7 +14,7 @@ import numpy as np
 import protocol
 import signals
 from runs import TS, Table
-from tables import Rows, values
+from tables import Rows, grouped, values
 
 from rsssl.report.figures import PALETTE, canvas
 
@@ -41,13 +41,9 @@ def tidy(panel: Any, title: str, x: str, y: str = "") -> None:
         panel.spines[side].set_visible(False)
 
 
-def of_methods(rows: Rows, start: str) -> dict[tuple[str, str], Rows]:
+def of_methods(rows: Rows, start: str) -> dict[tuple[str, ...], Rows]:
     """The rows of each method and network from a start."""
-    cells: dict[tuple[str, str], Rows] = {}
-    for row in rows:
-        if row["start"] == start:
-            cells.setdefault((row["method"], row["network"]), []).append(row)
-    return cells
+    return grouped([r for r in rows if r["start"] == start], "method", "network")
 
 
 def signals_plot(folder: Path) -> bytes:

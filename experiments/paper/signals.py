@@ -18,7 +18,7 @@ from statistics import mean
 from typing import Any
 
 from runs import SECONDS, SEEDS, TS, Bench, Network, Table, command_line, numbers, seeds_in_turn
-from tables import Rows, effort, markdown, over, spread, there, trained, values
+from tables import Rows, effort, grouped, markdown, over, spread, there, trained, values
 
 PAPER = ("simclr", "inpainting", "colorization", "jigsaw2x2", "jigsaw3x3", "relative_position", "marta_gan")
 MODERN = ("vicreg", "moco_v3", "barlow_twins", "byol", "simsiam", "nnclr", "moco_v2", "swav", "dino", "simmim", "mae")
@@ -102,9 +102,7 @@ def planned(folder: Path) -> argparse.Namespace:
 
 def compared(rows: Rows, trainings: dict[str, dict[str, str]], scales: Sequence[int], by: int) -> str:
     """The methods of these rows by their accuracy with `by` labels a class, what they started from below."""
-    cells: dict[tuple[str, str], Rows] = {}
-    for row in rows:
-        cells.setdefault((row["method"], row["network"]), []).append(row)
+    cells = grouped(rows, "method", "network")
     starts = {network: found for (method, network), found in cells.items() if method == "none"}
     order = sorted(cells, key=lambda c: (c[0] in ("none", STATISTICS), -mean(values(cells[c], ts=by) or [0.0])))
     lines = []

@@ -33,6 +33,14 @@ def over(rows: Rows, before: Rows, ts: int) -> list[float]:
     return [100 * float(r["oa"]) - base[r["seed"]] for r in rows if r["ts"] == str(ts) and r["seed"] in base]
 
 
+def grouped(rows: Rows, *columns: str) -> dict[tuple[str, ...], Rows]:
+    """The rows by their values in some columns."""
+    cells: dict[tuple[str, ...], Rows] = {}
+    for row in rows:
+        cells.setdefault(tuple(row[c] for c in columns), []).append(row)
+    return cells
+
+
 def markdown(head: list[str], lines: list[list[str]], left: int = 1) -> str:
     """A table whose first columns are words."""
     rule = ["---" if i < left else "---:" for i in range(len(head))]
