@@ -61,13 +61,15 @@ class Held:
         return max(0.0, time.time() - self.used) / DAY
 
     def called(self, name: str) -> bool:
-        """Whether a name is that of its stage, of a dataset that it is of, or the beginning of its hash."""
+        """Whether a name is that of its stage, of a dataset that it is of, or its own."""
         return name in ("all", self.stage, *self.datasets) or self.named(name)
 
     def named(self, name: str) -> bool:
-        """Whether a name is the beginning of its hash, four letters at least."""
-        name = name.removeprefix(f"{self.stage}/")
-        return len(name) >= 4 and self.hash.startswith(name)
+        """Whether a name is its own, stage/hash, of the hash four letters at least.
+
+        The stage belongs to it: on a command line 3e26412 is a number, 3 with 26,412 zeros.
+        """
+        return len(name) >= len(self.stage) + 5 and self.name.startswith(name)
 
 
 def bytes_in(folder: Path) -> int:

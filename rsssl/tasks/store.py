@@ -22,8 +22,8 @@ SHOWN = 3  # of what needs an artefact
 class StoreContents:
     """Lists every artefact of the store, the largest first; compares it with its checksums; removes what is not needed.
 
-    A NAME is that of a stage (pack, pretrain, features, ...), of a dataset, or an artefact's: STAGE/HASH, or the
-    beginning of the hash; several stand in brackets, [NAME,NAME]. What a command is using stays, and so does what was
+    A NAME is that of a stage (pack, pretrain, features, ...), of a dataset, or an artefact's: STAGE/HASH, of the hash
+    four letters or more; several stand in brackets, [NAME,NAME]. What a command is using stays, and so does what was
     asked to be kept, unless it is named itself. What is removed is made again by the next command that needs it.
 
     Args:

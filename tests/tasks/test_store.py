@@ -108,9 +108,21 @@ def test_it_removes_by_name_by_age_and_by_size_together(
     assert "rsssl-run task=store older=30 remove=all" in capsys.readouterr().out
     assert task("older=30", "remove=pack")["removed"] == [] and task("above=1", "remove=all")["removed"] == []
     assert task("older=30", "above=0.00001", "remove=all")["removed"] == [str(training)]
-    assert task(f"remove=[{pack.name[:7]},ground]")["removed"] == [str(pack)] and not pack.exists()
+    assert task(f"remove=[pack/{pack.name[:7]},ground]")["removed"] == [str(pack)] and not pack.exists()
     with pytest.raises(UserError, match=r"nothing called haarbours: type a stage .*, a dataset \(folder.*\), or"):
         task("remove=haarbours")
+
+
+def test_a_hash_that_reads_as_a_number_is_a_name_all_the_same(task: Run, tmp_path: Path) -> None:
+    pack = held(tmp_path, "pack")
+    numbers = [pack.with_name(name) for name in ("3e26412f7c0d9ab1", "1234567890123456", "8e03417f7c0d9ab1")]
+    for folder in numbers:
+        shutil.copytree(pack, folder)
+    for short in ("pack/8e0", "8e03417f7c0d9ab1", "1234567"):
+        with pytest.raises(UserError, match=f"nothing called {short}: .* STAGE/HASH as rsssl-run task=store lists it"):
+            task(f"remove={short}")
+    assert set(task("remove=[pack/3e26412,pack/1234567]")["removed"]) == {str(folder) for folder in numbers[:2]}
+    assert task("remove=pack/8e03417")["removed"] == [str(numbers[2])] and is_finished(pack)
 
 
 def test_what_was_asked_to_be_kept_is_removed_by_its_own_name_alone(task: Run, tmp_path: Path) -> None:
