@@ -12,11 +12,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rsssl.checks import check
-from rsssl.compose import Composer, composed, option, plain, register, task_of, unique
+from rsssl.compose import Composer, composed, option, register, unique
 from rsssl.data.dataset import class_of
 from rsssl.engine.run import Run
 from rsssl.engine.store import Store
 from rsssl.errors import UserError
+from rsssl.objects import plain, task_of
 
 
 @cache

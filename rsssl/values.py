@@ -95,6 +95,32 @@ def check_number(key: str, value: Any, default: Any) -> None:
         raise UserError(f"{key}={value} is below zero: type {example(key, default)}")
 
 
+def check_text(key: str, given: Any, text: Any) -> None:
+    """Refuses what was read as a number, or as true or false, where text is meant: 2024.10 is read as 2024.1.
+
+    A whole number is text as good as any: its digits are what was typed.
+
+    Args:
+        key: of the values.
+        given: a value as it was read, a list of them, or a group by name.
+        text: the same after it became what its class declares.
+
+    Raises:
+        UserError: naming the key and what to type.
+    """
+    if isinstance(given, dict) and isinstance(text, dict):
+        for name in given.keys() & text.keys():
+            check_text(f"{key}.{name}", given[name], text[name])
+    elif isinstance(given, list) and isinstance(text, list):
+        for one, other in zip(given, text, strict=True):
+            check_text(key, one, other)
+    elif isinstance(given, float | bool) and isinstance(text, str):
+        raise UserError(
+            f"{key} takes text, and what was typed was read as {kind(given)}, {given}: put it between quotes, "
+            f"type for example '{key}=\"{given}\"'"
+        )
+
+
 def undeclared(cls: type, prefix: str = "") -> Iterator[str]:
     """The keys of a dataclass that hold keys of no dataclass: those of groups whose option names a class of its own."""
     hints = get_type_hints(cls)

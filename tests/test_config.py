@@ -93,12 +93,18 @@ def test_every_option_composes_and_its_file_is_short(group: str, option: str, mo
         ("dataset.valid_range=[0,inf]", "not a number to compute with"),
         ("dataset.valid_range=[[0,1],[3,2]]", "type for example dataset.valid_range=[0,10000]"),
         ("workers=2.5", "type for example workers=2"),
+        # Text that reads as a number, which is another text then: 2024.10 and 2024.1 are two folders.
+        ("dataset.root=2024.10", "type for example 'dataset.root=\"2024.1\"'"),
+        ("dataset.root=1e5", "read as a number, 100000.0: put it between quotes"),
+        ("dataset.root=true", "read as true or false"),
+        ("suggest.labelled=1.50 task=suggest", "'suggest.labelled=\"1.5\"'"),
+        ("dataset.classes=[roads,1.50]", "'dataset.classes=\"1.5\"'"),
         ("device=meta", "type device=auto"),
     ],
 )
 def test_a_wrong_override_is_refused_with_what_was_meant(override: str, expected: str) -> None:
     with Composer() as composer, pytest.raises(UserError) as error:
-        composed(composer, [override])
+        composed(composer, override.split())
     assert expected in str(error.value)
     assert override.split("=")[0].split(".")[-1] in str(error.value)
 
@@ -114,6 +120,8 @@ def test_a_wrong_override_is_refused_with_what_was_meant(override: str, expected
         ["augment.operations.crop=null"],
         ["~augment.operations.crop"],
         ["hydra.run.dir=2020"],
+        ["dataset.root=2024"],
+        ["dataset.root='2024.10'", "dataset.classes=[roads,'1.50']", "hydra.run.dir='2024.10'"],
     ],
 )
 def test_a_value_that_only_looks_wrong_composes(overrides: list[str]) -> None:
@@ -125,6 +133,7 @@ def test_a_value_that_only_looks_wrong_composes(overrides: list[str]) -> None:
     [
         (["hydra.run.dir=setup.cfg/run"], "setup.cfg is a file"),
         (["hydra.sweep.dir=[]"], "type hydra.sweep.dir=runs/mine"),
+        (["hydra.run.dir=2024.10"], "hydra.run.dir takes text"),
     ],
 )
 def test_a_run_folder_that_cannot_be_made_is_refused(

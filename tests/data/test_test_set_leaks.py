@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rsssl.compose import Composer, composed, option, task_of
+from rsssl.compose import Composer, composed, option
 from rsssl.data.prepared import load
 from rsssl.engine.store import Store
 from rsssl.networks.plan import datasets
+from rsssl.objects import task_of
 
 
 @pytest.mark.parametrize("way", ["itself", "a link", "a relative path", "twice", "another folder"])

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 import rsssl
-from rsssl.compose import Composer, composed, plain
+from rsssl.compose import Composer, composed
 from rsssl.data.loader import PoolBatches, Sampling
 from rsssl.data.pack import Pack
 from rsssl.data.packing import pack
@@ -27,6 +27,7 @@ from rsssl.engine.monitor import effective_rank, embedding_std
 from rsssl.groups import group_options
 from rsssl.methods.base import Method
 from rsssl.models.preprocess import Preprocess
+from rsssl.objects import plain
 from rsssl.optim import parameter_groups
 
 METHODS = [
