@@ -57,6 +57,7 @@ def beside(busy: int, rounds: int, seconds: float) -> dict[str, list[float]]:
             for name, (threads, more) in SETTINGS.items():
                 command = [sys.executable, __file__, "--threads", str(threads), "--seconds", str(seconds)]
                 reached[name].append(float(subprocess.check_output(command, env=os.environ | more)))
+                print(f"{busy} beside, {name}: {reached[name][-1]:.0f} images/s", file=sys.stderr, flush=True)
     finally:
         for other in others:
             other.kill()
