@@ -109,11 +109,11 @@ def table(options: argparse.Namespace) -> Table:
 def budget_table(folder: Path) -> str:
     """Question 5: once and four times the time, and the share of puzzles solved."""
     rows, trainings = table(signals.planned(folder)).rows(), trained(folder)
-    once = [r for r in signals.table(signals.planned(folder)).rows() if r["start"] == "random"]
+    once = signals.table(signals.planned(folder)).find(start="random", pretrain_seed=0)
     start = [r for r in once if r["method"] == "none" and r["network"] == "resnet10t"]
     lines = [["(random network)", "", "", "", *(spread(values(start, ts=ts)) for ts in TS), ""]]
     for method in METHODS:
-        short = [r for r in once if r["method"] == method and r["pretrain_seed"] == "0"]
+        short = [r for r in once if r["method"] == method]
         longer = [r for r in rows if r["part"] == "budget" and r["method"] == method]
         for found in (short, longer):
             figures = [spread(values(found, ts=ts)) for ts in TS]

@@ -24,7 +24,7 @@ from amount import METHODS
 from PIL import Image
 from runs import Bench, Network, Table, command_line
 from signals import DATASETS
-from tables import markdown, over, spread, there, values
+from tables import markdown, over, rank_correlation, spread, there, values
 
 import rsssl
 
@@ -203,12 +203,6 @@ def losses(folder: Path, ts: int) -> list[dict[str, Any]]:
                 how_far = {name: float(how[name]) for name in ("features", "bands")}
                 pairs.append({"start": start, "source": source, "target": target, "lost": -mean(lost), **how_far})
     return pairs
-
-
-def rank_correlation(x: list[float], y: list[float]) -> float:
-    """Spearman's: the correlation of ranks, those of equal values in the middle of their places."""
-    first, second = ([sum(b < a for b in v) + sum(b == a for b in v) / 2 for a in v] for v in (x, y))
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def nearer_is_better(pairs: list[dict[str, Any]], measure: str) -> tuple[int, int]:

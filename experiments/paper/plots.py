@@ -48,7 +48,7 @@ def of_methods(rows: Rows, start: str) -> dict[tuple[str, ...], Rows]:
 
 def signals_plot(folder: Path) -> bytes:
     """Accuracy with 20 labels of each method, from both starts; lines where the starts are."""
-    rows = signals.table(signals.planned(folder)).rows()
+    rows = signals.table(signals.planned(folder)).find(pretrain_seed=0)
     beside = ("none", signals.STATISTICS)
     with canvas(10, 5.2) as (figure, png):
         for panel, start in zip(figure.subplots(1, 2), STARTS, strict=True):
@@ -102,13 +102,13 @@ def protocol_plot(folder: Path) -> bytes:
 
 def budget_plot(folder: Path) -> bytes:
     """Once and four times the time."""
-    once = [r for r in signals.table(signals.planned(folder)).rows() if r["start"] == "random"]
+    once = signals.table(signals.planned(folder)).find(start="random", pretrain_seed=0)
     longer = [r for r in budget.table(signals.planned(folder)).rows() if r["part"] == "budget"]
     start = values([r for r in once if r["network"] == "resnet10t"], method="none", ts=20)
     with canvas(6.8, 4) as (figure, png):
         panel = figure.subplots()
         for colour, method in zip([*PALETTE, GREY], budget.METHODS, strict=True):
-            found = [values(rows, method=method, pretrain_seed=0, ts=20) for rows in (once, longer)]
+            found = [values(rows, method=method, ts=20) for rows in (once, longer)]
             points = [(x, f) for x, f in zip((1, budget.LONGER), found, strict=True) if f]
             panel.errorbar(
                 [x for x, _ in points],

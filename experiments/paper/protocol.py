@@ -57,7 +57,7 @@ def worth(rows: Rows) -> list[float]:
 
 def main() -> None:
     parser = command_line(__doc__)
-    parser.add_argument("--pretrain-seeds", type=numbers, default=[0, 1, 2], help="of the pre-training, as 0,1,2")
+    parser.add_argument("--pretrain-seeds", type=numbers, default=[0], help="of the pre-training, as 0,1,2")
     options = parser.parse_intermixed_args()
     clean = signals.table(options)
     trained = [n for n in signals.networks(options) if clean.find(**n.says) and n.says["method"] != signals.STATISTICS]

@@ -12,6 +12,7 @@ from distance import distance_table, loss_table
 from plots import PLOTS, drawn, image
 from protocol import protocol_table
 from runs import FOLDER
+from seeds import seeds_table
 from signals import bands_table, signal_table
 from tables import trained
 
@@ -28,6 +29,8 @@ def hours(folder: Path) -> str:
 PLACES: dict[str, Callable[[Path], str]] = {
     "signals from random weights": lambda folder: signal_table(folder, "random"),
     "signals from ImageNet": lambda folder: signal_table(folder, "imagenet"),
+    "seeds from random weights": lambda folder: seeds_table(folder, "random"),
+    "seeds from ImageNet": lambda folder: seeds_table(folder, "imagenet"),
     "bands from random weights": lambda folder: bands_table(folder, "random"),
     "bands from ImageNet": lambda folder: bands_table(folder, "imagenet"),
     "distance from ImageNet": lambda folder: distance_table(folder, "imagenet"),

@@ -4,8 +4,7 @@
 
 Each method of `ssl=` with the recipe of its YAML on the whole pool of EuroSAT RGB, for as many steps as the time buys,
 with the schedule over these steps; then a linear classifier on frozen features, 5, 20 and 100 labels per class, 5
-draws of the labels. A second and a third pre-training seed (`--pretrain-seeds 0,1,2`) follow when all have had their
-first.
+draws of the labels. With `--pretrain-seeds 0,1` a second pre-training seed follows when all have had their first.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ KEYS = ("method", "start", "network", "seconds", "pretrain_seed", "ts", "seed")
 SIZE = "pretrain.image_size=64"  # EuroSAT's own, whatever the start would enlarge it to
 RESNET = ("backbone=resnet18", "backbone.name=resnet10t")
 NETWORKS = {"resnet10t": RESNET, "vit_tiny_p8": ("backbone=vit_tiny_p8",), "lite0": ("backbone=efficientnet_lite0",)}
+PRETRAIN_SEEDS = (0, 1)  # of seeds.py
 POOLS = (200, 700, 2000, 6000, 21600)  # of amount.py
 DATASETS = ("EuroSAT_RGB", "AID", "NWPU_RESISC45")  # folders under --data
 STATISTICS = "image_statistics"  # of the bands, in place of a network's features
@@ -70,8 +70,10 @@ def networks(options: argparse.Namespace) -> list[Network]:
             if (method, start) != ("mae", "imagenet"):  # no such weights of a ViT without a network connection
                 trained.append(network(method, start, network_of(method, start), options.seconds))
     trained.append(network("vicreg", "imagenet", "lite0@3", options.seconds))  # whose start is better than lite0's
-    first, *others = options.pretrain_seeds
-    return [*seeds_in_turn(once, [0]), *seeds_in_turn(trained, [first, *others])]
+    seeds: Sequence[int] = options.pretrain_seeds
+    again = [n for n in once if n.says["start"] == "random" and n.says["method"] == "none"]  # what is of a seed
+    others = [seed for seed in seeds if seed != 0]
+    return [*seeds_in_turn(once, [0]), *seeds_in_turn(again, others), *seeds_in_turn(trained, seeds)]
 
 
 def bench(options: argparse.Namespace, results: Table) -> Bench:
@@ -86,14 +88,14 @@ def table(options: argparse.Namespace) -> Table:
     return Table(options.csv / "signals.csv", KEYS)
 
 
-def planned(folder: Path) -> argparse.Namespace:
+def planned(folder: Path, pretrain_seeds: Sequence[int] = (0,)) -> argparse.Namespace:
     """The commands' own options, as README.md types them."""
     return argparse.Namespace(
         csv=folder,
         seconds=SECONDS,
         ts=TS,
         seeds=SEEDS,
-        pretrain_seeds=[0],
+        pretrain_seeds=pretrain_seeds,
         pools=POOLS,
         datasets=DATASETS,
         starts=("imagenet", "random"),
@@ -119,8 +121,8 @@ def compared(rows: Rows, trainings: dict[str, dict[str, str]], scales: Sequence[
 
 
 def signal_table(folder: Path, start: str) -> str:
-    """Question 1 from one start."""
-    rows = table(planned(folder)).find(start=start)
+    """Question 1 from one start, by the first pre-training seed; the others: seeds.py."""
+    rows = table(planned(folder)).find(start=start, pretrain_seed=0)
     todo = [n for n in networks(planned(folder)) if n.says["start"] == start]
     return compared(rows, trained(folder), TS, 20) + "\n\n" + there(rows, todo, ["method"])
 

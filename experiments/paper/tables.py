@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import correlation, mean, stdev
 
 from runs import SEEDS, TS, Network, Table
 
@@ -39,6 +39,12 @@ def grouped(rows: Rows, *columns: str) -> dict[tuple[str, ...], Rows]:
     for row in rows:
         cells.setdefault(tuple(row[c] for c in columns), []).append(row)
     return cells
+
+
+def rank_correlation(x: list[float], y: list[float]) -> float:
+    """Spearman's: the correlation of ranks, those of equal values in the middle of their places."""
+    first, second = ([sum(b < a for b in v) + sum(b == a for b in v) / 2 for a in v] for v in (x, y))
+    return correlation(first, second)
 
 
 def markdown(head: list[str], lines: list[list[str]], left: int = 1) -> str:
