@@ -49,6 +49,19 @@ def positive(**values: Any) -> None:
             raise UserError(f"{key}={value} must be a number above zero: type for example {key}=1")
 
 
+def text(**values: Any) -> None:
+    """Stops when a name, or one of a list, was read as a number with a point, or as true or false.
+
+    Raises:
+        UserError: naming the key and what to type.
+    """
+    for name, value in values.items():
+        key = name.replace("__", ".")
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, float | bool):
+                raise UserError(f"{key}: a name was read as {one}: put it between quotes, type '{key}=\"NAME\"'")
+
+
 def check_shared(device: Any, workers: Any, processes: Any, timeout: Any) -> None:
     """Stops when a key that all tasks have holds what it cannot.
 

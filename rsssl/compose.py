@@ -15,7 +15,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -23,11 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rsssl.checks import check, check_shared, check_there
 from rsssl.errors import UserError, nearest
-from rsssl.explain import check_options, chosen_task, explain, parsed
+from rsssl.explain import check_options, chosen_task, explain, parsed, text_of
 from rsssl.groups import GROUPS, group_options
 from rsssl.launchers import check_folders, check_launcher
 from rsssl.objects import dataset_of, plain, task_of
 from rsssl.own import check_composed, chosen_files, refuse_known_names, task_class
+from rsssl.texts import check_typed, check_written
 from rsssl.values import check_values, undeclared
 
 CONFIG_MODULE = "rsssl.conf"
@@ -150,15 +151,17 @@ def option(group: str, name: str, shared: dict[str, Any]) -> Any:
     cfg = compose(ROOT, [f"{group}={name}"])
     for key, node in shared.items():
         cfg[key] = node
-    return dataset_of(cfg[group]) if group == "dataset" else plain(cfg[group])
+    if group != "dataset":
+        return plain(cfg[group])
+    dataset = dataset_of(cfg[group])
+    check_written(plain(cfg[group]), dataset, f"dataset={name}: ")
+    return dataset
 
 
 def expand(overrides: list[Override]) -> list[list[str]]:
     """The lines to check for a sweep: every value of every swept key once, the others at their first value."""
     choices = [
-        [f"{o.get_key_element()}={v!s}" for v in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [o.input_line or ""]
+        [f"{o.get_key_element()}={v}" for v in values_of(o)] if o.is_sweep_override() else [o.input_line or ""]
         for o in overrides
     ]
     first = [c[0] for c in choices]
@@ -166,6 +169,14 @@ def expand(overrides: list[Override]) -> list[list[str]]:
     for i, values in enumerate(choices):
         lines += [[*first[:i], v, *first[i + 1 :]] for v in itertools.islice(values, 1, None)]
     return lines
+
+
+def values_of(override: Override) -> list[str]:
+    """The values of a sweep, as they were typed where a comma does no more than part them."""
+    values = [*map(str, override.sweep_string_iterator())]
+    parts, sweep = text_of(override).split(","), override.value()
+    simple = isinstance(sweep, ChoiceSweep) and sweep.simple_form and len(parts) == len(values)
+    return parts if simple else values
 
 
 def composed(composer: Composer, overrides: list[str], needed: bool = False) -> DictConfig:
@@ -186,10 +197,20 @@ def composed(composer: Composer, overrides: list[str], needed: bool = False) -> 
         raise UserError(explain(composer, overrides, error)) from None
     check_shared(cfg.device, cfg.workers, cfg.processes, cfg.timeout)
     check(task)
+    check_texts(overrides, cfg, task)
     check_named(composer, cfg)
     if needed:
         check_there(task, cfg.paths.store)
     return cfg
+
+
+def check_texts(overrides: list[str], cfg: DictConfig, task: Any) -> None:
+    """Nothing that is text was read as a number, neither on the command line nor in a YAML file."""
+    read, given, name = parsed(overrides), plain(cfg), chosen_task(overrides)
+    check_typed(read, given, name, task)
+    written = given | (given.get(name) if isinstance(given.get(name), dict) and not hasattr(task, name) else {})
+    typed = [o.key_or_group.removeprefix(f"{name}.") for o in read]
+    check_written(written, task, "", typed)
 
 
 def check_named(composer: Composer, cfg: DictConfig) -> None:

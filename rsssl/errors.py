@@ -19,9 +19,15 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
+NUMBERLIKE = re.compile(
+    r"[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(e[+-]?\d[\d_]*)?|[+-]?(inf|nan)|true|false|null", re.IGNORECASE | re.ASCII
+)
+
+
 def hydra_text(text: str) -> str:
-    """A text as a value that Hydra reads back: quoted where it is not plain."""
-    if re.fullmatch(r"[\w./+@%:-]+", text, re.ASCII):
+    """A text as a value that Hydra reads back: quoted where it is not plain, or where Hydra would see a number."""
+    plain = re.fullmatch(r"[\w./+@%:-]+", text, re.ASCII) and not NUMBERLIKE.fullmatch(text)
+    if plain or re.fullmatch(r"0|[1-9]\d*", text, re.ASCII):  # whole numbers become the same text again
         return text
     escaped = re.sub(
         r"(\\*)(\"|$)", lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text

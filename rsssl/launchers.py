@@ -12,7 +12,6 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 
 from rsssl.errors import UserError, nearest
-from rsssl.values import check_text
 
 # Which of Hydra's plugins a launcher needs; our own two and those that the plugins bring.
 LAUNCHERS = {
@@ -29,8 +28,7 @@ def check_folders(overrides: list[Override]) -> None:
         key, value = override.key_or_group, override.value()
         if key not in ("hydra.run.dir", "hydra.sweep.dir") or override.is_sweep_override():
             continue
-        check_text(key, value, str(value))
-        if not isinstance(value, str | int) or value in ("", "???"):
+        if not isinstance(value, str | int | float) or value in ("", "???"):
             raise UserError(f"{override.input_line} is not a folder: type {key}=runs/mine")
         for path in (Path(str(value)), *Path(str(value)).parents):
             if path.exists() and not path.is_dir():

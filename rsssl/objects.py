@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -11,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from rsssl.data.dataset import Dataset, class_of
 from rsssl.errors import UserError
 from rsssl.own import task_class
-from rsssl.values import check_text
 
 
 def plain(node: Any) -> Any:
@@ -19,28 +17,15 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def structured(cls: type, values: dict[str, Any], key_of: Callable[[str], str]) -> Any:
-    """A node with the fields of a dataclass, and values converted to their types; `_target_` is left out.
-
-    Args:
-        cls: the dataclass.
-        values: of its fields.
-        key_of: the key of a field, as it is typed.
-
-    Raises:
-        UserError: for a number in place of text.
-        ValidationError: for a value of another type.
-    """
-    node = OmegaConf.merge(OmegaConf.structured(cls), {k: v for k, v in values.items() if k != "_target_"})
-    for name, value in plain(node).items():
-        check_text(key_of(name), values.get(name), value)
-    return node
+def structured(cls: type, values: dict[str, Any]) -> Any:
+    """A node with the fields of a dataclass, and values converted to their types; `_target_` is left out."""
+    return OmegaConf.merge(OmegaConf.structured(cls), {k: v for k, v in values.items() if k != "_target_"})
 
 
 def dataset_of(node: DictConfig) -> Dataset:
     """The dataset that a node describes."""
     values = plain(node)
-    dataset: Dataset = OmegaConf.to_object(structured(class_of(values), values, "dataset.{}".format))  # type: ignore[assignment]
+    dataset: Dataset = OmegaConf.to_object(structured(class_of(values), values))  # type: ignore[assignment]
     return dataset
 
 
@@ -62,10 +47,8 @@ def task_of(cfg: DictConfig, name: str, partial: bool = False) -> Any:
     named = {field.name for field in fields(cls)}
     group = {} if name in named else cfg.get(name) or {}
     values: dict[str, Any] = {}
-    keys: dict[str, str] = {}
     for field in fields(cls):
         source, key = (group, f"{name}.{field.name}") if field.name in [*group] else (cfg, field.name)
-        keys[field.name] = key
         if OmegaConf.is_missing(source, field.name):
             if not partial:
                 example = f"{key}={getattr(cls, 'examples', {}).get(field.name, 'VALUE')}"
@@ -75,5 +58,5 @@ def task_of(cfg: DictConfig, name: str, partial: bool = False) -> Any:
         value = source[field.name]
         values[field.name] = plain(value) if OmegaConf.is_config(value) else value
     if "dataset" in values:
-        values["dataset"] = structured(class_of(values["dataset"]), values["dataset"], "dataset.{}".format)
-    return OmegaConf.to_object(structured(cls, values, keys.__getitem__))
+        values["dataset"] = structured(class_of(values["dataset"]), values["dataset"])
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))

@@ -90,35 +90,10 @@ def check_number(key: str, value: Any, default: Any) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or key.endswith("nodata"):
         return
     if not math.isfinite(value) or abs(value) > LARGEST:
-        raise UserError(f"{key}={value} is not a number to compute with: type {example(key, default)}")
+        text = "" if isinstance(default, int | float) else f", or text between quotes: '{key}=\"TEXT\"'"
+        raise UserError(f"{key}={value} is not a number to compute with: type {example(key, default)}{text}")
     if value < 0 and isinstance(default, int | float) and default >= 0:
         raise UserError(f"{key}={value} is below zero: type {example(key, default)}")
-
-
-def check_text(key: str, given: Any, text: Any) -> None:
-    """Refuses what was read as a number, or as true or false, where text is meant: 2024.10 is read as 2024.1.
-
-    A whole number is text as good as any: its digits are what was typed.
-
-    Args:
-        key: of the values.
-        given: a value as it was read, a list of them, or a group by name.
-        text: the same after it became what its class declares.
-
-    Raises:
-        UserError: naming the key and what to type.
-    """
-    if isinstance(given, dict) and isinstance(text, dict):
-        for name in given.keys() & text.keys():
-            check_text(f"{key}.{name}", given[name], text[name])
-    elif isinstance(given, list) and isinstance(text, list):
-        for one, other in zip(given, text, strict=True):
-            check_text(key, one, other)
-    elif isinstance(given, float | bool) and isinstance(text, str):
-        raise UserError(
-            f"{key} takes text, and what was typed was read as {kind(given)}, {given}: put it between quotes, "
-            f"type for example '{key}=\"{given}\"'"
-        )
 
 
 def undeclared(cls: type, prefix: str = "") -> Iterator[str]:
@@ -132,17 +107,22 @@ def undeclared(cls: type, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
-def declared(given: dict[str, Any], key: str) -> list[str]:
-    """The kinds of value that the class of a key's group declares for that argument, beside its default's."""
+def annotation(given: dict[str, Any], key: str) -> str:
+    """What the class of a key's group declares that argument to be; "" where that is not known."""
     *above, name = key.split(".")
     node: Any = given
-    for part in above:
-        node = node[part]
     try:
-        annotation = str(inspect.signature(pkgutil.resolve_name(node["_target_"])).parameters[name].annotation)
+        for part in above:
+            node = node[part]
+        return str(inspect.signature(pkgutil.resolve_name(node["_target_"])).parameters[name].annotation)
     except Exception:  # no class, or a fault in a user's own file, which is told where classes are looked at
-        return []
-    return [kind(value) for word, value in (("None", None), ("float", 0.0), ("int", 0)) if word in annotation]
+        return ""
+
+
+def declared(given: dict[str, Any], key: str) -> list[str]:
+    """The kinds of value that the class of a key's group declares for that argument, beside its default's."""
+    words = annotation(given, key)
+    return [kind(value) for word, value in (("None", None), ("float", 0.0), ("int", 0)) if word in words]
 
 
 def same_kind(default: Any, value: Any) -> bool:

@@ -12,7 +12,8 @@ import yaml
 
 from rsssl.compose import Composer, composed, precheck
 from rsssl.engine import tracking
-from rsssl.errors import UserError
+from rsssl.errors import UserError, hydra_text
+from rsssl.explain import parsed
 from rsssl.groups import GROUPS
 from rsssl.run import help_text, split_arguments
 
@@ -94,17 +95,22 @@ def test_every_option_composes_and_its_file_is_short(group: str, option: str, mo
         ("dataset.valid_range=[[0,1],[3,2]]", "type for example dataset.valid_range=[0,10000]"),
         ("workers=2.5", "type for example workers=2"),
         # Text that reads as a number, which is another text then: 2024.10 and 2024.1 are two folders.
-        ("dataset.root=2024.10", "type for example 'dataset.root=\"2024.1\"'"),
-        ("dataset.root=1e5", "read as a number, 100000.0: put it between quotes"),
-        ("dataset.root=true", "read as true or false"),
-        ("suggest.labelled=1.50 task=suggest", "'suggest.labelled=\"1.5\"'"),
-        ("dataset.classes=[roads,1.50]", "'dataset.classes=\"1.5\"'"),
-        ("device=meta", "type device=auto"),
+        (
+            "dataset.root=2024.10",
+            "was read as a number, 2024.1: put it between quotes, type 'dataset.root=\"2024.10\"'",
+        ),
+        ("dataset.root=2024_10", "type 'dataset.root=\"2024_10\"'"),
+        ("dataset.root=1e5", "type 'dataset.root=\"1e5\"'"),
+        ("dataset.root=true", "was read as true or false, True"),
+        ("dataset.root=nan", "text between quotes"),
+        ("dataset.classes=[roads, 1.50]", "type 'dataset.classes=[roads,\"1.50\"]'"),
+        ("hydra.run.dir=2024.10", "type 'hydra.run.dir=\"2024.10\"'"),
+        ("compile=true", "type compile=default"),
     ],
 )
 def test_a_wrong_override_is_refused_with_what_was_meant(override: str, expected: str) -> None:
     with Composer() as composer, pytest.raises(UserError) as error:
-        composed(composer, override.split())
+        composed(composer, [override])
     assert expected in str(error.value)
     assert override.split("=")[0].split(".")[-1] in str(error.value)
 
@@ -121,6 +127,7 @@ def test_a_wrong_override_is_refused_with_what_was_meant(override: str, expected
         ["~augment.operations.crop"],
         ["hydra.run.dir=2020"],
         ["dataset.root=2024"],
+        ["dataset.root=0.5"],
         ["dataset.root='2024.10'", "dataset.classes=[roads,'1.50']", "hydra.run.dir='2024.10'"],
     ],
 )
@@ -133,7 +140,6 @@ def test_a_value_that_only_looks_wrong_composes(overrides: list[str]) -> None:
     [
         (["hydra.run.dir=setup.cfg/run"], "setup.cfg is a file"),
         (["hydra.sweep.dir=[]"], "type hydra.sweep.dir=runs/mine"),
-        (["hydra.run.dir=2024.10"], "hydra.run.dir takes text"),
     ],
 )
 def test_a_run_folder_that_cannot_be_made_is_refused(
@@ -150,6 +156,11 @@ def test_a_run_folder_that_cannot_be_made_is_refused(
         (["~device"], "type device=auto"),
         (["+backbone.kwargs.depth=1", "~dataset.generate.bands=folder"], "~dataset.generate.bands=folder: Could not"),
         (["backbone.pretrained=true"], "type start=imagenet"),
+        (["start=file", "start.file=2024.10"], "type 'start.file=\"2024.10\"'"),
+        (["task=suggest", "suggest.labelled=1.50"], "type 'suggest.labelled=\"1.50\"'"),
+        (["task=pack", "dataset=scene", "dataset.scenes=[2024.10,b.tif]"], "dataset.scenes: a name was read as 2024.1"),
+        (["task=store", "remove=3e26412"], "or text between quotes: 'remove=\"TEXT\"'"),
+        (["task=store", "keep=[1.50,pack]"], "keep: a name was read as 1.5"),
         (["backbone.weights=x.pth"], "type start=file start.file=x.pth"),
         (["dataset=eurosat_ms", "dataset.select=[B04,B99]"], "B99"),
         (["dataset=eurosat_ms", "pretrain.dataset=eurosat_rgb"], "bands"),
@@ -167,6 +178,9 @@ def test_every_value_of_a_sweep_is_checked_before_the_first_job() -> None:
         precheck(["ts=5,20,0", "seed=0,1"], None, multirun=True, start=False)
     with pytest.raises(UserError, match="dataset=aid"):
         precheck(["dataset=synthetic,aidd"], None, multirun=True, start=False)
+    with pytest.raises(UserError, match=r"2024\.10 was read as a number, 2024\.1"):
+        precheck(["dataset.root=2023.1,2024.10"], None, multirun=True, start=False)
+    precheck(["dataset.root='2023.1','2024.10'", "pretrain.lr=1e-3,1e-4"], None, multirun=True, start=False)
 
 
 def test_a_users_own_folder_of_configs_joins_the_groups(tmp_path: Path) -> None:
@@ -180,6 +194,29 @@ def test_a_users_own_folder_of_configs_joins_the_groups(tmp_path: Path) -> None:
         assert cfg.dataset.bands == ["pan"]
         with pytest.raises(UserError, match="Type dataset=mine"):
             composed(composer, ["dataset=mien"])
+
+
+def test_text_in_a_yaml_that_reads_as_a_number_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    for name, root in (("mine", "2024.10"), ("yours", "'2024.10'")):
+        lines = ["_target_: rsssl.data.dataset.Dataset", f"name: {name}", f"root: {root}"]
+        (tmp_path / "dataset" / f"{name}.yaml").write_text("\n".join(lines))
+    with Composer(tmp_path) as composer:
+        assert composed(composer, ["dataset=yours"]).dataset.root == "2024.10"
+        composed(composer, ["dataset=mine", "dataset.root=0.5"])
+        with pytest.raises(UserError, match=r"dataset\.root takes text.* in the YAML file .* 2024\.1: put it between"):
+            composed(composer, ["dataset=mine"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024", "2024.10", "2024_10", "1e5", ".5", "5.", "-0", "007", "+1", "NaN", "true", "null", "inf", ".", "1.2.3"],
+)
+def test_a_text_of_python_is_the_same_text_to_hydra(text: str) -> None:
+    (override,) = parsed([f"dataset.root={hydra_text(text)}"])
+    assert str(override.value()) == text
+    (override,) = parsed([f"dataset.classes=[{hydra_text(text)}]"])
+    assert [str(one) for one in override.value()] == [text]
 
 
 def test_a_class_named_by_its_room_is_answered_with_its_file(tmp_path: Path) -> None:

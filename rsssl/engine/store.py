@@ -210,7 +210,7 @@ def throw_away(folder: Path, names: list[str]) -> None:
 
 
 def keep(folder: Path) -> None:
-    """From now on an artefact is removed only by its own hash, and a training keeps what it may be gone on from."""
+    """From now on an artefact is removed by its own STAGE/HASH alone; a training keeps what it may be gone on from."""
     write_atomic(folder / KEPT, b"")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsssl.checks import text
 from rsssl.data.dataset import Dataset
 from rsssl.errors import UserError
 from rsssl.geo.nodata import as_number, refuse_frame
@@ -53,6 +54,7 @@ class SceneDataset(Dataset):
     def check(self) -> None:
         """Refuses impossible values, before any data is read."""
         super().check()
+        text(dataset__scenes=self.scenes, dataset__labels=self.labels, dataset__test=self.test)
         for key in ("window", "stride", "windows"):
             value = getattr(self, key)
             if value is not None and value < 1:

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rsssl.checks import text
 from rsssl.data.download import fetch
 from rsssl.engine.files import sha256_of
 from rsssl.errors import UserError
@@ -222,6 +223,7 @@ class Filed(Start):
         licence: str | None,
         citation: str | None,
     ) -> None:
+        text(start__file=file, start__url=url, start__sha256=sha256)
         self.network, self.file, self.url, self.sha256 = network, file, url, sha256
         self.licence, self.citation = licence, citation
         self._form = None if form is None else Form.of(form)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsssl.checks import positive
+from rsssl.checks import positive, text
 from rsssl.engine.run import Run
 from rsssl.errors import UserError
 
@@ -46,6 +46,7 @@ class StoreContents:
     def check(self) -> None:
         """Refuses impossible values."""
         positive(older=self.older, above=self.above)
+        text(remove=self.remove, keep=self.keep)
         if self.remove and self.keep:
             raise UserError("remove= and keep= are two commands: type keep= first, then remove=")
 
