@@ -207,7 +207,7 @@ def composed(composer: Composer, overrides: list[str], needed: bool = False) -> 
 def check_texts(overrides: list[str], cfg: DictConfig, task: Any) -> None:
     """Nothing that is text was read as a number, neither on the command line nor in a YAML file."""
     read, given, name = parsed(overrides), plain(cfg), chosen_task(overrides)
-    check_typed(read, given, name, task)
+    check_typed(read, name, task)
     written = given | (given.get(name) if isinstance(given.get(name), dict) and not hasattr(task, name) else {})
     typed = [o.key_or_group.removeprefix(f"{name}.") for o in read]
     check_written(written, task, "", typed)

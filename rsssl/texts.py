@@ -13,17 +13,17 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from rsssl.errors import UserError
-from rsssl.values import annotation, kind
+from rsssl.explain import text_of
+from rsssl.values import kind
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
-def check_typed(overrides: Sequence[Override], given: dict[str, Any], name: str, task: Any) -> None:
+def check_typed(overrides: Sequence[Override], name: str, task: Any) -> None:
     """Refuses what was typed for text and read as something else.
 
     Args:
         overrides: without sweeps.
-        given: the composed configuration.
         name: of the task, whose group of keys may have its name.
         task: made of the configuration.
 
@@ -31,8 +31,8 @@ def check_typed(overrides: Sequence[Override], given: dict[str, Any], name: str,
         UserError: naming the key and what to type.
     """
     for override in overrides:
-        key, words = override.key_or_group, (override.input_line or "").partition("=")[2].strip()
-        if not words or override.is_sweep_override() or not is_text(key, given, name, task):
+        key, words = override.key_or_group, text_of(override).strip()
+        if not words or override.is_sweep_override():
             continue
         value: Any = override.value()
         listed = isinstance(value, list)
@@ -41,7 +41,7 @@ def check_typed(overrides: Sequence[Override], given: dict[str, Any], name: str,
         if len(parts) != len(values):  # a comma between quotes
             continue
         meant = [quoted(part, one) for part, one in zip(parts, values, strict=True)]
-        if meant != parts:
+        if meant != parts and (key in FOLDERS or became_text(key, name, task)):
             better = f"[{','.join(meant)}]" if listed else meant[0]
             raise UserError(
                 f"{key} takes text, and {words} was read as {' and '.join(wrong(values))}: put it between quotes, type "
@@ -59,17 +59,12 @@ def wrong(values: Sequence[Any]) -> list[str]:
     return [f"{kind(value)}, {value}" for value in values if isinstance(value, bool | int | float)]
 
 
-def is_text(key: str, given: dict[str, Any], name: str, task: Any) -> bool:
-    """Whether a key holds text, or a list of it, by what became of its value or by what its class declares."""
-    if key in FOLDERS:
-        return True
+def became_text(key: str, name: str, task: Any) -> bool:
+    """Whether a key's value, or one of its list, became text in the task."""
     made = task
-    for part in key.removeprefix(f"{name}.").split(".") if not hasattr(task, name) else key.split("."):
+    for part in (key if hasattr(task, name) else key.removeprefix(f"{name}.")).split("."):
         made = made.get(part) if isinstance(made, dict) else getattr(made, part, None)
-    if isinstance(made, str) or (isinstance(made, list) and any(isinstance(one, str) for one in made)):
-        return True
-    words = annotation(given, key)
-    return "str" in words and not any(word in words for word in ("int", "float", "bool", "Any"))
+    return any(isinstance(one, str) for one in (made if isinstance(made, list) else [made]))
 
 
 def check_written(given: Any, made: Any, where: str, typed: Sequence[str] = ()) -> None:

@@ -107,22 +107,17 @@ def undeclared(cls: type, prefix: str = "") -> Iterator[str]:
             yield prefix + field.name
 
 
-def annotation(given: dict[str, Any], key: str) -> str:
-    """What the class of a key's group declares that argument to be; "" where that is not known."""
-    *above, name = key.split(".")
-    node: Any = given
-    try:
-        for part in above:
-            node = node[part]
-        return str(inspect.signature(pkgutil.resolve_name(node["_target_"])).parameters[name].annotation)
-    except Exception:  # no class, or a fault in a user's own file, which is told where classes are looked at
-        return ""
-
-
 def declared(given: dict[str, Any], key: str) -> list[str]:
     """The kinds of value that the class of a key's group declares for that argument, beside its default's."""
-    words = annotation(given, key)
-    return [kind(value) for word, value in (("None", None), ("float", 0.0), ("int", 0)) if word in words]
+    *above, name = key.split(".")
+    node: Any = given
+    for part in above:
+        node = node[part]
+    try:
+        annotation = str(inspect.signature(pkgutil.resolve_name(node["_target_"])).parameters[name].annotation)
+    except Exception:  # no class, or a fault in a user's own file, which is told where classes are looked at
+        return []
+    return [kind(value) for word, value in (("None", None), ("float", 0.0), ("int", 0)) if word in annotation]
 
 
 def same_kind(default: Any, value: Any) -> bool:

@@ -94,6 +94,7 @@ def test_every_option_composes_and_its_file_is_short(group: str, option: str, mo
         ("dataset.valid_range=[0,inf]", "not a number to compute with"),
         ("dataset.valid_range=[[0,1],[3,2]]", "type for example dataset.valid_range=[0,10000]"),
         ("workers=2.5", "type for example workers=2"),
+        ("device=meta", "type device=auto"),
         # Text that reads as a number, which is another text then: 2024.10 and 2024.1 are two folders.
         (
             "dataset.root=2024.10",
@@ -156,7 +157,8 @@ def test_a_run_folder_that_cannot_be_made_is_refused(
         (["~device"], "type device=auto"),
         (["+backbone.kwargs.depth=1", "~dataset.generate.bands=folder"], "~dataset.generate.bands=folder: Could not"),
         (["backbone.pretrained=true"], "type start=imagenet"),
-        (["start=file", "start.file=2024.10"], "type 'start.file=\"2024.10\"'"),
+        (["start=file", "start.file=2024.10"], "start.file: a name was read as 2024.1: put it between quotes"),
+        (["ssl=distil", "ssl.teacher=2024.10"], "ssl.teacher: a name was read as 2024.1: put it between quotes"),
         (["task=suggest", "suggest.labelled=1.50"], "type 'suggest.labelled=\"1.50\"'"),
         (["task=pack", "dataset=scene", "dataset.scenes=[2024.10,b.tif]"], "dataset.scenes: a name was read as 2024.1"),
         (["task=store", "remove=3e26412"], "or text between quotes: 'remove=\"TEXT\"'"),

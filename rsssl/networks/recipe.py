@@ -6,7 +6,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
-from rsssl.checks import one_of, positive
+from rsssl.checks import one_of, positive, text
 from rsssl.data.dataset import PackKeys
 from rsssl.engine.tracking import Tracker
 from rsssl.errors import UserError
@@ -198,6 +198,8 @@ class Recipe:
                 key = f"{group}.{missing[0]}"
                 raise UserError(f"{key}= cannot be left out: type {group}={example}, or an option that has {key}")
         positive(backbone__depths=self.backbone["depths"])
+        text(start__file=self.start.get("file"), start__sha256=self.start.get("sha256"))
+        text(ssl__teacher=self.ssl.get("teacher"))
         for name, value in self.ssl.items():  # numbers of views, units, prototypes; a queue may be none
             if name == "temperature" or (type(value) is int and name != "queue"):
                 positive(**{f"ssl__{name}": value})

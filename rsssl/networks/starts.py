@@ -17,7 +17,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rsssl.checks import text
 from rsssl.data.download import fetch
 from rsssl.engine.files import sha256_of
 from rsssl.errors import UserError
@@ -223,9 +222,8 @@ class Filed(Start):
         licence: str | None,
         citation: str | None,
     ) -> None:
-        text(start__file=file, start__url=url, start__sha256=sha256)
-        self.network, self.file, self.url, self.sha256 = network, file, url, sha256
-        self.licence, self.citation = licence, citation
+        self.network, self.url, self.licence, self.citation = network, url, licence, citation
+        self.file, self.sha256 = (None if one is None else str(one) for one in (file, sha256))  # digits alone, too
         self._form = None if form is None else Form.of(form)
         if not (file or (url and sha256)):
             raise UserError("start: there is neither a file nor an address with its sha256: type start.file=FILE")

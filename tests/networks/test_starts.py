@@ -177,6 +177,9 @@ def test_what_a_card_says_has_to_be_true(tmp_path: Path) -> None:
         filed()
     with pytest.raises(UserError, match=r"No weights file at .*nowhere"):
         filed(file=str(tmp_path / "nowhere")).state("resnet10t", {}, tmp_path)
+    with pytest.raises(UserError, match="No weights file at 5"):  # digits alone are a number to Hydra
+        filed(file=5).identity("resnet18")
+    assert filed(file=None, url="https://here/w", sha256=12345678).identity("resnet18")["sha256"] == "12345678"
 
 
 def test_what_cannot_be_had_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
