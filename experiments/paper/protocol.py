@@ -2,8 +2,9 @@
 
     python experiments/paper/protocol.py --data DIR
 
-The networks of signals.py that are trained: the paper's linear layer, whose best epoch of 200 is chosen on half of the
-test images (`protocol=paper`), beside the same layer after its last epoch. Nothing is pre-trained here.
+The networks of signals.py that are trained, of the first pre-training seed: the paper's linear layer, whose best epoch
+of 200 is chosen on half of the test images (`protocol=paper`), beside the same layer after its last epoch. Nothing is
+pre-trained here.
 """
 
 from __future__ import annotations
